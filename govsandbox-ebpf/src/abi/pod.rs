@@ -1,0 +1,17 @@
+//! Which types aya may copy to and from maps as bytes.
+#![expect(unsafe_code, reason = "`aya::Pod` is an unsafe trait; this file is the only place that implements it")]
+
+use super::rule::{EgressKey, Hits, PortTable, SandboxConfig, TagKey, TaskMark};
+
+// SAFETY: `repr(C)` of integers without implicit padding (sizes asserted beside each type), valid for every bit pattern.
+unsafe impl aya::Pod for EgressKey {}
+// SAFETY: as above.
+unsafe impl aya::Pod for Hits {}
+// SAFETY: as above.
+unsafe impl aya::Pod for PortTable {}
+// SAFETY: as above.
+unsafe impl aya::Pod for SandboxConfig {}
+// SAFETY: as above.
+unsafe impl aya::Pod for TagKey {}
+// SAFETY: as above.
+unsafe impl aya::Pod for TaskMark {}

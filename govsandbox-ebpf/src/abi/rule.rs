@@ -1,0 +1,160 @@
+//! Map keys and values, host → kernel.
+
+/// Rules of one sandbox that match an object, one for each effect: the best by precedence. 0 means none.
+///
+/// A rule's number is its place in the sandbox's table of rules, from 1. The compiler numbers rules by precedence, so
+/// that of two rules with the same effect the smaller number decides.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[cfg_attr(
+    feature = "host",
+    derive(zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::KnownLayout, zerocopy::Immutable)
+)]
+pub struct Hits {
+    /// Best `filesystem.deny` rule.
+    pub deny: u16,
+    /// Best `filesystem.protect` rule.
+    pub protect: u16,
+}
+
+impl Hits {
+    /// Nothing matches.
+    pub const NONE: Self = Self { deny: 0, protect: 0 };
+
+    /// The better rule of both, for each effect.
+    #[inline(always)]
+    #[must_use]
+    pub fn or(self, other: Self) -> Self {
+        Self { deny: better(self.deny, other.deny), protect: better(self.protect, other.protect) }
+    }
+
+    /// No rule matches.
+    #[inline(always)]
+    #[must_use]
+    pub fn is_none(self) -> bool {
+        self.deny == 0 && self.protect == 0
+    }
+}
+
+#[inline(always)]
+fn better(a: u16, b: u16) -> u16 {
+    if a == 0 || (b != 0 && b < a) { b } else { a }
+}
+
+/// Task storage: which sandbox a task belongs to. Absent or 0: none.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TaskMark {
+    /// Sandbox of the task.
+    pub sandbox_id: u32,
+    /// Our own hook refused something in the syscall that is running: its exit is not reported again.
+    pub refused: u32,
+}
+
+/// Which opens are recorded: `trace.opens`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum TraceOpens {
+    /// Every open.
+    All = 0,
+    /// The first of each process and file, reading and writing apart.
+    First = 1,
+    /// Opens for writing.
+    Writes = 2,
+    /// Refused ones only.
+    Denied = 3,
+}
+
+/// One live sandbox. Key: its id.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SandboxConfig {
+    /// Thread-group id of the supervisor, initial pid namespace.
+    pub supervisor_tgid: u32,
+    /// The sandbox that this one was started in; 0 for none. Its rules hold too.
+    pub parent_id: u32,
+    /// [`TraceOpens`].
+    pub trace_opens: u8,
+    /// 1: `mode = "audit"`, nothing is refused.
+    pub audit_mode: u8,
+    /// 1: argv is recorded.
+    pub trace_args: u8,
+    /// 1: the supervisor is gone, everything is refused.
+    pub orphaned: u8,
+    /// 1: paths and egress are decided by hooks in the kernel (`lsm`); 0: elsewhere (`fanotify`).
+    pub path_hooks: u8,
+    pub _pad: [u8; 3],
+}
+const _: () = assert!(size_of::<SandboxConfig>() == 16);
+
+/// Key of the rules that hold an inode: the tag is what inode storage has for it, the same for all sandboxes.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TagKey {
+    pub sandbox_id: u32,
+    /// From 1.
+    pub tag: u32,
+}
+
+/// States of one automaton at most.
+pub const AUTOMATON_STATES_MAX: usize = 8192;
+/// Transitions of one automaton at most: states × classes, classes rounded up to a power of two.
+pub const AUTOMATON_TRANSITIONS_MAX: usize = 1 << 17;
+
+/// The path patterns of one sandbox as one table, run over the bytes of an absolute path by
+/// [`crate::decide::automaton`].
+///
+/// The next state is `transitions[(state << class_bits) + classes[byte]]`. State 0 is dead: nothing can match any more.
+/// It starts in state 1. `hits[state]` is what matches when a component ends in that state.
+#[repr(C)]
+#[derive(Clone, Debug)]
+pub struct Automaton {
+    /// Class of each byte; below `1 << class_bits`.
+    pub classes: [u8; 256],
+    pub class_bits: u32,
+    pub _pad: u32,
+    pub hits: [Hits; AUTOMATON_STATES_MAX],
+    pub transitions: [u16; AUTOMATON_TRANSITIONS_MAX],
+}
+const _: () = assert!(size_of::<Automaton>() == 264 + 4 * AUTOMATON_STATES_MAX + 2 * AUTOMATON_TRANSITIONS_MAX);
+
+/// Data of a longest-prefix look-up in the egress trie: sandbox, then address. Prefix length: 32 bits more than that of
+/// the network (IPv4 networks are v4-mapped: 96 more again).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct EgressKey {
+    /// Big-endian, so that its bits come in order.
+    pub sandbox_id_be: [u8; 4],
+    /// IPv6, or IPv4 as v4-mapped; network order.
+    pub address: [u8; 16],
+}
+
+/// Port rules of one network at most, those of the networks around it included.
+pub const PORT_RULES_MAX: usize = 32;
+
+/// What is allowed at the addresses of one network. The compiler repeats in each network what the networks around it
+/// say, so that the longest prefix alone decides.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PortTable {
+    /// How many of `entries` count.
+    pub count: u32,
+    pub entries: [PortRule; PORT_RULES_MAX],
+}
+
+/// One port range with its effect.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct PortRule {
+    /// First port, host order.
+    pub first: u16,
+    /// Last port, included.
+    pub last: u16,
+    /// Rule that says so.
+    pub rule: u16,
+    /// `IPPROTO_*`; 0 stands for every protocol.
+    pub protocol: u8,
+    /// 1 allows, 0 denies.
+    pub allow: u8,
+}
+const _: () = assert!(size_of::<PortRule>() == 8 && size_of::<PortTable>() == 4 + 8 * PORT_RULES_MAX);

@@ -1,0 +1,4 @@
+//! What happened, in the schema `govsandbox.event/1`: one file for each step from kernel record to event.
+
+pub mod model;
+pub mod text;

@@ -1,0 +1,227 @@
+//! The event's parts, named as in the log.
+
+use serde::{Deserialize, Serialize};
+
+use super::text::Text;
+use crate::{id::RuleId, policy::compile::Layer};
+
+/// `kind`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, schemars::JsonSchema)]
+pub enum Kind {
+    /// A run begins: command, backend, what it does not hold.
+    #[serde(rename = "session.start")]
+    SessionStart,
+    /// A run ended: exit status, counts.
+    #[serde(rename = "session.end")]
+    SessionEnd,
+    /// A new program image.
+    #[serde(rename = "process.exec")]
+    ProcessExec,
+    /// A process is gone.
+    #[serde(rename = "process.exit")]
+    ProcessExit,
+    /// A file or folder was opened.
+    #[serde(rename = "file.open")]
+    FileOpen,
+    /// A name, content or attribute was changed.
+    #[serde(rename = "file.change")]
+    FileChange,
+    /// `connect(2)`.
+    #[serde(rename = "net.connect")]
+    NetConnect,
+    /// A datagram without `connect(2)`.
+    #[serde(rename = "net.send")]
+    NetSend,
+    /// A refused privilege.
+    #[serde(rename = "privilege.use")]
+    PrivilegeUse,
+    /// Events that were lost: kind, count, from, to.
+    #[serde(rename = "audit.gap")]
+    AuditGap,
+}
+
+/// `action`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "lowercase")]
+#[expect(missing_docs, reason = "the words of the schema's table")]
+pub enum Action {
+    Start,
+    End,
+    Exec,
+    Exit,
+    Read,
+    Write,
+    Execute,
+    List,
+    Create,
+    Truncate,
+    Unlink,
+    Rename,
+    Link,
+    Chmod,
+    Chown,
+    Xattr,
+    Mount,
+    Connect,
+    Send,
+    Use,
+    Gap,
+}
+
+/// `outcome`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Outcome {
+    /// It went through.
+    Allowed,
+    /// A rule or a layer of ours refused it.
+    Denied,
+    /// `mode = "audit"`: it would have been refused.
+    WouldDeny,
+    /// The kernel's own errno.
+    Failed,
+}
+
+/// `rule`: what decided.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct Rule {
+    /// Stable name.
+    pub id: RuleId,
+    /// Where it was written.
+    pub layer: Layer,
+}
+
+/// `process`: the subject, pids as the supervisor's pid namespace sees them.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+pub struct Process {
+    /// Thread-group id.
+    pub pid: u32,
+    /// Thread id.
+    pub tid: u32,
+    /// Parent's thread-group id.
+    pub ppid: u32,
+    /// Start of the process, ns since boot; with `pid` it names a process for good.
+    pub start_ns: u64,
+    /// Effective user id.
+    pub uid: u32,
+    /// The program's file.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub exe: Option<Text>,
+    /// Arguments, as copied at exec.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub argv: Option<Vec<Text>>,
+    /// `true`: `argv` was longer than the kernel program reads.
+    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
+    pub argv_truncated: bool,
+    /// Working directory at exec.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub cwd: Option<Text>,
+}
+
+/// `object`: what it was done to; which fields there are depends on the kind (docs/events.md).
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, schemars::JsonSchema)]
+#[expect(missing_docs, reason = "described by kind in docs/events.md")]
+pub struct Object {
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub path: Option<Text>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub target: Option<Text>,
+    /// `MAJOR:MINOR`.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub dev: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub ino: Option<u64>,
+    /// Of `open(2)`, by name: `O_WRONLY|O_CREAT`.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub flags: Option<String>,
+    /// `true`: the path was too long or too deep, what is there is its end.
+    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
+    pub path_truncated: bool,
+    /// `inet` or `inet6`.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub family: Option<String>,
+    /// `tcp`, `udp` or the number.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub protocol: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub address: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub port: Option<u16>,
+    /// The name of the rule that the address was allowed by.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub name: Option<String>,
+    /// Exit code of a process or of the run.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub exit_code: Option<i32>,
+    /// Signal that ended it.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub signal: Option<i32>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub command: Option<Vec<Text>>,
+    /// `lsm`, `fanotify`.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub backend: Option<String>,
+    /// What the backend does not hold, in words.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub not_held: Option<Vec<String>>,
+    /// By kind and outcome: `file.open.denied` → 3.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub counts: Option<std::collections::BTreeMap<String, u64>>,
+    /// Kind of the events that were lost.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub kind: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub count: Option<u64>,
+    /// First and last time of what was lost, RFC 3339.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub from: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub to: Option<String>,
+    /// In words: why, or which syscall or hook.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub detail: Option<String>,
+}
+
+/// One event as the supervisor hands it to the log; the log adds `schema`, `seq`, the session's fields and the hashes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Event {
+    /// When, UTC.
+    pub time: jiff::Timestamp,
+    /// What.
+    pub kind: Kind,
+    /// How.
+    pub action: Action,
+    /// With which end.
+    pub outcome: Outcome,
+    /// What the caller got, positive.
+    pub errno: Option<i32>,
+    /// What decided.
+    pub rule: Option<Rule>,
+    /// Who; `None` for events about the session itself.
+    pub process: Option<Process>,
+    /// On what.
+    pub object: Object,
+}
+
+/// What is the same in all events of a session.
+#[derive(Clone, Debug, PartialEq)]
+pub struct SessionFields {
+    /// `session`.
+    pub session: crate::id::SessionId,
+    /// `sandbox_id`.
+    pub sandbox_id: u32,
+    /// `trace_id`, 32 hex digits.
+    pub trace_id: String,
+    /// `policy`: `sha256:…`.
+    pub policy: String,
+    /// `actor.user` and `actor.uid`: whom the command runs as.
+    pub user: String,
+    /// See `user`.
+    pub uid: u32,
+    /// `actor.agent`: base name of the command.
+    pub agent: String,
+    /// `--tag K=V`.
+    pub tags: std::collections::BTreeMap<String, String>,
+    /// `host`.
+    pub host: String,
+}

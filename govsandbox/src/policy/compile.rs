@@ -1,0 +1,221 @@
+//! What a policy comes to: paths and addresses with the rule behind each. No OS calls.
+
+use std::{net::IpAddr, path::PathBuf};
+
+use govsandbox_ebpf::abi::rule::TraceOpens;
+
+use crate::id::{RuleId, RuleIndex};
+
+/// Where a policy came from; the order is that of precedence, outermost first.
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize, schemars::JsonSchema,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum Layer {
+    /// Compiled into the binary.
+    Builtin,
+    /// `/etc/govsandbox`.
+    System,
+    /// `~/.config/govsandbox`.
+    User,
+    /// The project's own file.
+    Project,
+    /// `-p` on the command line.
+    Session,
+}
+
+/// `mode`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Mode {
+    /// Record what would have been denied.
+    Audit,
+    /// Refuse.
+    Enforce,
+}
+
+/// `require`: the weakest backend accepted, weakest first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Require {
+    /// Any backend.
+    Any,
+    /// One that root set up.
+    Root,
+    /// One whose verdicts are made in the kernel.
+    Kernel,
+}
+
+/// `process.root`: what a plain root caller gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum RootPolicy {
+    /// Uid 0 without a capability.
+    Drop,
+    /// No start.
+    Refuse,
+}
+
+/// One rule of the table, [`RuleIndex`] is its place.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RuleInfo {
+    /// Its name in events.
+    pub id: RuleId,
+    /// Where it was written.
+    pub layer: Layer,
+}
+
+/// What a literal path rule does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PathEffect {
+    /// `filesystem.deny`.
+    Deny,
+    /// `filesystem.protect`.
+    Protect,
+}
+
+/// A path that is named in full. The file it resolves to is found when the sandbox is set up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LiteralRule {
+    /// Absolute, variables replaced, `.` and doubled slashes gone, symlinks not yet followed.
+    pub path: PathBuf,
+    /// What is done with it.
+    pub effect: PathEffect,
+    /// The rule.
+    pub rule: RuleIndex,
+}
+
+/// A glob rule; all of them together are the automaton.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct GlobRule {
+    /// Absolute pattern in the grammar of the policy, variables replaced: `/home/u/app/**/*.pem`, `/**/.env`.
+    pub pattern: Vec<u8>,
+    /// What is done with it.
+    pub effect: PathEffect,
+    /// The rule.
+    pub rule: RuleIndex,
+}
+
+/// One entry of `filesystem.read` or `filesystem.write`: a literal path and all below it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AllowedPath {
+    /// Absolute, as in [`LiteralRule::path`].
+    pub path: PathBuf,
+    /// The rule.
+    pub rule: RuleIndex,
+}
+
+/// Allow-lists of one layer of the policy; an access needs all layers to allow it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct AllowLists {
+    /// Readable (what is writable is readable too).
+    pub read: Vec<AllowedPath>,
+    /// Writable.
+    pub write: Vec<AllowedPath>,
+}
+
+/// Everything about files.
+#[derive(Clone, Debug, Default)]
+pub struct PathPlan {
+    /// One for each layer that has lists; they intersect.
+    pub allow: Vec<AllowLists>,
+    /// Deny and protect rules without a wildcard.
+    pub literals: Vec<LiteralRule>,
+    /// Deny and protect rules with one.
+    pub globs: Vec<GlobRule>,
+}
+
+/// Protocol of an egress rule.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// `IPPROTO_TCP`.
+    Tcp,
+    /// `IPPROTO_UDP`.
+    Udp,
+    /// Every protocol (deny rules).
+    Any,
+}
+
+/// Ports, both ends included.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PortRange {
+    /// First, host order.
+    pub first: u16,
+    /// Last.
+    pub last: u16,
+}
+
+/// Whom an egress rule names.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EgressTarget {
+    /// Addresses; IPv4 as IPv4 (the filler maps it). `*` is `::/0`, which holds every v4-mapped address too.
+    Network {
+        /// Network address, host bits zero.
+        address: IpAddr,
+        /// Bits of the prefix: 0–32 for IPv4, 0–128 for IPv6.
+        prefix_bits: u8,
+    },
+    /// An exact name, lower case, without a trailing dot; resolved at start and every 60 s.
+    Name(String),
+}
+
+/// One rule about egress; `localhost` arrives as its three networks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EgressRule {
+    /// Whom.
+    pub target: EgressTarget,
+    /// Which ports; never empty.
+    pub ports: Vec<PortRange>,
+    /// Which protocol.
+    pub protocol: Protocol,
+    /// `true`: from `network.allow`.
+    pub allow: bool,
+    /// The rule.
+    pub rule: RuleIndex,
+}
+
+/// Egress of one layer of the policy; a destination needs all layers to allow it, any layer's deny wins.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct EgressLists {
+    /// In the order of precedence.
+    pub rules: Vec<EgressRule>,
+}
+
+/// Everything that the layers enforce and the log tells.
+#[derive(Clone, Debug)]
+pub struct Compiled {
+    /// Name of the policy that was chosen.
+    pub name: String,
+    /// `sha256:` and the hex digest of the effective policy's canonical JSON.
+    pub digest: String,
+    /// `mode`.
+    pub mode: Mode,
+    /// `require`.
+    pub require: Require,
+    /// `process.root`.
+    pub root: RootPolicy,
+    /// The rules, by precedence; index 0 is [`RuleIndex`] 1.
+    pub rules: Vec<RuleInfo>,
+    /// Files.
+    pub paths: PathPlan,
+    /// Egress; one for each layer that has a `network` section, at least one.
+    pub egress: Vec<EgressLists>,
+    /// `trace.opens`.
+    pub trace_opens: TraceOpens,
+    /// `trace.args`.
+    pub trace_args: bool,
+    /// `audit.log`, absolute, variables replaced.
+    pub audit_log: PathBuf,
+    /// `audit.required`.
+    pub audit_required: bool,
+    /// `limits.pids_max`.
+    pub pids_max: Option<u64>,
+    /// `limits.memory_max_bytes`.
+    pub memory_max_bytes: Option<u64>,
+}
+
+impl Compiled {
+    /// The rule of that place; `None` for 0 and for what the table has not.
+    #[must_use]
+    pub fn rule(&self, index: u16) -> Option<&RuleInfo> {
+        self.rules.get(usize::from(index).checked_sub(1)?)
+    }
+}
+

@@ -1,0 +1,3 @@
+//! From policy files to what the layers enforce.
+
+pub mod compile;

@@ -1,0 +1,4 @@
+//! Tasks of the project's developers.
+fn main() -> anyhow::Result<()> {
+    Ok(())
+}
