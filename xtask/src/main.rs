@@ -1,4 +1,38 @@
-//! Tasks of the project's developers.
-fn main() -> anyhow::Result<()> {
-    Ok(())
+//! Tasks of the project's developers: `cargo xtask TASK`.
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+mod ebpf;
+mod install_tools;
+mod process;
+mod vm;
+mod workspace;
+
+/// Tasks of govsandbox's developers
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", version, about, max_term_width = 110)]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    Ebpf(ebpf::EbpfArgs),
+    InstallTools(install_tools::InstallToolsArgs),
+    Vm(vm::VmArgs),
+}
+
+fn main() -> ExitCode {
+    let done = match Cli::parse().task {
+        Task::Ebpf(args) => ebpf::run(&args).map(|()| ExitCode::SUCCESS),
+        Task::InstallTools(args) => install_tools::run(&args).map(|()| ExitCode::SUCCESS),
+        Task::Vm(args) => vm::run(args),
+    };
+    done.unwrap_or_else(|error| {
+        eprintln!("xtask: {error:#}");
+        ExitCode::FAILURE
+    })
 }
