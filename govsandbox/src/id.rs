@@ -14,7 +14,9 @@ pub struct SandboxId(pub u32);
 pub struct SessionId(pub String);
 
 /// The stable name of a rule: `POLICY/SECTION.KEY/INDEX`, a `[[rule]]`'s own id, `default/…` or `builtin/…`.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema)]
+#[derive(
+    Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, schemars::JsonSchema,
+)]
 #[serde(transparent)]
 pub struct RuleId(pub String);
 

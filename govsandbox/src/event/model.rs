@@ -6,7 +6,9 @@ use super::text::Text;
 use crate::{id::RuleId, policy::compile::Layer};
 
 /// `kind`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, schemars::JsonSchema)]
+#[derive(
+    Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, schemars::JsonSchema,
+)]
 pub enum Kind {
     /// A run begins: command, backend, what it does not hold.
     #[serde(rename = "session.start")]
@@ -224,4 +226,163 @@ pub struct SessionFields {
     pub tags: std::collections::BTreeMap<String, String>,
     /// `host`.
     pub host: String,
+}
+
+impl Kind {
+    /// As in the log: `file.open`.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::SessionStart => "session.start",
+            Self::SessionEnd => "session.end",
+            Self::ProcessExec => "process.exec",
+            Self::ProcessExit => "process.exit",
+            Self::FileOpen => "file.open",
+            Self::FileChange => "file.change",
+            Self::NetConnect => "net.connect",
+            Self::NetSend => "net.send",
+            Self::PrivilegeUse => "privilege.use",
+            Self::AuditGap => "audit.gap",
+        }
+    }
+
+    /// All of them, in the order of the schema's table.
+    pub const ALL: [Self; 10] = [
+        Self::SessionStart,
+        Self::SessionEnd,
+        Self::ProcessExec,
+        Self::ProcessExit,
+        Self::FileOpen,
+        Self::FileChange,
+        Self::NetConnect,
+        Self::NetSend,
+        Self::PrivilegeUse,
+        Self::AuditGap,
+    ];
+}
+
+impl Action {
+    /// As in the log.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Start => "start",
+            Self::End => "end",
+            Self::Exec => "exec",
+            Self::Exit => "exit",
+            Self::Read => "read",
+            Self::Write => "write",
+            Self::Execute => "execute",
+            Self::List => "list",
+            Self::Create => "create",
+            Self::Truncate => "truncate",
+            Self::Unlink => "unlink",
+            Self::Rename => "rename",
+            Self::Link => "link",
+            Self::Chmod => "chmod",
+            Self::Chown => "chown",
+            Self::Xattr => "xattr",
+            Self::Mount => "mount",
+            Self::Connect => "connect",
+            Self::Send => "send",
+            Self::Use => "use",
+            Self::Gap => "gap",
+        }
+    }
+}
+
+impl Outcome {
+    /// As in the log.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Allowed => "allowed",
+            Self::Denied => "denied",
+            Self::WouldDeny => "would_deny",
+            Self::Failed => "failed",
+        }
+    }
+
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Allowed, Self::Denied, Self::WouldDeny, Self::Failed];
+}
+
+impl Event {
+    /// An `audit.gap`: `count` events of `kind` that happened from `span.0` to `span.1` are not in the log.
+    #[must_use]
+    pub fn gap(
+        time: jiff::Timestamp,
+        kind: &str,
+        count: u64,
+        span: (jiff::Timestamp, jiff::Timestamp),
+        detail: &str,
+    ) -> Self {
+        let object = Object {
+            kind: Some(kind.to_owned()),
+            count: Some(count),
+            from: Some(format!("{:.9}", span.0)),
+            to: Some(format!("{:.9}", span.1)),
+            detail: Some(detail.to_owned()),
+            ..Object::default()
+        };
+        Self {
+            time,
+            kind: Kind::AuditGap,
+            action: Action::Gap,
+            outcome: Outcome::Failed,
+            errno: None,
+            rule: None,
+            process: None,
+            object,
+        }
+    }
+
+    /// The same with that errno.
+    #[must_use]
+    pub fn with_errno(self, errno: Option<i32>) -> Self {
+        Self { errno, ..self }
+    }
+
+    /// Whether a rule or a layer of ours refused it or would have.
+    #[must_use]
+    pub fn is_denial(&self) -> bool {
+        match self.outcome {
+            Outcome::Denied | Outcome::WouldDeny => true,
+            Outcome::Allowed | Outcome::Failed => false,
+        }
+    }
+
+    /// Memory that it holds, in bytes, roughly: what bounds a queue of events.
+    #[must_use]
+    pub fn size_bytes(&self) -> usize {
+        let text = |text: &Option<Text>| text.as_ref().map_or(0, |text| text.0.capacity());
+        let list = |list: &Option<Vec<Text>>| -> usize {
+            list.iter().flatten().map(|text| size_of::<Text>() + text.0.capacity()).sum()
+        };
+        let process = self
+            .process
+            .as_ref()
+            .map_or(0, |process| text(&process.exe) + text(&process.cwd) + list(&process.argv));
+        let rule = self.rule.as_ref().map_or(0, |rule| rule.id.0.capacity());
+        let object = &self.object;
+        size_of::<Self>() + process + rule + text(&object.path) + text(&object.target) + list(&object.command)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_those_of_the_log() {
+        for kind in Kind::ALL {
+            assert_eq!(serde_json::to_value(kind).unwrap(), kind.name());
+        }
+        for outcome in Outcome::ALL {
+            assert_eq!(serde_json::to_value(outcome).unwrap(), outcome.name());
+        }
+        for action in [Action::Start, Action::Xattr, Action::Gap] {
+            assert_eq!(serde_json::to_value(action).unwrap(), action.name());
+        }
+    }
 }

@@ -8,7 +8,17 @@ use crate::id::{RuleId, RuleIndex};
 
 /// Where a policy came from; the order is that of precedence, outermost first.
 #[derive(
-    Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, serde::Serialize, serde::Deserialize, schemars::JsonSchema,
+    Clone,
+    Copy,
+    Debug,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    serde::Serialize,
+    serde::Deserialize,
+    schemars::JsonSchema,
 )]
 #[serde(rename_all = "lowercase")]
 pub enum Layer {
@@ -218,4 +228,3 @@ impl Compiled {
         self.rules.get(usize::from(index).checked_sub(1)?)
     }
 }
-

@@ -1,0 +1,80 @@
+//! Who may write now: runs that share a log take turns.
+//!
+//! The lock is a file of its own that only the owner can open. On the log itself everyone who may read it could hold a
+//! lock and so stop the record.
+
+use std::{
+    fs::{File, OpenOptions, TryLockError},
+    io,
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
+    path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
+};
+
+use super::location::beside;
+
+/// Between two tries; a batch takes about 10 µs.
+const PAUSE: Duration = Duration::from_micros(500);
+
+#[derive(Debug)]
+pub(super) struct LockFile {
+    path: PathBuf,
+    file: File,
+}
+
+/// The right to write, until it is dropped.
+#[derive(Debug)]
+pub(super) struct Held<'a>(&'a File);
+
+/// `LOG.lock`.
+pub(super) fn lock_path(log: &Path) -> PathBuf {
+    beside(log, ".lock")
+}
+
+impl LockFile {
+    pub(super) fn open(log: &Path) -> io::Result<Self> {
+        let path = lock_path(log);
+        Ok(Self { file: open(&path)?, path })
+    }
+
+    /// Waits for its turn.
+    ///
+    /// # Errors
+    /// `TimedOut` when another run kept it for `patience`: it is stopped, or its disk hangs.
+    pub(super) fn acquire(&mut self, patience: Duration) -> io::Result<Held<'_>> {
+        let deadline = Instant::now() + patience;
+        loop {
+            match self.file.try_lock() {
+                Ok(()) if self.file.metadata()?.nlink() > 0 => break,
+                // Someone removed the file: others lock a new one.
+                Ok(()) => self.file = open(&self.path)?,
+                Err(TryLockError::Error(error)) => return Err(error),
+                Err(TryLockError::WouldBlock) if Instant::now() >= deadline => {
+                    return Err(io::Error::from(io::ErrorKind::TimedOut));
+                }
+                Err(TryLockError::WouldBlock) => thread::sleep(PAUSE),
+            }
+        }
+        Ok(Held(&self.file))
+    }
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        // Closing would unlock too, but a child between fork and exec may share the descriptor. An error is no news:
+        // the next turn fails with it.
+        let _ = self.0.unlock();
+    }
+}
+
+fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .mode(0o600)
+        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
+        .open(path)
+}
