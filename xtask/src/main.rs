@@ -4,9 +4,11 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod deny;
 mod ebpf;
 mod install_tools;
 mod process;
+mod tidy;
 mod vm;
 mod workspace;
 
@@ -20,15 +22,19 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Task {
+    Deny(deny::DenyArgs),
     Ebpf(ebpf::EbpfArgs),
     InstallTools(install_tools::InstallToolsArgs),
+    Tidy(tidy::TidyArgs),
     Vm(vm::VmArgs),
 }
 
 fn main() -> ExitCode {
     let done = match Cli::parse().task {
+        Task::Deny(args) => deny::run(&args).map(|()| ExitCode::SUCCESS),
         Task::Ebpf(args) => ebpf::run(&args).map(|()| ExitCode::SUCCESS),
         Task::InstallTools(args) => install_tools::run(&args).map(|()| ExitCode::SUCCESS),
+        Task::Tidy(args) => tidy::run(&args).map(|()| ExitCode::SUCCESS),
         Task::Vm(args) => vm::run(args),
     };
     done.unwrap_or_else(|error| {
