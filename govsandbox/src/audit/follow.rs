@@ -40,6 +40,12 @@ impl Follower {
         self.reader.next_entry()
     }
 
+    /// The reader of the file that is read now.
+    #[must_use]
+    pub fn reader(&self) -> &LogReader {
+        &self.reader
+    }
+
     fn was_replaced(&self) -> bool {
         let (Ok(named), Ok(open)) = (fs::metadata(self.reader.path()), self.reader.file().metadata()) else {
             return false;

@@ -194,15 +194,13 @@ fn cut_text(text: &mut Option<Text>) -> bool {
 
 fn cut_arguments(arguments: &mut Vec<Text>) -> bool {
     let mut room = CUT_ARGUMENTS_BYTES;
-    let mut kept = 0;
-    for Text(bytes) in arguments.iter_mut() {
+    for (place, Text(bytes)) in arguments.iter_mut().enumerate() {
         if bytes.len() >= room {
             bytes.truncate(room);
-            arguments.truncate(kept + 1);
+            arguments.truncate(place + 1);
             return true;
         }
         room -= bytes.len() + 1; // every argument costs a byte, so that their number is bounded too
-        kept += 1;
     }
     false
 }

@@ -17,5 +17,6 @@ pub mod recorder;
 mod tail;
 pub mod verify;
 
+pub(crate) use line::write_terminal_safe;
 pub use location::{LocationError, Subject, check_location};
 pub use queue::Limits;

@@ -160,7 +160,9 @@ impl LogReader {
         self.file.get_ref()
     }
 
-    pub(super) fn path(&self) -> &Path {
+    /// As it was given.
+    #[must_use]
+    pub fn path(&self) -> &Path {
         &self.path
     }
 

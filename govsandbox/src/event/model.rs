@@ -1,5 +1,7 @@
 //! The event's parts, named as in the log.
 
+use std::str::FromStr;
+
 use serde::{Deserialize, Serialize};
 
 use super::text::Text;
@@ -305,6 +307,37 @@ impl Outcome {
 
     /// All of them.
     pub const ALL: [Self; 4] = [Self::Allowed, Self::Denied, Self::WouldDeny, Self::Failed];
+}
+
+/// No word of the schema.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{word}` is none of {known}")]
+pub struct UnknownWord {
+    word: String,
+    known: String,
+}
+
+impl FromStr for Kind {
+    type Err = UnknownWord;
+
+    fn from_str(word: &str) -> Result<Self, UnknownWord> {
+        find_word(word, &Self::ALL, Self::name)
+    }
+}
+
+impl FromStr for Outcome {
+    type Err = UnknownWord;
+
+    fn from_str(word: &str) -> Result<Self, UnknownWord> {
+        find_word(word, &Self::ALL, Self::name)
+    }
+}
+
+fn find_word<T: Copy>(word: &str, all: &[T], name: impl Fn(T) -> &'static str) -> Result<T, UnknownWord> {
+    all.iter().copied().find(|known| name(*known) == word).ok_or_else(|| UnknownWord {
+        word: word.to_owned(),
+        known: all.iter().map(|known| name(*known)).collect::<Vec<_>>().join(", "),
+    })
 }
 
 impl Event {

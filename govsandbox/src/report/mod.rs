@@ -1,1 +1,7 @@
-//! Not built yet.
+//! Records → text for people.
+
+pub mod details;
+pub mod layout;
+pub mod line;
+pub mod phrase;
+pub mod stats;
