@@ -1,0 +1,2 @@
+//! The agent, to come.
+fn main() {}

@@ -1,0 +1,89 @@
+//! A terminal, and a program that has it as its own.
+
+use std::{
+    ffi::OsString,
+    fs::File,
+    io::{Read, Write},
+    os::fd::OwnedFd,
+    process::{Child, Command},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use rustix::{
+    fs::{Mode, OFlags},
+    pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
+    termios::{Winsize, tcsetwinsize},
+};
+
+use super::procs;
+
+/// The user's side of a terminal.
+pub(crate) struct Pty {
+    user: File,
+    program: OwnedFd,
+    screen: Arc<Mutex<Vec<u8>>>,
+}
+
+impl Pty {
+    /// A terminal of 24 lines and 80 columns.
+    pub(crate) fn new() -> Self {
+        let user = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC).unwrap();
+        grantpt(&user).unwrap();
+        unlockpt(&user).unwrap();
+        let name = ptsname(&user, Vec::new()).unwrap();
+        let program =
+            rustix::fs::open(name.as_c_str(), OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty()).unwrap();
+        let pty = Self { user: user.into(), program, screen: Arc::default() };
+        pty.resize(24, 80);
+        let (mut reader, screen) = (pty.user.try_clone().unwrap(), Arc::clone(&pty.screen));
+        std::thread::spawn(move || {
+            let mut bytes = [0; 4096];
+            while let Ok(count @ 1..) = reader.read(&mut bytes) {
+                screen.lock().unwrap().extend_from_slice(&bytes[..count]);
+            }
+        });
+        pty
+    }
+
+    pub(crate) fn resize(&self, rows: u16, columns: u16) {
+        tcsetwinsize(&self.user, Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 }).unwrap();
+    }
+
+    /// Hands the terminal to a user, as a login does.
+    pub(crate) fn give(&self, uid: u32) {
+        rustix::fs::fchown(&self.program, Some(rustix::fs::Uid::from_raw(uid)), None).unwrap();
+    }
+
+    /// Starts a command in a session whose terminal this is.
+    pub(crate) fn start(&self, command: &Command) -> Child {
+        let mut words: Vec<OsString> = vec!["--ctty".into(), command.get_program().to_owned()];
+        words.extend(command.get_args().map(OsString::from));
+        let mut process = Command::new("setsid");
+        process.args(words).env_clear();
+        for (name, value) in command.get_envs() {
+            process.env(name, value.unwrap_or_default());
+        }
+        if let Some(folder) = command.get_current_dir() {
+            process.current_dir(folder);
+        }
+        let side = || self.program.try_clone().unwrap();
+        process.stdin(side()).stdout(side()).stderr(side()).spawn().unwrap()
+    }
+
+    pub(crate) fn send(&self, keys: &str) {
+        (&self.user).write_all(keys.as_bytes()).unwrap();
+    }
+
+    /// What the program has shown so far.
+    pub(crate) fn screen(&self) -> String {
+        String::from_utf8_lossy(&self.screen.lock().unwrap()).into_owned()
+    }
+
+    /// Waits until a text was shown.
+    #[track_caller]
+    pub(crate) fn expect(&self, text: &str) {
+        let seen = procs::until(Duration::from_secs(20), || self.screen().contains(text));
+        assert!(seen, "`{text}` does not come; the screen: {}", self.screen());
+    }
+}

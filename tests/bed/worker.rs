@@ -1,0 +1,191 @@
+//! What a test's own program does in the sandbox: the test executable started again, as a list of steps.
+//!
+//! `worker @worker read FILE rename A B …` prints one line for each step: `ok`, with what was read, or the errno's name.
+
+use std::{
+    ffi::OsString,
+    fs::{self, OpenOptions, Permissions},
+    io::{self, Read, Write},
+    net::{SocketAddr, TcpStream, UdpSocket},
+    os::{fd::AsRawFd, unix::fs::PermissionsExt},
+    path::Path,
+    process::{Command, ExitCode},
+    time::Duration,
+};
+
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
+
+use super::sys;
+
+/// First argument of a worker.
+pub(crate) const MARK: &str = "@worker";
+
+/// Runs all steps; a failed one is told and does not end the worker.
+pub(crate) fn main(words: &[OsString]) -> ExitCode {
+    let mut words = words.iter();
+    while let Some(verb) = words.next() {
+        let mut next = || words.next().map(OsString::as_os_str).unwrap_or_default();
+        let verb = verb.to_str().unwrap_or_default();
+        let answer = match verb {
+            "thread" | "orphan" | "spawn" => {
+                let (inner, argument) = (next().to_owned(), next().to_owned());
+                wrapped(verb, &inner, &argument)
+            }
+            "rename" | "link" | "symlink" => {
+                let (from, to) = (next(), next());
+                told(two(verb, Path::new(from), Path::new(to)))
+            }
+            "opens" => {
+                let (processes, each, files) = (number(next()), number(next()), next().to_owned());
+                told(opens(processes, each, Path::new(&files)))
+            }
+            _ => told(step(verb, Path::new(next()))),
+        };
+        println!("{answer}");
+    }
+    ExitCode::SUCCESS
+}
+
+fn number(word: &std::ffi::OsStr) -> usize {
+    word.to_str().and_then(|word| word.parse().ok()).unwrap_or_default()
+}
+
+fn told(result: io::Result<String>) -> String {
+    match result {
+        Ok(content) if content.is_empty() => "ok".to_owned(),
+        Ok(content) => format!("ok {}", content.trim_end()),
+        Err(error) => errno_name(&error),
+    }
+}
+
+/// A step somewhere else than in the worker's first thread.
+fn wrapped(place: &str, verb: &OsString, argument: &OsString) -> String {
+    let run = {
+        let (verb, argument) = (verb.to_string_lossy().into_owned(), argument.clone());
+        move || told(step(&verb, Path::new(&argument)))
+    };
+    match place {
+        "thread" => std::thread::spawn(run).join().unwrap_or_else(|_| "panicked".to_owned()),
+        "orphan" => sys::in_orphan(run).unwrap_or_else(|error| errno_name(&error)),
+        // std starts it by vfork and exec.
+        _ => match Command::new("/proc/self/exe").arg(MARK).arg(verb).arg(argument).output() {
+            Ok(output) => String::from_utf8_lossy(&output.stdout).trim_end().to_owned(),
+            Err(error) => errno_name(&error),
+        },
+    }
+}
+
+fn two(verb: &str, from: &Path, to: &Path) -> io::Result<String> {
+    match verb {
+        "rename" => fs::rename(from, to)?,
+        "link" => fs::hard_link(from, to)?,
+        _ => std::os::unix::fs::symlink(from, to)?,
+    }
+    Ok(String::new())
+}
+
+fn step(verb: &str, path: &Path) -> io::Result<String> {
+    match verb {
+        "read" => return content(&mut fs::File::open(path)?),
+        "list" => {
+            let mut names = Vec::new();
+            for entry in fs::read_dir(path)? {
+                names.push(entry?.file_name().to_string_lossy().into_owned());
+            }
+            names.sort();
+            return Ok(names.join(","));
+        }
+        "stat" => drop(fs::metadata(path)?),
+        "cd" => std::env::set_current_dir(path)?,
+        "write" => OpenOptions::new().write(true).open(path)?.write_all(b"written")?,
+        "append" => OpenOptions::new().append(true).open(path)?.write_all(b"more")?,
+        "create" => OpenOptions::new().write(true).create_new(true).open(path)?.write_all(b"made")?,
+        "truncate" => {
+            // truncate(2) itself: an open with O_TRUNC is another hook.
+            sys::truncate(path)?;
+        }
+        "open-truncate" => drop(OpenOptions::new().write(true).truncate(true).open(path)?),
+        "unlink" => fs::remove_file(path)?,
+        "mkdir" => fs::create_dir(path)?,
+        "rmdir" => fs::remove_dir(path)?,
+        "chmod" => fs::set_permissions(path, Permissions::from_mode(0o600))?,
+        "setxattr" => sys::set_xattr(path)?,
+        "o-path" => {
+            let handle = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+            return content(&mut fs::File::open(format!("/proc/self/fd/{}", handle.as_raw_fd()))?);
+        }
+        "openat2" => {
+            let handle =
+                rustix::fs::openat2(CWD, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty(), ResolveFlags::empty())?;
+            return content(&mut fs::File::from(handle));
+        }
+        "io-uring" => return content(&mut fs::File::from(sys::open_by_io_uring(path)?)),
+        "exec" => {
+            let output = Command::new(path).output()?;
+            return Ok(format!("{} {}", output.status, String::from_utf8_lossy(&output.stdout)));
+        }
+        "connect" => {
+            let mut stream = TcpStream::connect_timeout(&address(path)?, Duration::from_secs(5))?;
+            stream.write_all(b"tcp")?;
+        }
+        "send-to" => {
+            let (socket, to) = datagram(path)?;
+            socket.send_to(b"udp", to)?;
+        }
+        "connect-udp" => {
+            let (socket, to) = datagram(path)?;
+            socket.connect(to)?;
+            socket.send(b"udp")?;
+        }
+        _ => return Err(io::Error::from_raw_os_error(libc::ENOTSUP)),
+    }
+    Ok(String::new())
+}
+
+fn content(file: &mut fs::File) -> io::Result<String> {
+    let mut text = String::new();
+    file.take(4096).read_to_string(&mut text)?;
+    Ok(text)
+}
+
+fn address(path: &Path) -> io::Result<SocketAddr> {
+    path.to_str().and_then(|text| text.parse().ok()).ok_or_else(|| io::Error::from_raw_os_error(libc::EINVAL))
+}
+
+fn datagram(path: &Path) -> io::Result<(UdpSocket, SocketAddr)> {
+    let to = address(path)?;
+    Ok((UdpSocket::bind(if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" })?, to))
+}
+
+/// Opens the files of a folder in turn: `processes` at once, `each` opens a process. Tells the failures.
+fn opens(processes: usize, each: usize, folder: &Path) -> io::Result<String> {
+    let mut files: Vec<_> = fs::read_dir(folder)?.map(|entry| entry.map(|entry| entry.path())).collect::<Result<_, _>>()?;
+    files.sort();
+    let (mut reader, writer) = io::pipe()?;
+    sys::in_processes(processes, |_| {
+        let failed = (0..each).filter(|place| fs::File::open(&files[place % files.len()]).is_err()).count();
+        let _ = (&writer).write_all(format!("{failed}\n").as_bytes());
+    })?;
+    drop(writer);
+    let mut text = String::new();
+    reader.read_to_string(&mut text)?;
+    Ok(text.lines().filter_map(|line| line.parse::<usize>().ok()).sum::<usize>().to_string())
+}
+
+/// `EACCES` and the like; the number where a test is not about it.
+fn errno_name(error: &io::Error) -> String {
+    let name = match error.raw_os_error() {
+        Some(libc::EACCES) => "EACCES",
+        Some(libc::EPERM) => "EPERM",
+        Some(libc::EROFS) => "EROFS",
+        Some(libc::EBUSY) => "EBUSY",
+        Some(libc::EXDEV) => "EXDEV",
+        Some(libc::ENOENT) => "ENOENT",
+        Some(libc::ENOSYS) => "ENOSYS",
+        Some(libc::ECONNREFUSED) => "ECONNREFUSED",
+        Some(libc::EHOSTUNREACH) => "EHOSTUNREACH",
+        Some(libc::ENETUNREACH) => "ENETUNREACH",
+        _ => return error.to_string(),
+    };
+    name.to_owned()
+}

@@ -1,0 +1,188 @@
+//! Egress: by address and port, by every family and protocol that leads there. Each test has a network of its own.
+
+use std::{ffi::OsString, path::PathBuf};
+
+use crate::bed::{
+    Run, TestBed, args,
+    net::{Listener, private_network},
+};
+
+const REFUSED: [&str; 2] = ["EPERM", "EACCES"];
+
+fn policy(bed: &TestBed, network: &str) -> PathBuf {
+    bed.policy("test", &format!("[network]\n{network}\n"))
+}
+
+fn step(verb: &str, to: impl ToString) -> Vec<OsString> {
+    args![verb, &to.to_string()]
+}
+
+/// Holds that one event tells of this destination, with this outcome and rule.
+#[track_caller]
+fn told(run: &Run, kind: &str, address: &str, port: u16, outcome: &str, rule: &str) {
+    let events = run.log.of(kind);
+    let own: Vec<_> = events
+        .iter()
+        .filter(|event| event.object("address") == address && event.0["object"]["port"] == port)
+        .collect();
+    assert_eq!(own.len(), 1, "{kind} {address}:{port}: {:?} {run}", run.log.of(kind));
+    assert_eq!((own[0].text("outcome"), own[0].rule()), (outcome, Some(rule)), "{run}");
+    assert_eq!(own[0].0["process"]["uid"], own[0].0["actor"]["uid"], "{run}");
+}
+
+#[test]
+fn tcp_is_allowed_by_network_and_port_and_by_nothing_else() {
+    private_network(&["10.77.0.1/32", "10.77.0.9/32", "10.78.0.1/32"]);
+    let bed = TestBed::new("net-tcp");
+    let (open, denied, elsewhere) =
+        (Listener::tcp("10.77.0.1"), Listener::tcp("10.77.0.9"), Listener::tcp("10.78.0.1"));
+    let other_port = Listener::tcp("10.77.0.1");
+    let all = [&open, &denied, &elsewhere, &other_port];
+    let steps = || all.iter().flat_map(|listener| step("connect", listener.address)).collect::<Vec<_>>();
+    assert_eq!(bed.bare_steps(steps()), ["ok"; 4]);
+    assert_eq!(all.map(|listener| listener.arrived(1)), [1; 4]);
+    let ports = format!("{},{}", open.address.port(), denied.address.port());
+    let policy = policy(&bed, &format!("allow = [\"10.77.0.0/24:{ports}\"]\ndeny = [\"10.77.0.9\"]"));
+    let (run, answers) = bed.run_steps(&policy, steps());
+    assert_eq!(answers[0], "ok", "{run}");
+    assert!(answers[1..].iter().all(|answer| REFUSED.contains(&answer.as_str())), "{answers:?}: {run}");
+    assert_eq!(all.map(|listener| listener.arrived(1)), [2, 1, 1, 1], "{run}");
+    told(&run, "net.connect", "10.77.0.1", open.address.port(), "allowed", "test/network.allow/0");
+    told(&run, "net.connect", "10.77.0.9", denied.address.port(), "denied", "test/network.deny/0");
+    told(&run, "net.connect", "10.78.0.1", elsewhere.address.port(), "denied", "default/network.allow");
+    told(&run, "net.connect", "10.77.0.1", other_port.address.port(), "denied", "default/network.allow");
+    let event = run.log.of("net.connect")[0];
+    assert_eq!((event.object("family"), event.object("protocol")), ("inet", "tcp"), "{run}");
+}
+
+#[test]
+fn nothing_is_reached_by_default() {
+    private_network(&["10.77.0.1/32", "fd77::1/128"]);
+    let bed = TestBed::new("net-default");
+    let listeners = [
+        ("connect", Listener::tcp("10.77.0.1")),
+        ("connect", Listener::tcp("fd77::1")),
+        ("connect", Listener::tcp("127.0.0.1")),
+        ("connect", Listener::tcp("::1")),
+        ("send-to", Listener::udp("10.77.0.1")),
+        ("send-to", Listener::udp("fd77::1")),
+        ("connect-udp", Listener::udp("10.77.0.1")),
+        ("connect-udp", Listener::udp("fd77::1")),
+    ];
+    let steps = || listeners.iter().flat_map(|(verb, to)| step(verb, to.address)).collect::<Vec<_>>();
+    assert_eq!(bed.bare_steps(steps()), ["ok"; 8]);
+    assert!(listeners.iter().all(|(_, listener)| listener.arrived(1) == 1));
+    for (name, text) in [("absent", ""), ("empty", "allow = []")] {
+        let (run, answers) = bed.run_steps(&policy(&bed, text), steps());
+        assert!(answers.iter().all(|answer| REFUSED.contains(&answer.as_str())), "{name}: {answers:?}: {run}");
+        assert!(listeners.iter().all(|(_, listener)| listener.arrived(0) == 1), "{name}: {run}");
+        for (verb, listener) in &listeners {
+            let kind = if *verb == "send-to" { "net.send" } else { "net.connect" };
+            let (ip, port) = (listener.address.ip().to_string(), listener.address.port());
+            told(&run, kind, &ip, port, "denied", "default/network.allow");
+        }
+    }
+}
+
+#[test]
+fn ipv6_is_judged_like_ipv4() {
+    private_network(&["fd77::1/128", "fd77::9/128", "fd78::1/128"]);
+    let bed = TestBed::new("net-v6");
+    let (open, denied, elsewhere) = (Listener::tcp("fd77::1"), Listener::tcp("fd77::9"), Listener::tcp("fd78::1"));
+    let all = [&open, &denied, &elsewhere];
+    let steps = || all.iter().flat_map(|listener| step("connect", listener.address)).collect::<Vec<_>>();
+    assert_eq!(bed.bare_steps(steps()), ["ok"; 3]);
+    let (run, answers) =
+        bed.run_steps(&policy(&bed, "allow = [\"[fd77::/64]:1-65535\"]\ndeny = [\"fd77::9\"]"), steps());
+    assert_eq!(answers[0], "ok", "{run}");
+    assert!(answers[1..].iter().all(|answer| REFUSED.contains(&answer.as_str())), "{answers:?}: {run}");
+    assert_eq!(all.map(|listener| listener.arrived(1)), [2, 1, 1], "{run}");
+    told(&run, "net.connect", "fd77::1", open.address.port(), "allowed", "test/network.allow/0");
+    told(&run, "net.connect", "fd77::9", denied.address.port(), "denied", "test/network.deny/0");
+    assert_eq!(run.log.of("net.connect")[0].object("family"), "inet6", "{run}");
+}
+
+#[test]
+fn a_mapped_address_is_the_ipv4_address() {
+    private_network(&["10.77.0.1/32", "10.77.0.9/32"]);
+    let bed = TestBed::new("net-mapped");
+    let (open, denied) = (Listener::tcp("10.77.0.1"), Listener::tcp("10.77.0.9"));
+    let mapped = |listener: &Listener| step("connect", format!("[::ffff:{}]:{}", listener.address.ip(), listener.address.port()));
+    let steps = || [mapped(&open), mapped(&denied)].concat();
+    assert_eq!(bed.bare_steps(steps()), ["ok"; 2]);
+    let (run, answers) = bed.run_steps(&policy(&bed, "allow = [\"10.77.0.1\"]"), steps());
+    assert_eq!(answers[0], "ok", "{run}");
+    assert!(REFUSED.contains(&answers[1].as_str()), "{answers:?}: {run}");
+    assert_eq!([open.arrived(2), denied.arrived(1)], [2, 1], "{run}");
+    told(&run, "net.connect", "10.77.0.9", denied.address.port(), "denied", "default/network.allow");
+}
+
+#[test]
+fn udp_needs_a_rule_for_udp_and_a_deny_is_for_every_protocol() {
+    private_network(&["10.77.0.1/32", "fd77::1/128", "10.77.0.9/32", "10.78.0.1/32"]);
+    let bed = TestBed::new("net-udp");
+    let (v4, v6, denied, tcp_only) =
+        (Listener::udp("10.77.0.1"), Listener::udp("fd77::1"), Listener::udp("10.77.0.9"), Listener::udp("10.78.0.1"));
+    let steps = || {
+        [&v4, &v6, &denied, &tcp_only]
+            .iter()
+            .flat_map(|listener| [step("send-to", listener.address), step("connect-udp", listener.address)].concat())
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(bed.bare_steps(steps()), ["ok"; 8]);
+    let rules = "allow = [{ host = \"10.77.0.0/24\", protocol = \"udp\" }, { host = \"fd77::/64\", protocol = \"udp\" }, \"10.78.0.1\"]\n\
+                 deny = [\"10.77.0.9\"]";
+    let (run, answers) = bed.run_steps(&policy(&bed, rules), steps());
+    assert_eq!(answers[..4], ["ok"; 4], "{run}");
+    assert!(answers[4..].iter().all(|answer| REFUSED.contains(&answer.as_str())), "{answers:?}: {run}");
+    assert_eq!([&v4, &v6, &denied, &tcp_only].map(|listener| listener.arrived(2)), [4, 4, 2, 2], "{run}");
+    told(&run, "net.send", "10.77.0.9", denied.address.port(), "denied", "test/network.deny/0");
+    told(&run, "net.connect", "10.77.0.9", denied.address.port(), "denied", "test/network.deny/0");
+    told(&run, "net.send", "10.78.0.1", tcp_only.address.port(), "denied", "default/network.allow");
+    assert_eq!(run.log.all_denied("net.send")[0].object("protocol"), "udp", "{run}");
+}
+
+#[test]
+fn localhost_is_loopback_in_both_families_and_the_unspecified_address() {
+    private_network(&["10.77.0.1/32"]);
+    let bed = TestBed::new("net-localhost");
+    let (v4, other, v6, outside) =
+        (Listener::tcp("127.0.0.1"), Listener::tcp("127.8.8.8"), Listener::tcp("::1"), Listener::tcp("10.77.0.1"));
+    let steps = || {
+        [
+            step("connect", v4.address),
+            step("connect", other.address),
+            step("connect", v6.address),
+            step("connect", format!("0.0.0.0:{}", v4.address.port())),
+            step("connect", format!("[::ffff:127.0.0.1]:{}", v4.address.port())),
+            step("connect", outside.address),
+        ]
+        .concat()
+    };
+    assert_eq!(bed.bare_steps(steps()), ["ok"; 6]);
+    let (run, answers) = bed.run_steps(&policy(&bed, "allow = [\"localhost\"]"), steps());
+    assert_eq!(answers[..5], ["ok"; 5], "{run}");
+    assert!(REFUSED.contains(&answers[5].as_str()), "{answers:?}: {run}");
+    assert_eq!([v4.arrived(6), other.arrived(2), v6.arrived(2), outside.arrived(1)], [6, 2, 2, 1], "{run}");
+    // One port of it, and one without: `localhost` in a deny is all of loopback too.
+    let rules = format!("allow = [\"localhost:{}\"]", v4.address.port());
+    let (run, answers) = bed.run_steps(&policy(&bed, &rules), [step("connect", v4.address), step("connect", v6.address)].concat());
+    assert!(answers[0] == "ok" && REFUSED.contains(&answers[1].as_str()), "{answers:?}: {run}");
+    let (run, answers) = bed.run_steps(&policy(&bed, "allow = [\"*\"]\ndeny = [\"localhost\"]"), steps());
+    assert!(answers[..5].iter().all(|answer| REFUSED.contains(&answer.as_str())), "{answers:?}: {run}");
+    assert_eq!(answers[5], "ok", "{run}");
+}
+
+#[test]
+fn every_process_of_the_tree_meets_the_same_refusal() {
+    private_network(&["10.77.0.1/32"]);
+    let bed = TestBed::new("net-tree");
+    let listener = Listener::tcp("10.77.0.1");
+    let to = listener.address.to_string();
+    let steps = || args!["connect", &to, "thread", "connect", &to, "orphan", "connect", &to, "spawn", "connect", &to];
+    assert_eq!(bed.bare_steps(steps()), ["ok"; 4]);
+    let (run, answers) = bed.run_steps(&policy(&bed, "allow = []"), steps());
+    assert!(answers.iter().all(|answer| REFUSED.contains(&answer.as_str())), "{answers:?}: {run}");
+    assert_eq!(listener.arrived(0), 4, "{run}");
+    assert_eq!(run.log.all_denied("net.connect").len(), 4, "{run}");
+}

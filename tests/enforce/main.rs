@@ -1,0 +1,14 @@
+//! What a sandbox holds and what its log tells, subject by subject: needs root.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test's way to fail")]
+
+#[path = "../bed/mod.rs"]
+mod bed;
+
+mod change;
+mod connect;
+mod exec;
+mod flood;
+mod odd;
+mod open;
+mod tree;
+mod two;
