@@ -24,7 +24,10 @@ impl Log {
         let mut events = Vec::new();
         for (place, line) in bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).enumerate() {
             let text = str::from_utf8(line).expect("a line that is not UTF-8");
-            assert!(line.iter().all(|byte| *byte >= 0x20 && *byte != 0x7f), "a raw control character: {text:?}");
+            assert!(
+                line.iter().all(|byte| *byte >= 0x20 && *byte != 0x7f),
+                "a raw control character: {text:?}"
+            );
             let value: Value = serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"));
             assert_eq!(value["schema"], "govsandbox.event/1", "{text}");
             assert_eq!(value["seq"], place + 1, "a hole: {text}");
@@ -71,7 +74,10 @@ impl Log {
     /// How many events of a kind the log says it lost.
     pub(crate) fn lost(&self, kind: &str) -> u64 {
         let gaps = self.of("audit.gap");
-        gaps.iter().filter(|gap| gap.object("kind") == kind).map(|gap| gap.0["object"]["count"].as_u64().unwrap()).sum()
+        gaps.iter()
+            .filter(|gap| gap.object("kind") == kind)
+            .map(|gap| gap.0["object"]["count"].as_u64().unwrap())
+            .sum()
     }
 
     /// Whether `pid` is `ancestor` or was started below it, by the parents that exec events name.

@@ -1,6 +1,6 @@
 //! What the privileged tests share: a place of their own on the disk, a user of their own, and one way to run a command
 //! bare (the positive control) and in the sandbox.
-#![allow(dead_code, reason = "each test target uses its part")]
+#![allow(dead_code, unused_imports, reason = "each test target uses its part")]
 
 pub(crate) mod log;
 pub(crate) mod model;
@@ -18,7 +18,7 @@ use std::{
         process::{CommandExt, ExitStatusExt},
     },
     path::{Path, PathBuf},
-    process::{Command, ExitStatus, Output, Stdio},
+    process::{Child, Command, ExitStatus, Output, Stdio},
     sync::{
         Mutex, OnceLock,
         atomic::{AtomicU32, Ordering},
@@ -80,9 +80,14 @@ impl TestBed {
             sessions: Mutex::default(),
         };
         fs::create_dir_all(&bed.root).unwrap();
-        for (folder, owned) in
-            [("project", true), ("home", true), ("tmp", true), ("outside", true), ("log", false), ("policies", false)]
-        {
+        for (folder, owned) in [
+            ("project", true),
+            ("home", true),
+            ("tmp", true),
+            ("outside", true),
+            ("log", false),
+            ("policies", false),
+        ] {
             let path = bed.root.join(folder);
             fs::create_dir(&path).unwrap();
             if owned {
@@ -160,7 +165,10 @@ impl TestBed {
     /// A policy `test` that lets the project be written and everything be read, but for `deny`.
     pub(crate) fn deny(&self, deny: &[&str]) -> PathBuf {
         let deny: Vec<String> = deny.iter().map(|pattern| toml_string(pattern)).collect();
-        self.policy("test", &format!("[filesystem]\nwrite = [\"{{project}}\"]\ndeny = [{}]\n", deny.join(", ")))
+        self.policy(
+            "test",
+            &format!("[filesystem]\nwrite = [\"{{project}}\"]\ndeny = [{}]\n", deny.join(", ")),
+        )
     }
 
     /// Runs a command as the test's user without any sandbox: the positive control.
@@ -186,6 +194,16 @@ impl TestBed {
     /// A run that is not started yet, with a log of its own.
     pub(crate) fn start(&self, policies: &[&Path], command: Vec<OsString>) -> Start<'_> {
         let log = self.root.join("log").join(format!("{}.jsonl", self.runs.fetch_add(1, Ordering::Relaxed)));
+        self.start_with_log(policies, log, command)
+    }
+
+    /// See [`TestBed::start`]; the log is to be written there.
+    pub(crate) fn start_with_log(
+        &self,
+        policies: &[&Path],
+        log: PathBuf,
+        command: Vec<OsString>,
+    ) -> Start<'_> {
         let mut process = Command::new(binary());
         process.arg("run").arg("--audit-log").arg(&log);
         for policy in policies {
@@ -199,7 +217,9 @@ impl TestBed {
 
     fn surroundings(&self, process: &mut Command) {
         process.env_clear().stdin(Stdio::null()).current_dir(self.project());
-        for (name, value) in [("PATH", "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"), ("LANG", "C.UTF-8"), ("TERM", "dumb")] {
+        for (name, value) in
+            [("PATH", "/usr/local/bin:/usr/bin:/bin:/usr/sbin:/sbin"), ("LANG", "C.UTF-8"), ("TERM", "dumb")]
+        {
             process.env(name, value);
         }
         process.env("HOME", self.home()).env("TMPDIR", self.tmp()).env("SHELL", "/bin/sh");
@@ -250,10 +270,20 @@ impl Start<'_> {
 
     /// Runs it to its end, standard input as set, output captured.
     pub(crate) fn finish(mut self) -> Run {
-        self.process.stdout(Stdio::piped()).stderr(Stdio::piped());
-        let child = self.process.spawn().unwrap();
+        let child = self.spawn();
         let output = procs::wait_with_output(child, RUN_TIMEOUT);
         self.read(output)
+    }
+
+    /// As root itself started it, and nobody through sudo.
+    pub(crate) fn as_root(mut self) -> Self {
+        self.process.env_remove("SUDO_UID").env_remove("SUDO_GID");
+        self
+    }
+
+    /// Starts it, output captured; [`Start::read`] takes what comes.
+    pub(crate) fn spawn(&mut self) -> Child {
+        self.process.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
     }
 
     /// The run behind an output that the test collected itself.
@@ -341,7 +371,10 @@ pub(crate) fn backend() -> &'static str {
             let output = Command::new(binary()).args(["doctor", "--format", "json"]).output().unwrap();
             let report: serde_json::Value = serde_json::from_slice(&output.stdout)
                 .unwrap_or_else(|error| panic!("doctor --format json: {error}: {output:?}"));
-            report["backend"].as_str().unwrap_or_else(|| panic!("doctor names no backend: {report}")).to_owned()
+            report["backend"]
+                .as_str()
+                .unwrap_or_else(|| panic!("doctor names no backend: {report}"))
+                .to_owned()
         });
         assert!(BACKENDS.contains(&name.as_str()), "`{name}` is no backend");
         name

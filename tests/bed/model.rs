@@ -110,7 +110,11 @@ impl Shared {
                     lock(&self.bodies).push(String::from_utf8_lossy(&request.body).into_owned());
                     match serde_json::from_slice::<Value>(&request.body) {
                         Ok(body) => self.answer(&body, &mut writer)?,
-                        Err(error) => send_json(&mut writer, 400, &failure("invalid_request_error", &error.to_string()))?,
+                        Err(error) => send_json(
+                            &mut writer,
+                            400,
+                            &failure("invalid_request_error", &error.to_string()),
+                        )?,
                     }
                 }
                 ("POST", "/v1/messages/count_tokens") => {
@@ -134,7 +138,8 @@ impl Shared {
         };
         let calls = blocks.iter().any(|block| matches!(block, Block::Tool(..)));
         let stop_reason = if calls { "tool_use" } else { "end_turn" };
-        let content: Vec<Value> = blocks.iter().enumerate().map(|(place, block)| content(spoken, place, block)).collect();
+        let content: Vec<Value> =
+            blocks.iter().enumerate().map(|(place, block)| content(spoken, place, block)).collect();
         let message = |content: &[Value], stop_reason: Option<&str>| {
             json!({
                 "id": format!("msg_{spoken:024}"), "type": "message", "role": "assistant", "model": body["model"],
@@ -205,7 +210,9 @@ fn list(value: &Value) -> &[Value] {
 fn text_of(content: &Value) -> String {
     match content {
         Value::String(text) => text.clone(),
-        Value::Array(parts) => parts.iter().filter_map(|part| part["text"].as_str()).collect::<Vec<_>>().join("\n"),
+        Value::Array(parts) => {
+            parts.iter().filter_map(|part| part["text"].as_str()).collect::<Vec<_>>().join("\n")
+        }
         _ => String::new(),
     }
 }
@@ -256,7 +263,8 @@ fn read_request(reader: &mut BufReader<TcpStream>, writer: &mut TcpStream) -> io
         .filter_map(|line| line.split_once(':'))
         .map(|(name, value)| (name.to_ascii_lowercase(), value.trim().to_ascii_lowercase()))
         .collect();
-    let header = |wanted: &str| headers.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.as_str());
+    let header =
+        |wanted: &str| headers.iter().find(|(name, _)| name == wanted).map(|(_, value)| value.as_str());
     if header("expect") == Some("100-continue") {
         writer.write_all(b"HTTP/1.1 100 Continue\r\n\r\n")?;
     }

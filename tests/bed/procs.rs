@@ -42,7 +42,7 @@ pub(crate) fn pidfd(pid: u32) -> OwnedFd {
     try_pidfd(pid).unwrap()
 }
 
-fn try_pidfd(pid: u32) -> Option<OwnedFd> {
+pub(crate) fn try_pidfd(pid: u32) -> Option<OwnedFd> {
     pidfd_open(Pid::from_raw(i32::try_from(pid).unwrap())?, PidfdFlags::empty()).ok()
 }
 
@@ -81,9 +81,13 @@ pub(crate) fn all() -> Vec<Process> {
 fn status(pid: u32) -> Option<Process> {
     let text = fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let field = |name: &str| {
-        text.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).map(str::trim).unwrap_or_default()
+        text.lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_prefix(':'))
+            .map(str::trim)
+            .unwrap_or_default()
     };
-    let first = |name| field(name).split_whitespace().next().and_then(|word| word.parse().ok()).unwrap_or_default();
+    let first =
+        |name| field(name).split_whitespace().next().and_then(|word| word.parse().ok()).unwrap_or_default();
     Some(Process {
         pid,
         ppid: first("PPid"),
@@ -158,7 +162,8 @@ pub(crate) fn leftovers(uid: u32, root: &Path, sessions: &[String]) -> Vec<Strin
 fn cgroups(sessions: &[String]) -> Vec<PathBuf> {
     let mut found = Vec::new();
     let unified = Path::new("/sys/fs/cgroup/unified");
-    let mut folders = vec![if unified.exists() { unified.to_owned() } else { PathBuf::from("/sys/fs/cgroup") }];
+    let mut folders =
+        vec![if unified.exists() { unified.to_owned() } else { PathBuf::from("/sys/fs/cgroup") }];
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(&folder).into_iter().flatten().filter_map(Result::ok) {
             if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {

@@ -6,11 +6,16 @@ use std::{
     io::{Read, Write},
     os::fd::OwnedFd,
     process::{Child, Command},
-    sync::{Arc, Mutex},
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::JoinHandle,
     time::Duration,
 };
 
 use rustix::{
+    event::{PollFd, PollFlags, Timespec, poll},
     fs::{Mode, OFlags},
     pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
     termios::{Winsize, tcsetwinsize},
@@ -23,6 +28,8 @@ pub(crate) struct Pty {
     user: File,
     program: OwnedFd,
     screen: Arc<Mutex<Vec<u8>>>,
+    over: Arc<AtomicBool>,
+    reader: Option<JoinHandle<()>>,
 }
 
 impl Pty {
@@ -33,21 +40,31 @@ impl Pty {
         unlockpt(&user).unwrap();
         let name = ptsname(&user, Vec::new()).unwrap();
         let program =
-            rustix::fs::open(name.as_c_str(), OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty()).unwrap();
-        let pty = Self { user: user.into(), program, screen: Arc::default() };
+            rustix::fs::open(name.as_c_str(), OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty())
+                .unwrap();
+        let mut pty =
+            Self { user: user.into(), program, screen: Arc::default(), over: Arc::default(), reader: None };
         pty.resize(24, 80);
-        let (mut reader, screen) = (pty.user.try_clone().unwrap(), Arc::clone(&pty.screen));
-        std::thread::spawn(move || {
-            let mut bytes = [0; 4096];
-            while let Ok(count @ 1..) = reader.read(&mut bytes) {
-                screen.lock().unwrap().extend_from_slice(&bytes[..count]);
+        let (mut reader, screen, over) =
+            (pty.user.try_clone().unwrap(), Arc::clone(&pty.screen), Arc::clone(&pty.over));
+        pty.reader = Some(std::thread::spawn(move || {
+            let (mut bytes, tick) = ([0; 4096], Timespec { tv_sec: 0, tv_nsec: 20_000_000 });
+            while !over.load(Ordering::SeqCst) {
+                if !matches!(poll(&mut [PollFd::new(&reader, PollFlags::IN)], Some(&tick)), Ok(1..)) {
+                    continue;
+                }
+                match reader.read(&mut bytes) {
+                    Ok(count @ 1..) => screen.lock().unwrap().extend_from_slice(&bytes[..count]),
+                    _ => break,
+                }
             }
-        });
+        }));
         pty
     }
 
     pub(crate) fn resize(&self, rows: u16, columns: u16) {
-        tcsetwinsize(&self.user, Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 }).unwrap();
+        tcsetwinsize(&self.user, Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 })
+            .unwrap();
     }
 
     /// Hands the terminal to a user, as a login does.
@@ -71,6 +88,16 @@ impl Pty {
         process.stdin(side()).stdout(side()).stderr(side()).spawn().unwrap()
     }
 
+    /// The terminal is gone: window closed, connection lost.
+    pub(crate) fn hang_up(mut self) {
+        self.stop();
+    }
+
+    fn stop(&mut self) {
+        self.over.store(true, Ordering::SeqCst);
+        let _ = self.reader.take().map(JoinHandle::join);
+    }
+
     pub(crate) fn send(&self, keys: &str) {
         (&self.user).write_all(keys.as_bytes()).unwrap();
     }
@@ -85,5 +112,11 @@ impl Pty {
     pub(crate) fn expect(&self, text: &str) {
         let seen = procs::until(Duration::from_secs(20), || self.screen().contains(text));
         assert!(seen, "`{text}` does not come; the screen: {}", self.screen());
+    }
+}
+
+impl Drop for Pty {
+    fn drop(&mut self) {
+        self.stop();
     }
 }

@@ -103,7 +103,8 @@ pub(crate) fn open_by_io_uring(path: &Path) -> io::Result<OwnedFd> {
     };
     // Since Linux 5.4 both rings are one mapping; a page holds two entries and their headers.
     let (rings, entries) = (map(4096, 0)?, map(4096, IORING_OFF_SQES)?);
-    let word = |base: usize, field: usize| -> *mut u32 { rings.wrapping_add(params[base + field] as usize).cast() };
+    let word =
+        |base: usize, field: usize| -> *mut u32 { rings.wrapping_add(params[base + field] as usize).cast() };
     // SAFETY: offsets are the kernel's own, within the mapped page; nothing else touches the ring; the name outlives the wait.
     unsafe {
         let entry = entries;

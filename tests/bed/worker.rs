@@ -115,8 +115,13 @@ fn step(verb: &str, path: &Path) -> io::Result<String> {
             return content(&mut fs::File::open(format!("/proc/self/fd/{}", handle.as_raw_fd()))?);
         }
         "openat2" => {
-            let handle =
-                rustix::fs::openat2(CWD, path, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty(), ResolveFlags::empty())?;
+            let handle = rustix::fs::openat2(
+                CWD,
+                path,
+                OFlags::RDONLY | OFlags::CLOEXEC,
+                Mode::empty(),
+                ResolveFlags::empty(),
+            )?;
             return content(&mut fs::File::from(handle));
         }
         "io-uring" => return content(&mut fs::File::from(sys::open_by_io_uring(path)?)),
@@ -159,7 +164,8 @@ fn datagram(path: &Path) -> io::Result<(UdpSocket, SocketAddr)> {
 
 /// Opens the files of a folder in turn: `processes` at once, `each` opens a process. Tells the failures.
 fn opens(processes: usize, each: usize, folder: &Path) -> io::Result<String> {
-    let mut files: Vec<_> = fs::read_dir(folder)?.map(|entry| entry.map(|entry| entry.path())).collect::<Result<_, _>>()?;
+    let mut files: Vec<_> =
+        fs::read_dir(folder)?.map(|entry| entry.map(|entry| entry.path())).collect::<Result<_, _>>()?;
     files.sort();
     let (mut reader, writer) = io::pipe()?;
     sys::in_processes(processes, |_| {

@@ -5,8 +5,17 @@ use std::{ffi::OsString, fs, os::unix::fs::MetadataExt, path::Path};
 use crate::bed::{DENIED_CHANGE, Event, TestBed, args, log::written};
 
 /// Each on a file of its own, so that the rule's index tells which one an event is about.
-const CHANGES: [&str; 9] =
-    ["write", "append", "truncate", "open-truncate", "unlink", "chmod", "rename-away", "rename-over", "link-over"];
+const CHANGES: [&str; 9] = [
+    "write",
+    "append",
+    "truncate",
+    "open-truncate",
+    "unlink",
+    "chmod",
+    "rename-away",
+    "rename-over",
+    "link-over",
+];
 
 fn steps(folder: &Path, change: &str) -> Vec<OsString> {
     let (file, other) = (folder.join(change), folder.join(format!("{change}.other")));
@@ -38,8 +47,10 @@ fn a_protected_file_is_read_and_not_changed_in_any_way() {
     build(&bed, "free");
     build(&bed, "held");
     let rules: Vec<String> = CHANGES.iter().map(|change| format!("\"{{project}}/held/{change}\"")).collect();
-    let policy =
-        bed.policy("test", &format!("[filesystem]\nwrite = [\"{{project}}\"]\nprotect = [{}]\n", rules.join(", ")));
+    let policy = bed.policy(
+        "test",
+        &format!("[filesystem]\nwrite = [\"{{project}}\"]\nprotect = [{}]\n", rules.join(", ")),
+    );
     let (free, held) = (bed.project().join("free"), bed.project().join("held"));
     let all = |folder: &Path| CHANGES.iter().flat_map(|change| steps(folder, change)).collect::<Vec<_>>();
     // Positive control.
@@ -53,7 +64,8 @@ fn a_protected_file_is_read_and_not_changed_in_any_way() {
         assert_eq!(fs::read_to_string(&file).unwrap(), "as it was", "{change}");
         assert_eq!(fs::metadata(&file).unwrap().mode() & 0o777, 0o644, "{change}");
         let rule = format!("test/filesystem.protect/{place}");
-        let events: Vec<&Event> = [run.log.all_denied("file.change"), run.log.all_denied("file.open")].concat();
+        let events: Vec<&Event> =
+            [run.log.all_denied("file.change"), run.log.all_denied("file.open")].concat();
         let own: Vec<&&Event> = events.iter().filter(|event| event.rule() == Some(&rule)).collect();
         assert_eq!(own.iter().filter(|event| is_about(event, &file)).count(), 1, "{change}: {run}");
         assert_eq!(own.len(), 1, "{change}: {run}");
@@ -70,11 +82,23 @@ fn what_lies_below_a_protected_folder_is_not_changed_and_nothing_new_comes_into_
     let bed = TestBed::new("change-folder");
     let hook = bed.file("hooks/deep/pre-commit", "as it was");
     let hooks = bed.project().join("hooks");
-    let policy = bed.policy("test", "[filesystem]\nwrite = [\"{project}\"]\nprotect = [\"{project}/hooks\"]\n");
+    let policy =
+        bed.policy("test", "[filesystem]\nwrite = [\"{project}\"]\nprotect = [\"{project}/hooks\"]\n");
     let steps = |hooks: &Path| {
         args![
-            "create", &hooks.join("new"), "mkdir", &hooks.join("deep/new"), "write", &hooks.join("deep/pre-commit"), "unlink",
-            &hooks.join("deep/pre-commit"), "rename", &hooks.join("deep"), &hooks.join("other"), "rename", hooks,
+            "create",
+            &hooks.join("new"),
+            "mkdir",
+            &hooks.join("deep/new"),
+            "write",
+            &hooks.join("deep/pre-commit"),
+            "unlink",
+            &hooks.join("deep/pre-commit"),
+            "rename",
+            &hooks.join("deep"),
+            &hooks.join("other"),
+            "rename",
+            hooks,
             &bed.project().join("moved")
         ]
     };
@@ -96,9 +120,13 @@ fn a_folder_above_a_protected_file_is_not_moved_away() {
     let bed = TestBed::new("change-ancestor");
     let config = bed.file("dot-git/sub/config", "as it was");
     let (top, moved) = (bed.project().join("dot-git"), bed.project().join("moved"));
-    let policy = bed.policy("test", "[filesystem]\nwrite = [\"{project}\"]\nprotect = [\"{project}/dot-git/sub/config\"]\n");
+    let policy = bed.policy(
+        "test",
+        "[filesystem]\nwrite = [\"{project}\"]\nprotect = [\"{project}/dot-git/sub/config\"]\n",
+    );
     assert_eq!(bed.bare_steps(args!["rename", &top, &moved, "rename", &moved, &top]), ["ok", "ok"]);
-    let (run, answers) = bed.run_steps(&policy, args!["rename", &top, &moved, "create", &top.join("sub/beside")]);
+    let (run, answers) =
+        bed.run_steps(&policy, args!["rename", &top, &moved, "create", &top.join("sub/beside")]);
     assert!(DENIED_CHANGE.contains(&answers[0].as_str()), "{answers:?}: {run}");
     assert_eq!(answers[1], "ok", "work beside it goes on: {run}");
     assert_eq!(fs::read_to_string(config).unwrap(), "as it was");
@@ -126,8 +154,17 @@ fn nothing_is_written_outside_of_the_allow_list() {
     let steps = |name: &str| {
         let folder = bed.outside().join(name);
         args![
-            "write", &folder.join("old"), "create", &folder.join("new"), "mkdir", &folder.join("folder"), "unlink",
-            &folder.join("old"), "rename", &folder.join("other"), &folder.join("renamed")
+            "write",
+            &folder.join("old"),
+            "create",
+            &folder.join("new"),
+            "mkdir",
+            &folder.join("folder"),
+            "unlink",
+            &folder.join("old"),
+            "rename",
+            &folder.join("other"),
+            &folder.join("renamed")
         ]
     };
     for name in ["bare", "held"] {

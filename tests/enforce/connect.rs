@@ -74,7 +74,10 @@ fn nothing_is_reached_by_default() {
     assert!(listeners.iter().all(|(_, listener)| listener.arrived(1) == 1));
     for (name, text) in [("absent", ""), ("empty", "allow = []")] {
         let (run, answers) = bed.run_steps(&policy(&bed, text), steps());
-        assert!(answers.iter().all(|answer| REFUSED.contains(&answer.as_str())), "{name}: {answers:?}: {run}");
+        assert!(
+            answers.iter().all(|answer| REFUSED.contains(&answer.as_str())),
+            "{name}: {answers:?}: {run}"
+        );
         assert!(listeners.iter().all(|(_, listener)| listener.arrived(0) == 1), "{name}: {run}");
         for (verb, listener) in &listeners {
             let kind = if *verb == "send-to" { "net.send" } else { "net.connect" };
@@ -88,7 +91,8 @@ fn nothing_is_reached_by_default() {
 fn ipv6_is_judged_like_ipv4() {
     private_network(&["fd77::1/128", "fd77::9/128", "fd78::1/128"]);
     let bed = TestBed::new("net-v6");
-    let (open, denied, elsewhere) = (Listener::tcp("fd77::1"), Listener::tcp("fd77::9"), Listener::tcp("fd78::1"));
+    let (open, denied, elsewhere) =
+        (Listener::tcp("fd77::1"), Listener::tcp("fd77::9"), Listener::tcp("fd78::1"));
     let all = [&open, &denied, &elsewhere];
     let steps = || all.iter().flat_map(|listener| step("connect", listener.address)).collect::<Vec<_>>();
     assert_eq!(bed.bare_steps(steps()), ["ok"; 3]);
@@ -107,7 +111,9 @@ fn a_mapped_address_is_the_ipv4_address() {
     private_network(&["10.77.0.1/32", "10.77.0.9/32"]);
     let bed = TestBed::new("net-mapped");
     let (open, denied) = (Listener::tcp("10.77.0.1"), Listener::tcp("10.77.0.9"));
-    let mapped = |listener: &Listener| step("connect", format!("[::ffff:{}]:{}", listener.address.ip(), listener.address.port()));
+    let mapped = |listener: &Listener| {
+        step("connect", format!("[::ffff:{}]:{}", listener.address.ip(), listener.address.port()))
+    };
     let steps = || [mapped(&open), mapped(&denied)].concat();
     assert_eq!(bed.bare_steps(steps()), ["ok"; 2]);
     let (run, answers) = bed.run_steps(&policy(&bed, "allow = [\"10.77.0.1\"]"), steps());
@@ -121,12 +127,18 @@ fn a_mapped_address_is_the_ipv4_address() {
 fn udp_needs_a_rule_for_udp_and_a_deny_is_for_every_protocol() {
     private_network(&["10.77.0.1/32", "fd77::1/128", "10.77.0.9/32", "10.78.0.1/32"]);
     let bed = TestBed::new("net-udp");
-    let (v4, v6, denied, tcp_only) =
-        (Listener::udp("10.77.0.1"), Listener::udp("fd77::1"), Listener::udp("10.77.0.9"), Listener::udp("10.78.0.1"));
+    let (v4, v6, denied, tcp_only) = (
+        Listener::udp("10.77.0.1"),
+        Listener::udp("fd77::1"),
+        Listener::udp("10.77.0.9"),
+        Listener::udp("10.78.0.1"),
+    );
     let steps = || {
         [&v4, &v6, &denied, &tcp_only]
             .iter()
-            .flat_map(|listener| [step("send-to", listener.address), step("connect-udp", listener.address)].concat())
+            .flat_map(|listener| {
+                [step("send-to", listener.address), step("connect-udp", listener.address)].concat()
+            })
             .collect::<Vec<_>>()
     };
     assert_eq!(bed.bare_steps(steps()), ["ok"; 8]);
@@ -146,8 +158,12 @@ fn udp_needs_a_rule_for_udp_and_a_deny_is_for_every_protocol() {
 fn localhost_is_loopback_in_both_families_and_the_unspecified_address() {
     private_network(&["10.77.0.1/32"]);
     let bed = TestBed::new("net-localhost");
-    let (v4, other, v6, outside) =
-        (Listener::tcp("127.0.0.1"), Listener::tcp("127.8.8.8"), Listener::tcp("::1"), Listener::tcp("10.77.0.1"));
+    let (v4, other, v6, outside) = (
+        Listener::tcp("127.0.0.1"),
+        Listener::tcp("127.8.8.8"),
+        Listener::tcp("::1"),
+        Listener::tcp("10.77.0.1"),
+    );
     let steps = || {
         [
             step("connect", v4.address),
@@ -166,7 +182,10 @@ fn localhost_is_loopback_in_both_families_and_the_unspecified_address() {
     assert_eq!([v4.arrived(6), other.arrived(2), v6.arrived(2), outside.arrived(1)], [6, 2, 2, 1], "{run}");
     // One port of it, and one without: `localhost` in a deny is all of loopback too.
     let rules = format!("allow = [\"localhost:{}\"]", v4.address.port());
-    let (run, answers) = bed.run_steps(&policy(&bed, &rules), [step("connect", v4.address), step("connect", v6.address)].concat());
+    let (run, answers) = bed.run_steps(
+        &policy(&bed, &rules),
+        [step("connect", v4.address), step("connect", v6.address)].concat(),
+    );
     assert!(answers[0] == "ok" && REFUSED.contains(&answers[1].as_str()), "{answers:?}: {run}");
     let (run, answers) = bed.run_steps(&policy(&bed, "allow = [\"*\"]\ndeny = [\"localhost\"]"), steps());
     assert!(answers[..5].iter().all(|answer| REFUSED.contains(&answer.as_str())), "{answers:?}: {run}");
@@ -179,7 +198,8 @@ fn every_process_of_the_tree_meets_the_same_refusal() {
     let bed = TestBed::new("net-tree");
     let listener = Listener::tcp("10.77.0.1");
     let to = listener.address.to_string();
-    let steps = || args!["connect", &to, "thread", "connect", &to, "orphan", "connect", &to, "spawn", "connect", &to];
+    let steps =
+        || args!["connect", &to, "thread", "connect", &to, "orphan", "connect", &to, "spawn", "connect", &to];
     assert_eq!(bed.bare_steps(steps()), ["ok"; 4]);
     let (run, answers) = bed.run_steps(&policy(&bed, "allow = []"), steps());
     assert!(answers.iter().all(|answer| REFUSED.contains(&answer.as_str())), "{answers:?}: {run}");

@@ -25,7 +25,10 @@ fn an_exec_event_has_path_arguments_folder_user_and_parent() {
     assert_eq!(cat.0["sandbox_id"], session.0["sandbox_id"]);
     assert!(cat.0["sandbox_id"].as_u64().unwrap() > 0);
     assert!(cat.0["object"]["ino"].as_u64().unwrap() > 0);
-    assert_eq!(cat.0["process"]["start_ns"], run.log.of("process.exit").iter().find(|exit| exit.pid() == cat.pid()).unwrap().0["process"]["start_ns"]);
+    assert_eq!(
+        cat.0["process"]["start_ns"],
+        run.log.of("process.exit").iter().find(|exit| exit.pid() == cat.pid()).unwrap().0["process"]["start_ns"]
+    );
     assert_eq!(cat.0["process"].get("argv_truncated"), None);
     assert_eq!((cat.text("outcome"), cat.text("action")), ("allowed", "exec"));
 }
@@ -34,8 +37,11 @@ fn an_exec_event_has_path_arguments_folder_user_and_parent() {
 fn pids_are_those_that_the_supervisor_sees() {
     let bed = TestBed::new("exec-pid");
     let mut start = bed.start(&[&bed.deny(&[])], sh("touch up; while [ ! -e go ]; do sleep 0.01; done"));
-    let child = start.process.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap();
-    assert!(crate::bed::procs::until(std::time::Duration::from_secs(20), || bed.project().join("up").exists()));
+    let child = start.spawn();
+    assert!(crate::bed::procs::until(std::time::Duration::from_secs(20), || bed
+        .project()
+        .join("up")
+        .exists()));
     let seen = crate::bed::procs::of_user(bed.uid());
     bed.file("go", "");
     let run = start.read(child.wait_with_output().unwrap());
@@ -56,7 +62,10 @@ fn long_arguments_are_cut_and_said_to_be() {
     let argv = event.argv();
     assert_eq!(argv[..2], ["/bin/true", "first"]);
     let kept: usize = argv.iter().map(|word| word.len() + 1).sum();
-    assert!(argv[2].bytes().all(|byte| byte == b'x') && (4000..=4097).contains(&kept), "{kept} bytes are kept");
+    assert!(
+        argv[2].bytes().all(|byte| byte == b'x') && (4000..=4097).contains(&kept),
+        "{kept} bytes are kept"
+    );
 }
 
 #[test]
@@ -97,7 +106,9 @@ fn the_loader_does_not_run_a_denied_program_either() {
     let tool = bed.file("tool", "");
     fs::copy("/bin/echo", &tool).unwrap();
     fs::set_permissions(&tool, PermissionsExt::from_mode(0o755)).unwrap();
-    let script = || sh("$(ls /lib64/ld-linux-x86-64.so.2 /lib/ld-linux-aarch64.so.1 2>/dev/null | head -1) ./tool CANARY");
+    let script = || {
+        sh("$(ls /lib64/ld-linux-x86-64.so.2 /lib/ld-linux-aarch64.so.1 2>/dev/null | head -1) ./tool CANARY")
+    };
     assert_eq!(bed.bare(script()).stdout, b"CANARY\n");
     let run = bed.run(&bed.deny(&["{project}/tool"]), script());
     assert_eq!(run.out(), "", "{run}");

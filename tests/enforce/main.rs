@@ -1,5 +1,11 @@
 //! What a sandbox holds and what its log tells, subject by subject: needs root.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, reason = "a test's way to fail")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test's way to fail"
+)]
 
 #[path = "../bed/mod.rs"]
 mod bed;

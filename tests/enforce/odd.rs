@@ -37,10 +37,13 @@ fn odd_names() -> Vec<OsString> {
 fn rules_hold_whatever_bytes_a_name_has_and_the_log_keeps_them() {
     let bed = TestBed::new("odd-names");
     let policy = bed.deny(&["*.pem"]);
-    let denied: Vec<PathBuf> = odd_names().into_iter().map(|name| bed.file(Path::new("denied").join(name), CANARY)).collect();
+    let denied: Vec<PathBuf> =
+        odd_names().into_iter().map(|name| bed.file(Path::new("denied").join(name), CANARY)).collect();
     let free: Vec<PathBuf> = odd_names()
         .iter()
-        .map(|name| bed.file(Path::new("free").join(OsStr::from_bytes(&name.as_bytes()[..name.len() - 1])), "free"))
+        .map(|name| {
+            bed.file(Path::new("free").join(OsStr::from_bytes(&name.as_bytes()[..name.len() - 1])), "free")
+        })
         .collect();
     let steps = || denied.iter().chain(&free).flat_map(|path| args!["read", path]).collect::<Vec<_>>();
     let bare = bed.bare_steps(steps());
@@ -53,7 +56,11 @@ fn rules_hold_whatever_bytes_a_name_has_and_the_log_keeps_them() {
         let bytes = path.as_os_str().as_bytes();
         let escaped = event.0["escaped"].as_array().map(Vec::as_slice).unwrap_or_default();
         let said = escaped.iter().any(|field| field == "object.path");
-        assert_eq!(said, str::from_utf8(bytes).is_err() || bytes.contains(&b'\\'), "escaped: {escaped:?} for {path:?}");
+        assert_eq!(
+            said,
+            str::from_utf8(bytes).is_err() || bytes.contains(&b'\\'),
+            "escaped: {escaped:?} for {path:?}"
+        );
     }
     for (path, answer) in free.iter().zip(&answers[denied.len()..]) {
         assert_eq!(answer, "ok free", "{path:?}: {run}");
@@ -79,8 +86,10 @@ fn a_path_of_4000_bytes_is_held() {
         folder = folder.join("f".repeat(199));
     }
     let rest = 4000 - folder.as_os_str().len() - 1 - ".pem".len();
-    let (secret, public) =
-        (bed.file(folder.join("n".repeat(rest) + ".pem"), CANARY), bed.file(folder.join("n".repeat(rest) + ".txt"), "free"));
+    let (secret, public) = (
+        bed.file(folder.join("n".repeat(rest) + ".pem"), CANARY),
+        bed.file(folder.join("n".repeat(rest) + ".txt"), "free"),
+    );
     assert_eq!(secret.as_os_str().len(), 4000);
     let steps = || args!["read", &secret, "read", &public];
     assert_eq!(bed.bare_steps(steps()), [format!("ok {CANARY}"), "ok free".to_owned()]);

@@ -39,14 +39,22 @@ fn a_shell_sees_the_errno_and_the_run_tells_of_it() {
     let run = bed.run(&bed.deny(&["{project}/secret"]), script());
     assert_eq!(run.out(), "1\npublic", "{run}");
     assert_eq!(run.status.code(), Some(0), "{run}");
-    assert!(["Permission denied", "Operation not permitted"].iter().any(|text| run.err().contains(text)), "{run}");
+    assert!(
+        ["Permission denied", "Operation not permitted"].iter().any(|text| run.err().contains(text)),
+        "{run}"
+    );
     run.assert_denied_once("file.open", &secret, RULE);
     let event = run.log.denied("file.open", &secret)[0];
     assert_eq!((event.text("action"), event.process("exe")), ("read", "/usr/bin/cat"), "{run}");
     assert_eq!(event.argv(), ["cat", "secret"], "{run}");
     assert_eq!(event.0["rule"]["layer"], "session", "{run}");
-    let own_lines: Vec<&str> = run.stderr.split(|byte| *byte == b'\n').filter_map(|line| str::from_utf8(line).ok()).collect();
-    assert_eq!(own_lines.iter().filter(|line| line.starts_with("govsandbox:")).count(), 1, "the summary: {run}");
+    let own_lines: Vec<&str> =
+        run.stderr.split(|byte| *byte == b'\n').filter_map(|line| str::from_utf8(line).ok()).collect();
+    assert_eq!(
+        own_lines.iter().filter(|line| line.starts_with("govsandbox:")).count(),
+        1,
+        "the summary: {run}"
+    );
 }
 
 #[test]
@@ -61,7 +69,8 @@ fn everything_below_a_denied_folder_is_denied() {
 fn a_denied_folder_is_not_listed_and_stat_and_the_parents_listing_stay() {
     let bed = TestBed::new("open-list");
     let vault = bed.file("vault/secret", CANARY).parent().unwrap().to_owned();
-    let steps = || args!["list", &vault, "stat", &vault, "stat", &vault.join("secret"), "list", &bed.project()];
+    let steps =
+        || args!["list", &vault, "stat", &vault, "stat", &vault.join("secret"), "list", &bed.project()];
     assert_eq!(bed.bare_steps(steps()), ["ok secret", "ok", "ok", "ok vault"]);
     let (run, answers) = bed.run_steps(&bed.deny(&["{project}/vault"]), steps());
     assert!(DENIED.contains(&answers[0].as_str()), "{answers:?}: {run}");
@@ -160,7 +169,18 @@ fn names_and_globs_hold_at_any_depth_and_nothing_beside_them() {
         ("src/private", 3),
         ("src/a/b/private/file", 3),
     ];
-    let free = ["env", ".envrc", "x.env", "server.pem.txt", "serverpem", "monkey.json", "key", "private", "src/privately", "PEM.Pem"];
+    let free = [
+        "env",
+        ".envrc",
+        "x.env",
+        "server.pem.txt",
+        "serverpem",
+        "monkey.json",
+        "key",
+        "private",
+        "src/privately",
+        "PEM.Pem",
+    ];
     let mut steps = Vec::new();
     for name in denied.iter().map(|(name, _)| *name).chain(free) {
         steps.extend(args!["read", &bed.file(name, CANARY)]);
@@ -170,7 +190,11 @@ fn names_and_globs_hold_at_any_depth_and_nothing_beside_them() {
     let (run, answers) = bed.run_steps(&policy, steps);
     for (place, (name, rule)) in denied.iter().enumerate() {
         assert!(DENIED.contains(&answers[place].as_str()), "{name}: {} {run}", answers[place]);
-        run.assert_denied_once("file.open", &bed.project().join(name), &format!("test/filesystem.deny/{rule}"));
+        run.assert_denied_once(
+            "file.open",
+            &bed.project().join(name),
+            &format!("test/filesystem.deny/{rule}"),
+        );
     }
     for (name, answer) in free.iter().zip(&answers[denied.len()..]) {
         assert_eq!(answer, &format!("ok {CANARY}"), "{name}: {run}");
@@ -196,10 +220,16 @@ fn a_file_that_comes_during_the_run_is_denied_from_its_first_open() {
     bed.folder("vault");
     let names = ["sub/.env", "later/secret", "vault/new", "sub/public"];
     let script = || {
-        sh(format!("echo ready > waits; while [ ! -e go ]; do sleep 0.01; done; for f in {}; do cat $f || echo no; done", names.join(" ")))
+        sh(format!(
+            "echo ready > waits; while [ ! -e go ]; do sleep 0.01; done; for f in {}; do cat $f || echo no; done",
+            names.join(" ")
+        ))
     };
     let while_running = || {
-        assert!(procs::until(Duration::from_secs(20), || bed.project().join("waits").exists()), "it does not start");
+        assert!(
+            procs::until(Duration::from_secs(20), || bed.project().join("waits").exists()),
+            "it does not start"
+        );
         for name in names {
             bed.file(name, format!("{name}\n"));
         }
@@ -224,7 +254,11 @@ fn a_file_that_comes_during_the_run_is_denied_from_its_first_open() {
     });
     assert_eq!(run.out(), "no\nno\nno\nsub/public\n", "{run}");
     for (rule, name) in names[..3].iter().enumerate() {
-        run.assert_denied_once("file.open", &bed.project().join(name), &format!("test/filesystem.deny/{rule}"));
+        run.assert_denied_once(
+            "file.open",
+            &bed.project().join(name),
+            &format!("test/filesystem.deny/{rule}"),
+        );
     }
 }
 
@@ -237,7 +271,11 @@ fn a_denied_path_that_does_not_exist_is_not_created_from_inside() {
     fs::remove_dir_all(absent.parent().unwrap()).unwrap();
     let (run, answers) = bed.run_steps(&bed.deny(&["{project}/later/secret"]), steps());
     assert!(!answers[1].starts_with("ok") && !answers[2].starts_with("ok made"), "{answers:?}: {run}");
-    assert!(!run.log.denied("file.open", &absent).is_empty() || !run.log.denied("file.change", &absent).is_empty(), "{run}");
+    assert!(
+        !run.log.denied("file.open", &absent).is_empty()
+            || !run.log.denied("file.change", &absent).is_empty(),
+        "{run}"
+    );
 }
 
 /// A rename may be refused or not; under no name does the file become readable.
@@ -252,8 +290,19 @@ fn neither_the_file_nor_a_folder_above_it_can_be_renamed_out_of_a_rule() {
     let (secret, top, moved) = (build(), bed.project().join("top"), bed.project().join("moved"));
     let steps = || {
         args![
-            "rename", &secret, &bed.project().join("plain"), "read", &bed.project().join("plain"), "rename",
-            &bed.project().join("plain"), &secret, "rename", &top, &moved, "read", &moved.join("middle/secret")
+            "rename",
+            &secret,
+            &bed.project().join("plain"),
+            "read",
+            &bed.project().join("plain"),
+            "rename",
+            &bed.project().join("plain"),
+            &secret,
+            "rename",
+            &top,
+            &moved,
+            "read",
+            &moved.join("middle/secret")
         ]
     };
     let read = format!("ok {CANARY}");
@@ -262,7 +311,10 @@ fn neither_the_file_nor_a_folder_above_it_can_be_renamed_out_of_a_rule() {
     let (run, answers) = bed.run_steps(&bed.deny(&["{project}/top/middle/secret"]), steps());
     assert_ne!(answers[0], "ok", "{answers:?}: {run}");
     assert!(!answers.contains(&read), "{answers:?}: {run}");
-    let (run, answers) = bed.run_steps(&bed.deny(&["{project}/top/middle/secret"]), args!["read", &secret, "read", &moved.join("middle/secret")]);
+    let (run, answers) = bed.run_steps(
+        &bed.deny(&["{project}/top/middle/secret"]),
+        args!["read", &secret, "read", &moved.join("middle/secret")],
+    );
     assert!(!answers.contains(&read), "{answers:?}: {run}");
 }
 

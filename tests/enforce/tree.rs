@@ -11,7 +11,8 @@ fn every_way_to_start_a_process_stays_in_the_sandbox() {
     let bed = TestBed::new("tree-ways");
     let ways = ["thread", "orphan", "spawn"];
     let secrets: Vec<_> = ways.iter().map(|way| bed.file(format!("vault/{way}"), CANARY)).collect();
-    let steps = || ways.iter().zip(&secrets).flat_map(|(way, secret)| args![way, "read", secret]).collect::<Vec<_>>();
+    let steps =
+        || ways.iter().zip(&secrets).flat_map(|(way, secret)| args![way, "read", secret]).collect::<Vec<_>>();
     assert_eq!(bed.bare_steps(steps()), vec![format!("ok {CANARY}"); 3]);
     let (run, answers) = bed.run_steps(&bed.deny(&["{project}/vault"]), steps());
     assert!(!run.out().contains(CANARY), "{answers:?}: {run}");
@@ -37,15 +38,21 @@ fn shells_in_other_sessions_and_scripts_stay_in_the_sandbox() {
     let script = bed.file("script.sh", "#!/bin/sh\ncat vault/script\n");
     fs::set_permissions(script, PermissionsExt::from_mode(0o755)).unwrap();
     let all = || {
-        sh("setsid -w sh -c 'cat vault/setsid'; (cat vault/subshell); cat vault/background & wait; ./script.sh; \
-            sh -c 'sh -c \"cat vault/pipe\"' | cat; nohup cat vault/nohup 2>&1 | cat; true")
+        sh(
+            "setsid -w sh -c 'cat vault/setsid'; (cat vault/subshell); cat vault/background & wait; ./script.sh; \
+            sh -c 'sh -c \"cat vault/pipe\"' | cat; nohup cat vault/nohup 2>&1 | cat; true",
+        )
     };
     let bare = bed.bare(all());
     assert_eq!(String::from_utf8_lossy(&bare.stdout).matches(CANARY).count(), names.len(), "{bare:?}");
     let run = bed.run(&bed.deny(&["{project}/vault"]), all());
     assert!(!run.out().contains(CANARY), "{run}");
     for name in names {
-        run.assert_denied_once("file.open", &bed.project().join("vault").join(name), "test/filesystem.deny/0");
+        run.assert_denied_once(
+            "file.open",
+            &bed.project().join("vault").join(name),
+            "test/filesystem.deny/0",
+        );
     }
     // Each of them hangs below the command.
     let root = run.log.of("process.exec")[0].pid();
@@ -75,7 +82,8 @@ fn an_io_uring_worker_is_in_the_sandbox() {
 #[test]
 fn exits_are_told_with_status_or_signal() {
     let bed = TestBed::new("tree-exit");
-    let run = bed.run(&bed.deny(&[]), sh("sh -c 'exit 7'; sh -c 'kill -KILL $$'; sh -c 'kill -TERM $$'; exit 3"));
+    let run =
+        bed.run(&bed.deny(&[]), sh("sh -c 'exit 7'; sh -c 'kill -KILL $$'; sh -c 'kill -TERM $$'; exit 3"));
     assert_eq!(run.status.code(), Some(3), "{run}");
     let exit_of = |argv: &[&str]| {
         let execs = run.log.execs(argv);
@@ -104,9 +112,13 @@ fn a_process_that_outlives_the_command_does_not_outlive_the_run() {
 fn processes_outside_of_the_sandbox_are_neither_refused_nor_told() {
     let bed = TestBed::new("tree-outside");
     let secret = bed.file("secret", CANARY);
-    let mut start = bed.start(&[&bed.deny(&["{project}/secret"])], sh("touch up; while [ ! -e go ]; do sleep 0.01; done"));
-    let child = start.process.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap();
-    assert!(crate::bed::procs::until(std::time::Duration::from_secs(20), || bed.project().join("up").exists()));
+    let mut start = bed
+        .start(&[&bed.deny(&["{project}/secret"])], sh("touch up; while [ ! -e go ]; do sleep 0.01; done"));
+    let child = start.spawn();
+    assert!(crate::bed::procs::until(std::time::Duration::from_secs(20), || bed
+        .project()
+        .join("up")
+        .exists()));
     let beside = bed.bare(args!["cat", &secret]);
     bed.file("go", "");
     let run = start.read(child.wait_with_output().unwrap());

@@ -1,6 +1,6 @@
 //! More than one sandbox at a time, beside each other and within each other.
 
-use std::{fs, os::unix::fs::PermissionsExt, path::Path, process::Stdio, time::Duration};
+use std::{fs, os::unix::fs::PermissionsExt, path::Path, time::Duration};
 
 use crate::bed::{TestBed, args, binary, procs, sh};
 
@@ -9,18 +9,25 @@ fn two_runs_at_once_each_hold_their_own_policy() {
     let bed = TestBed::new("two");
     let (left, right) = (bed.file("left", "LEFT"), bed.file("right", "RIGHT"));
     let policy = |name: &str, deny: &str| {
-        bed.policy(name, &format!("[filesystem]\nwrite = [\"{{project}}\"]\ndeny = [\"{{project}}/{deny}\"]\n"))
+        bed.policy(
+            name,
+            &format!("[filesystem]\nwrite = [\"{{project}}\"]\ndeny = [\"{{project}}/{deny}\"]\n"),
+        )
     };
     let policies = [policy("no-left", "left"), policy("no-right", "right")];
     let start = |place: usize| {
-        let script = format!("touch up{place}; while [ ! -e go ]; do sleep 0.01; done; cat left right; touch over{place}; while [ ! -e end ]; do sleep 0.01; done");
+        let script = format!(
+            "touch up{place}; while [ ! -e go ]; do sleep 0.01; done; cat left right; touch over{place}; while [ ! -e end ]; do sleep 0.01; done"
+        );
         let mut start = bed.start(&[&policies[place]], sh(script));
-        let child = start.process.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let child = start.spawn();
         (start, child)
     };
     assert_eq!(bed.bare(sh("cat left right")).stdout, b"LEFTRIGHT");
     let ((first, first_child), (second, second_child)) = (start(0), start(1));
-    let there = |names: [&str; 2]| procs::until(Duration::from_secs(30), || names.iter().all(|name| bed.project().join(name).exists()));
+    let there = |names: [&str; 2]| {
+        procs::until(Duration::from_secs(30), || names.iter().all(|name| bed.project().join(name).exists()))
+    };
     assert!(there(["up0", "up1"]), "they do not both start");
     bed.file("go", "");
     assert!(there(["over0", "over1"]), "they do not both end");
@@ -64,7 +71,9 @@ fn a_run_within_a_run_opens_nothing() {
     let inner = bed.root().join("govsandbox");
     fs::copy(binary(), &inner).unwrap();
     fs::set_permissions(&inner, PermissionsExt::from_mode(0o755)).unwrap();
-    let nested = |secret: &Path| args![&inner, "run", "--audit-log", &bed.tmp().join("inner.jsonl"), "-p", &open, "--", "cat", secret];
+    let nested = |secret: &Path| {
+        args![&inner, "run", "--audit-log", &bed.tmp().join("inner.jsonl"), "-p", &open, "--", "cat", secret]
+    };
     for outer in [bed.deny(&["{project}/secret"]), bed.deny(&["secret"])] {
         let run = bed.run(&outer, nested(&secret));
         assert!(!run.out().contains("CANARY"), "{run}");

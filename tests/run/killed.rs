@@ -1,0 +1,114 @@
+//! Fail closed: whichever guard dies, the tree dies at once, and nothing gets through meanwhile.
+
+use std::{
+    fs,
+    process::{Child, Stdio},
+    time::{Duration, Instant},
+};
+
+use rustix::process::Signal;
+
+use crate::bed::{
+    TestBed,
+    procs::{self, Process, gone, pidfd, until},
+    sh,
+};
+
+/// Time from the guard's end to the last process of the tree.
+const TREE_GONE_MAX: Duration = Duration::from_millis(100);
+
+struct Busy {
+    bed: TestBed,
+    child: Child,
+}
+
+/// Eight loops, some of them in sessions of their own, that try to read the secret and to write down what they got.
+fn busy(name: &str) -> Busy {
+    let bed = TestBed::new(name);
+    bed.file("secret", "CANARY");
+    bed.file("public", "p");
+    let script = "for n in 1 2 3 4 5 6 7 8; do setsid sh -c \
+        'while :; do cat secret >> got 2>/dev/null; cat public > live$0 && : > up$0; done' $n & done; wait";
+    let mut start = bed.start(&[&bed.deny(&["secret"])], sh(script));
+    let child = start.process.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let all_up = || (1..=8).all(|number| bed.project().join(format!("up{number}")).exists());
+    assert!(until(Duration::from_secs(30), all_up), "they do not all start");
+    Busy { bed, child }
+}
+
+impl Busy {
+    fn guards(&self) -> Vec<Process> {
+        procs::below(self.child.id()).into_iter().filter(|process| process.uid != self.bed.uid()).collect()
+    }
+
+    /// Kills one guard and measures how long the tree lives on.
+    fn kill(mut self, pid: u32, what: &str) {
+        let tree = procs::of_user(self.bed.uid());
+        assert!(tree.len() >= 8, "{tree:?}");
+        let handles: Vec<_> = tree.iter().filter_map(|process| procs::try_pidfd(process.pid)).collect();
+        let begin = Instant::now();
+        procs::signal(pid, Signal::KILL);
+        for handle in &handles {
+            assert!(gone(handle, Duration::from_secs(5)), "the tree lives on after the end of {what}");
+        }
+        let took = begin.elapsed();
+        println!("{what} killed: {} processes gone after {took:?}", handles.len());
+        // Those that came into being while the others died.
+        assert!(
+            until(Duration::from_secs(2), || procs::of_user(self.bed.uid()).is_empty()),
+            "new ones live on"
+        );
+        let got = fs::read_to_string(self.bed.project().join("got")).unwrap_or_default();
+        assert_eq!(got, "", "the secret was read");
+        assert!(took <= TREE_GONE_MAX, "{took:?}");
+        assert!(gone(&pidfd(self.child.id()), Duration::from_secs(5)), "the supervisor lives on");
+        let status = self.child.wait().unwrap();
+        assert!(!status.success(), "{status}");
+    }
+}
+
+/// Positive control: the same loops without the sandbox read the secret.
+#[test]
+fn bare_the_loops_read_the_secret() {
+    let bed = TestBed::new("killed-bare");
+    bed.file("secret", "CANARY");
+    let output = bed.bare(sh("for n in 1 2; do setsid sh -c 'cat secret >> got' & done; wait; cat got"));
+    assert_eq!(output.stdout, b"CANARYCANARY");
+}
+
+#[test]
+fn the_tree_dies_with_the_supervisor() {
+    let busy = busy("killed-supervisor");
+    let pid = busy.child.id();
+    busy.kill(pid, "supervisor");
+}
+
+/// Whichever of the processes that stand beside the tree it is.
+#[test]
+fn the_tree_dies_with_each_guard() {
+    let count = {
+        let busy = busy("killed-count");
+        let guards = busy.guards();
+        let pid = busy.child.id();
+        busy.kill(pid, "supervisor");
+        assert!(!guards.is_empty(), "there is no guardian");
+        guards.len()
+    };
+    for place in 0..count {
+        let busy = busy(&format!("killed-guard{place}"));
+        let guard = busy.guards()[place].clone();
+        busy.kill(guard.pid, &format!("guard `{}` (pid namespace level {})", guard.name, guard.depth));
+    }
+}
+
+/// A supervisor that stands still decides nothing, and so nothing is opened.
+#[test]
+fn a_stopped_supervisor_lets_nothing_through() {
+    let busy = busy("killed-stopped");
+    procs::signal(busy.child.id(), Signal::STOP);
+    std::thread::sleep(Duration::from_millis(500));
+    let got = fs::read_to_string(busy.bed.project().join("got")).unwrap_or_default();
+    assert_eq!(got, "", "the secret was read");
+    let pid = busy.child.id();
+    busy.kill(pid, "stopped supervisor");
+}
