@@ -276,7 +276,7 @@ impl Start<'_> {
     }
 
     /// As root itself started it, and nobody through sudo.
-    pub(crate) fn as_root(mut self) -> Self {
+    pub(crate) fn by_root(mut self) -> Self {
         self.process.env_remove("SUDO_UID").env_remove("SUDO_GID");
         self
     }

@@ -155,20 +155,15 @@ impl Shared {
             b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nCache-Control: no-cache\r\nTransfer-Encoding: chunked\r\n\r\n",
         )?;
         let mut event = |data: Value| {
-            let text = format!("event: {}\ndata: {data}\n\n", data["type"].as_str().unwrap_or_default());
+            let text = format!(
+                "event: {}\ndata: {data}\n\n",
+                data.get("type").and_then(Value::as_str).unwrap_or_default()
+            );
             write!(writer, "{:x}\r\n{text}\r\n", text.len())
         };
         event(json!({ "type": "message_start", "message": message(&[], None) }))?;
         for (index, block) in content.iter().enumerate() {
-            let (mut empty, pieces) = match block["text"].as_str() {
-                Some(text) => (block.clone(), vec![json!({ "type": "text_delta", "text": text })]),
-                None => (block.clone(), input_pieces(&block["input"])),
-            };
-            if block["type"] == "text" {
-                empty["text"] = json!("");
-            } else {
-                empty["input"] = json!({});
-            }
+            let (empty, pieces) = in_pieces(block);
             event(json!({ "type": "content_block_start", "index": index, "content_block": empty }))?;
             for delta in pieces {
                 event(json!({ "type": "content_block_delta", "index": index, "delta": delta }))?;
@@ -226,10 +221,15 @@ fn content(turn: usize, place: usize, block: &Block) -> Value {
     }
 }
 
-fn input_pieces(input: &Value) -> Vec<Value> {
-    let text: Vec<char> = input.to_string().chars().collect();
+/// A block as a stream begins it, and what completes it.
+fn in_pieces(block: &Value) -> (Value, Vec<Value>) {
+    if let Some(text) = block.get("text") {
+        return (json!({ "type": "text", "text": "" }), vec![json!({ "type": "text_delta", "text": text })]);
+    }
+    let empty = json!({ "type": "tool_use", "id": block["id"], "name": block["name"], "input": {} });
+    let text: Vec<char> = block["input"].to_string().chars().collect();
     let pieces = text.chunks(PIECE_CHARS).map(|piece| piece.iter().collect::<String>());
-    pieces.map(|piece| json!({ "type": "input_json_delta", "partial_json": piece })).collect()
+    (empty, pieces.map(|piece| json!({ "type": "input_json_delta", "partial_json": piece })).collect())
 }
 
 fn failure(kind: &str, message: &str) -> Value {

@@ -95,7 +95,7 @@ fn step(verb: &str, path: &Path) -> io::Result<String> {
             names.sort();
             return Ok(names.join(","));
         }
-        "stat" => drop(fs::metadata(path)?),
+        "stat" => return fs::metadata(path).map(|_| String::new()),
         "cd" => std::env::set_current_dir(path)?,
         "write" => OpenOptions::new().write(true).open(path)?.write_all(b"written")?,
         "append" => OpenOptions::new().append(true).open(path)?.write_all(b"more")?,

@@ -105,14 +105,14 @@ fn plain_root_gets_uid_0_without_a_capability_and_a_warning() {
     let policy = bed.policy("test", "[filesystem]\nwrite = [\"{project}\"]\n");
     let command =
         || sh("id -u; grep -E '^Cap(Eff|Prm|Bnd)' /proc/self/status; cat ../log/* >/dev/null 2>&1; echo $?");
-    let run = bed.start(&[&policy], command()).as_root().finish();
+    let run = bed.start(&[&policy], command()).by_root().finish();
     assert_eq!(run.status.code(), Some(0), "{run}");
     let words: Vec<String> = run.out().split_whitespace().map(str::to_owned).collect();
     let none = "0000000000000000";
     assert_eq!(words[..7], ["0", "CapPrm:", none, "CapEff:", none, "CapBnd:", none], "{run}");
     assert!(run.err().contains("root"), "no warning: {run}");
     let policy = bed.policy("refuse", "[process]\nroot = \"refuse\"\n");
-    let run = bed.start(&[&policy], command()).as_root().finish();
+    let run = bed.start(&[&policy], command()).by_root().finish();
     assert_eq!((run.status.code(), run.out().as_str()), (Some(125), ""), "{run}");
 }
 

@@ -65,7 +65,7 @@ fn cargo_builds_and_tests_a_crate() {
         .output()
         .unwrap();
     assert!(bare.status.success(), "{bare:?}");
-    let run = bed.start(&[Path::new("claude")], sh(format!("set -e; {script}"))).as_root().finish();
+    let run = bed.start(&[Path::new("claude")], sh(format!("set -e; {script}"))).by_root().finish();
     assert_eq!(run.status.code(), Some(0), "{run}");
     assert!(run.out().contains("built") && run.out().contains("1 passed"), "{run}");
 }

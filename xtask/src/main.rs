@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+mod demo;
 mod deny;
 mod ebpf;
 mod install_tools;
@@ -22,6 +23,7 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Task {
+    Demo(demo::DemoArgs),
     Deny(deny::DenyArgs),
     Ebpf(ebpf::EbpfArgs),
     InstallTools(install_tools::InstallToolsArgs),
@@ -31,6 +33,7 @@ enum Task {
 
 fn main() -> ExitCode {
     let done = match Cli::parse().task {
+        Task::Demo(args) => demo::run(&args),
         Task::Deny(args) => deny::run(&args).map(|()| ExitCode::SUCCESS),
         Task::Ebpf(args) => ebpf::run(&args).map(|()| ExitCode::SUCCESS),
         Task::InstallTools(args) => install_tools::run(&args).map(|()| ExitCode::SUCCESS),
