@@ -34,7 +34,7 @@ const RECORD: &str = "prebuilt/govsandbox.bpf.json";
 pub(crate) struct EbpfArgs {
     /// Change nothing: rebuild and compare with what is committed, byte for byte
     #[arg(long)]
-    check: bool,
+    pub(crate) check: bool,
 }
 
 /// What is said of an object beside it, in `govsandbox.bpf.json`.

@@ -9,6 +9,7 @@ mod deny;
 mod ebpf;
 mod install_tools;
 mod process;
+mod test;
 mod tidy;
 mod vm;
 mod workspace;
@@ -27,6 +28,7 @@ enum Task {
     Deny(deny::DenyArgs),
     Ebpf(ebpf::EbpfArgs),
     InstallTools(install_tools::InstallToolsArgs),
+    Test(test::TestArgs),
     Tidy(tidy::TidyArgs),
     Vm(vm::VmArgs),
 }
@@ -37,6 +39,7 @@ fn main() -> ExitCode {
         Task::Deny(args) => deny::run(&args).map(|()| ExitCode::SUCCESS),
         Task::Ebpf(args) => ebpf::run(&args).map(|()| ExitCode::SUCCESS),
         Task::InstallTools(args) => install_tools::run(&args).map(|()| ExitCode::SUCCESS),
+        Task::Test(args) => test::run(&args),
         Task::Tidy(args) => tidy::run(&args).map(|()| ExitCode::SUCCESS),
         Task::Vm(args) => vm::run(args),
     };

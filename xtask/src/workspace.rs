@@ -2,6 +2,7 @@
 
 use std::env;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 
 use anyhow::{Context, Result, bail};
 use sha2::{Digest, Sha256};
@@ -23,6 +24,22 @@ pub(crate) fn target() -> Result<PathBuf> {
         Some(folder) => Ok(env::current_dir()?.join(folder)),
         None => Ok(root()?.join("target")),
     }
+}
+
+/// Cargo in the project's folder, without what the cargo that started us says of *our* package.
+pub(crate) fn cargo() -> Result<Command> {
+    let mut command = Command::new(env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    let ours = |name: &str| {
+        name.starts_with("CARGO_PKG_")
+            || name.starts_with("CARGO_MANIFEST_")
+            || name == "CARGO_BIN_NAME"
+            || name == "CARGO"
+    };
+    for (name, _) in env::vars_os().filter(|(name, _)| ours(&name.to_string_lossy())) {
+        command.env_remove(name);
+    }
+    command.current_dir(root()?);
+    Ok(command)
 }
 
 /// The cache for what is downloaded or built once per machine: `${XDG_CACHE_HOME:-~/.cache}/govsandbox/PART`, created.

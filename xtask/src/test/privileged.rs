@@ -1,0 +1,186 @@
+//! The privileged integration tests: test targets of `govsandbox` with `test = false`, so that plain `cargo test` is
+//! green anywhere. They are built once and run natively and in virtual machines.
+
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use serde_json::Value;
+
+use super::tally::{Counts, Tally};
+use crate::vm::Machine;
+use crate::{process, workspace};
+
+/// Tells a test which backend it must get; without it, the one that this machine gives.
+const BACKEND_VARIABLE: &str = "GOVSANDBOX_TEST_BACKEND";
+/// One target's time, natively and under emulation.
+const NATIVE_LIMIT: Duration = Duration::from_secs(300);
+const GUEST_LIMIT: Duration = Duration::from_secs(600);
+
+/// A kernel that the tests run on, beside the machine's own.
+pub(super) struct Guest {
+    pub(super) name: &'static str,
+    series: &'static str,
+    append: &'static str,
+    backend: &'static str,
+    /// The targets that run there; empty for all.
+    targets: &'static [&'static str],
+}
+
+pub(super) const GUESTS: [Guest; 3] = [
+    Guest { name: "6.12", series: "6.12", append: "", backend: "lsm", targets: &[] },
+    Guest { name: "6.1", series: "6.1", append: "", backend: "lsm", targets: &["enforce"] },
+    // BPF LSM programs load there too, and are never called: trying must tell.
+    Guest {
+        name: "6.12 without BPF LSM",
+        series: "6.12",
+        append: "lsm=landlock,lockdown,yama,apparmor",
+        backend: "fanotify",
+        targets: &["enforce"],
+    },
+];
+
+impl Guest {
+    pub(super) fn takes(&self, target: &str) -> bool {
+        self.targets.is_empty() || self.targets.contains(&target)
+    }
+}
+
+/// A privileged test target that was built.
+#[derive(Debug)]
+pub(super) struct Target {
+    pub(super) name: String,
+    executable: PathBuf,
+}
+
+/// The names of all privileged targets.
+pub(super) fn names() -> Result<Vec<String>> {
+    let mut command = workspace::cargo()?;
+    let metadata = process::read(command.args(["metadata", "--format-version=1", "--no-deps", "--locked"]))?;
+    let metadata: Value = serde_json::from_str(&metadata)?;
+    let packages =
+        metadata.get("packages").and_then(Value::as_array).context("cargo metadata lists no packages")?;
+    Ok(packages.iter().flat_map(privileged_targets).collect())
+}
+
+fn privileged_targets(package: &Value) -> Vec<String> {
+    let targets = package.get("targets").and_then(Value::as_array).cloned().unwrap_or_default();
+    let is_privileged = |target: &&Value| {
+        let is_test = target
+            .get("kind")
+            .and_then(Value::as_array)
+            .is_some_and(|kinds| kinds.iter().any(|kind| kind == "test"));
+        is_test && target.get("test") == Some(&Value::Bool(false))
+    };
+    let name = |target: &Value| target.get("name").and_then(Value::as_str).map(str::to_owned);
+    targets.iter().filter(is_privileged).filter_map(name).collect()
+}
+
+/// Builds them. The whole workspace is named, so that features, and with them all artifacts, are those of the unit tests.
+pub(super) fn build(names: &[String]) -> Result<Vec<Target>> {
+    let mut command = workspace::cargo()?;
+    command.args([
+        "test",
+        "--quiet",
+        "--workspace",
+        "--locked",
+        "--no-run",
+        "--message-format=json-render-diagnostics",
+    ]);
+    for name in names {
+        command.args(["--test", name]);
+    }
+    let output =
+        command.stdin(Stdio::null()).stderr(Stdio::inherit()).output().context("cannot start cargo")?;
+    if !output.status.success() {
+        bail!("`{}` failed: {}", process::describe(&command), output.status);
+    }
+    let said = String::from_utf8_lossy(&output.stdout);
+    let mut targets: Vec<_> =
+        said.lines().filter_map(built_test).filter(|target| names.contains(&target.name)).collect();
+    targets.sort_by(|a, b| a.name.cmp(&b.name));
+    if targets.len() != names.len() {
+        bail!("cargo built {} of {} privileged test targets", targets.len(), names.len());
+    }
+    Ok(targets)
+}
+
+fn built_test(line: &str) -> Option<Target> {
+    let message: Value = serde_json::from_str(line).ok()?;
+    let target = message.get("target")?;
+    target.get("kind")?.as_array()?.iter().find(|kind| *kind == "test")?;
+    let name = target.get("name")?.as_str()?.to_owned();
+    Some(Target { name, executable: message.get("executable")?.as_str()?.into() })
+}
+
+impl Target {
+    /// Runs it on this machine.
+    pub(super) fn run_natively(&self, filter: Option<&str>) -> Result<Counts> {
+        let mut command = Command::new("timeout");
+        command
+            .args(["--kill-after=5", &NATIVE_LIMIT.as_secs().to_string()])
+            .arg(&self.executable)
+            .args(filter);
+        command
+            .current_dir(workspace::root()?.join("govsandbox"))
+            .env("CARGO_MANIFEST_DIR", workspace::root()?.join("govsandbox"));
+        super::count(&mut command)
+    }
+
+    /// Runs it on a kernel of its own.
+    pub(super) fn run_in(&self, guest: &Guest, filter: Option<&str>) -> Result<Counts> {
+        let folder = workspace::root()?.join("govsandbox");
+        let mut machine = Machine::new(guest.series);
+        machine.append = guest.append.to_owned();
+        machine.timeout = GUEST_LIMIT;
+        machine.folder = Some(folder.clone());
+        let variable = |name: &str, value: &str| (name.to_owned(), value.to_owned());
+        machine.environment = vec![
+            variable(BACKEND_VARIABLE, guest.backend),
+            variable("CARGO_MANIFEST_DIR", &folder.to_string_lossy()),
+            variable("INSTA_UPDATE", "no"),
+        ];
+        let words =
+            [self.executable.to_string_lossy().into_owned()].into_iter().chain(filter.map(str::to_owned));
+        let (tally, counter) = Tally::new(std::io::stdout());
+        let status =
+            machine.run_with(&words.collect::<Vec<_>>(), Box::new(tally), Box::new(std::io::stderr()))?;
+        super::judge(counter.counts(), status == 0, &format!("{} ended with status {status}", self.name))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_test_targets_that_plain_cargo_test_leaves_out_are_privileged() {
+        let package = serde_json::json!({ "targets": [
+            { "kind": ["lib"], "name": "govsandbox", "test": true },
+            { "kind": ["test"], "name": "cli", "test": true },
+            { "kind": ["test"], "name": "enforce", "test": false },
+            { "kind": ["bin"], "name": "govsandbox", "test": false },
+        ]});
+        assert_eq!(privileged_targets(&package), ["enforce"]);
+    }
+
+    #[test]
+    fn the_executable_of_a_test_is_found_in_cargos_messages() {
+        let line = r#"{"reason":"compiler-artifact","target":{"kind":["test"],"name":"enforce"},"executable":"/t/enforce-1"}"#;
+        let target = built_test(line).unwrap();
+        assert_eq!((target.name.as_str(), target.executable), ("enforce", PathBuf::from("/t/enforce-1")));
+        assert!(
+            built_test(
+                r#"{"reason":"compiler-artifact","target":{"kind":["lib"],"name":"a"},"executable":null}"#
+            )
+            .is_none()
+        );
+    }
+
+    #[test]
+    fn the_first_guest_takes_every_target() {
+        assert!(GUESTS[0].takes("anything"));
+        assert!(!GUESTS[1].takes("agent"));
+    }
+}
