@@ -108,6 +108,10 @@ pub const AUTOMATON_TRANSITIONS_MAX: usize = 1 << 17;
 /// It starts in state 1. `hits[state]` is what matches when a component ends in that state.
 #[repr(C)]
 #[derive(Clone, Debug)]
+#[cfg_attr(
+    feature = "host",
+    derive(zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::KnownLayout, zerocopy::Immutable)
+)]
 pub struct Automaton {
     /// Class of each byte; below `1 << class_bits`.
     pub classes: [u8; 256],

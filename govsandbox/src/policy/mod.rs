@@ -1,3 +1,27 @@
-//! From policy files to what the layers enforce.
+//! From policy files to what the layers enforce: load → parse → check → merge → compile.
+//!
+//! [`load`] is the way in; [`explain`] tells afterwards which rule a refusal came from.
 
+pub mod automaton;
+pub mod check;
 pub mod compile;
+pub mod conflict;
+pub mod context;
+pub mod effective;
+pub mod explain;
+mod file;
+mod load;
+#[cfg(test)]
+mod load_tests;
+pub mod merge;
+pub mod parse;
+pub mod problem;
+mod profile;
+pub mod raw;
+pub mod rule;
+mod suggest;
+pub mod unenforced;
+
+pub use context::{Context, ContextError, User};
+pub use file::FileError;
+pub use load::{ExtendsError, Loaded, PROJECT_FILE, PolicyError, SYSTEM_DIR, Sources, load};

@@ -1,6 +1,10 @@
 //! What a policy comes to: paths and addresses with the rule behind each. No OS calls.
 
-use std::{net::IpAddr, path::PathBuf};
+mod build;
+
+use std::{fmt, net::IpAddr, path::PathBuf};
+
+pub use build::{CompileError, Outcome, compile};
 
 use govsandbox_ebpf::abi::rule::TraceOpens;
 
@@ -226,5 +230,64 @@ impl Compiled {
     #[must_use]
     pub fn rule(&self, index: u16) -> Option<&RuleInfo> {
         self.rules.get(usize::from(index).checked_sub(1)?)
+    }
+}
+
+impl fmt::Display for Layer {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.pad(match self {
+            Self::Builtin => "builtin",
+            Self::System => "system",
+            Self::User => "user",
+            Self::Project => "project",
+            Self::Session => "session",
+        })
+    }
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            Self::Audit => "audit",
+            Self::Enforce => "enforce",
+        })
+    }
+}
+
+impl fmt::Display for Require {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            Self::Any => "any",
+            Self::Root => "root",
+            Self::Kernel => "kernel",
+        })
+    }
+}
+
+impl fmt::Display for RootPolicy {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            Self::Drop => "drop",
+            Self::Refuse => "refuse",
+        })
+    }
+}
+
+impl fmt::Display for PortRange {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match (self.first, self.last) {
+            (0, u16::MAX) => out.write_str("*"),
+            (first, last) if first == last => write!(out, "{first}"),
+            (first, last) => write!(out, "{first}-{last}"),
+        }
+    }
+}
+
+impl fmt::Display for EgressTarget {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Network { address, prefix_bits } => write!(out, "{address}/{prefix_bits}"),
+            Self::Name(name) => out.write_str(name),
+        }
     }
 }

@@ -1,0 +1,347 @@
+//! One file's raw form → its checked form. Finds everything that is wrong with a file, not the first mistake alone.
+
+use std::{collections::HashSet, path::PathBuf, sync::Arc};
+
+use govsandbox_ebpf::abi::rule::TraceOpens;
+use miette::Diagnostic;
+
+use super::{
+    compile::{Layer, Mode, Require, RootPolicy},
+    merge::{Entry, Given, Lists, Origin, Scalars},
+    parse::{Span, Spanned},
+    problem::Problem,
+    raw::{RawEgressRule, RawMode, RawPolicy, RawRequire, RawRoot, RawTraceOpens, Texts},
+    rule::{
+        egress::{EgressError, EgressList, EgressPattern},
+        exec,
+        path::{PathError, PathPattern},
+    },
+    unenforced,
+};
+use crate::id::RuleId;
+
+/// The version of the grammar that this program reads.
+const VERSION: u64 = 1;
+/// Characters of a policy's name at most: it is repeated in every event.
+const NAME_BYTES_MAX: usize = 64;
+
+/// One policy file that makes sense.
+#[derive(Debug)]
+pub struct Policy {
+    /// Where it was written.
+    pub origin: Arc<Origin>,
+    /// Policies it builds on.
+    pub extends: Texts,
+    /// Its single values.
+    pub scalars: Scalars,
+    /// Its rules.
+    pub lists: Lists,
+}
+
+/// What is wrong with values that are no rules.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Diagnostic)]
+pub enum CheckError {
+    /// `version = 2`
+    #[error("version {0} of the policy grammar is unknown")]
+    #[diagnostic(code(policy::version), help("this program reads `version = 1`"))]
+    Version(u64),
+    /// `name = "a/b"`
+    #[error("`{0}` can't be a policy's name")]
+    #[diagnostic(
+        code(policy::name),
+        help(
+            "set `name` to letters, digits, `.`, `_` and `-`, at most {NAME_BYTES_MAX}; without it the file's name is taken"
+        )
+    )]
+    Name(String),
+    /// `id = "Not This"`
+    #[error("`{0}` can't be a rule's id")]
+    #[diagnostic(code(policy::rule::id), help("an id has lower-case letters, digits and `-`"))]
+    RuleId(String),
+    /// Two rules with one id.
+    #[error("the id `{0}` is there twice")]
+    #[diagnostic(code(policy::rule::duplicate_id), help("events name rules by their id; give each its own"))]
+    DuplicateRuleId(String),
+    /// `match = {}`
+    #[error("this rule matches nothing")]
+    #[diagnostic(
+        code(policy::rule::no_match),
+        help("name at least one of `exec`, `read`, `write`, `network`")
+    )]
+    NoMatch,
+    /// `retention = "90 days"`
+    #[error("`{0}` is no length of time")]
+    #[diagnostic(code(policy::duration), help("a number and a unit: `30s`, `15m`, `12h`, `90d`"))]
+    Duration(String),
+    /// `sinks = ["example"]`
+    #[error("`{0}` is no URL")]
+    #[diagnostic(code(policy::url), help("begin with the scheme: `https://…`"))]
+    Url(String),
+    /// `redact = ["("]`
+    #[error("`{expression}` is no regular expression: {reason}")]
+    #[diagnostic(code(policy::regex))]
+    Regex {
+        /// As written.
+        expression: String,
+        /// The parser's words.
+        reason: String,
+    },
+    /// `pids_max = 0`
+    #[error("a limit of 0 lets nothing run")]
+    #[diagnostic(code(policy::limits::zero), help("leave the key out for no limit"))]
+    ZeroLimit,
+    /// `log = "**/x"` or `log = "{tmp}/x"`
+    #[error("`{0}` is not one file")]
+    #[diagnostic(
+        code(policy::audit::log),
+        help("name one path without wildcards, as in `{{state}}/audit.jsonl`")
+    )]
+    LogNotOnePath(String),
+    /// A project's own file says where the log is.
+    #[error("a project's own file can't say where the log is")]
+    #[diagnostic(
+        code(policy::audit::log_of_project),
+        help("what comes with a project only narrows; set `audit.log` in the policy or with `--audit-log`")
+    )]
+    LogOfProject,
+}
+
+/// Where a file was found.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// Its layer.
+    pub layer: Layer,
+    /// The file; `None` for what is compiled in.
+    pub file: Option<PathBuf>,
+    /// Name of the policy unless it names itself.
+    pub stem: String,
+    /// Its text.
+    pub source: super::problem::Source,
+}
+
+/// Checks a file.
+///
+/// # Errors
+/// Everything that is wrong with it, in the order of the sections.
+pub fn check(raw: &RawPolicy, found: Found) -> Result<(Policy, Vec<Problem>), Vec<Problem>> {
+    let name = raw.name.as_ref().map_or_else(|| found.stem.clone(), |name| name.value.clone());
+    let name_span = raw.name.as_ref().map_or(0..0, |name| name.span.clone());
+    let origin = Arc::new(Origin { name, layer: found.layer, file: found.file, source: found.source });
+    let mut checker = Checker { origin, problems: Vec::new() };
+    if raw.version.value != VERSION {
+        checker.error(CheckError::Version(raw.version.value), &raw.version.span);
+    }
+    if !is_name(&checker.origin.name) {
+        checker.error(CheckError::Name(checker.origin.name.clone()), &name_span);
+    }
+    let scalars = checker.scalars(raw);
+    let lists = Lists {
+        read: raw.filesystem.read.as_ref().map(|list| checker.paths("filesystem.read", list)),
+        write: raw.filesystem.write.as_ref().map(|list| checker.paths("filesystem.write", list)),
+        deny: checker.paths("filesystem.deny", &raw.filesystem.deny),
+        protect: checker.paths("filesystem.protect", &raw.filesystem.protect),
+        network_allow: raw.network.allow.as_ref().map(|list| checker.egress(EgressList::Allow, list)),
+        network_deny: checker.egress(EgressList::Deny, &raw.network.deny),
+    };
+    checker.unenforced_rules(raw);
+    checker.unenforced_values(raw);
+    for finding in unenforced::findings(raw, &lists) {
+        checker.error(finding.value, &finding.span);
+    }
+    let (warnings, errors): (Vec<_>, Vec<_>) = checker.problems.into_iter().partition(Problem::is_warning);
+    if !errors.is_empty() {
+        return Err(errors);
+    }
+    Ok((Policy { origin: checker.origin, extends: raw.extends.clone(), scalars, lists }, warnings))
+}
+
+/// A name that can stand in a rule's id and in a file's name.
+#[must_use]
+pub fn is_name(name: &str) -> bool {
+    (1..=NAME_BYTES_MAX).contains(&name.len())
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte))
+        && name.bytes().any(|byte| byte != b'.')
+}
+
+struct Checker {
+    origin: Arc<Origin>,
+    problems: Vec<Problem>,
+}
+
+impl Checker {
+    fn error(&mut self, cause: impl Diagnostic + Send + Sync + 'static, span: &Span) {
+        self.problems.push(Problem::error(cause, &self.origin.source, span.clone()));
+    }
+
+    fn warning(&mut self, cause: impl Diagnostic + Send + Sync + 'static, span: &Span) {
+        self.problems.push(Problem::warning(cause, &self.origin.source, span.clone()));
+    }
+
+    fn given<R: Copy, T>(&self, raw: Option<&Spanned<R>>, convert: impl FnOnce(R) -> T) -> Option<Given<T>> {
+        raw.map(|raw| Given { value: convert(raw.value), origin: Some(Arc::clone(&self.origin)) })
+    }
+
+    fn entry<T>(&self, key: &'static str, index: usize, rule: T, span: &Span) -> Entry<T> {
+        let id = RuleId(format!("{}/{key}/{index}", self.origin.name));
+        Entry { id, key, rule, origin: Arc::clone(&self.origin), span: span.clone() }
+    }
+
+    fn scalars(&mut self, raw: &RawPolicy) -> Scalars {
+        for limit in [&raw.limits.pids_max, &raw.limits.memory_max_bytes].into_iter().flatten() {
+            if limit.value == 0 {
+                self.error(CheckError::ZeroLimit, &limit.span);
+            }
+        }
+        Scalars {
+            mode: self.given(raw.mode.as_ref(), |mode| match mode {
+                RawMode::Enforce => Mode::Enforce,
+                RawMode::Audit => Mode::Audit,
+            }),
+            require: self.given(raw.require.as_ref(), |require| match require {
+                RawRequire::Kernel => Require::Kernel,
+                RawRequire::Root => Require::Root,
+                RawRequire::Any => Require::Any,
+            }),
+            root: self.given(raw.process.root.as_ref(), |root| match root {
+                RawRoot::Drop => RootPolicy::Drop,
+                RawRoot::Refuse => RootPolicy::Refuse,
+            }),
+            trace_opens: self.given(raw.trace.opens.as_ref(), |opens| match opens {
+                RawTraceOpens::All => TraceOpens::All,
+                RawTraceOpens::First => TraceOpens::First,
+                RawTraceOpens::Writes => TraceOpens::Writes,
+                RawTraceOpens::Denied => TraceOpens::Denied,
+            }),
+            trace_args: self.given(raw.trace.args.as_ref(), |args| args),
+            audit_log: raw.audit.log.as_ref().and_then(|log| self.audit_log(log)),
+            audit_required: self.given(raw.audit.required.as_ref(), |required| required),
+            pids_max: self.given(raw.limits.pids_max.as_ref(), |max| max),
+            memory_max_bytes: self.given(raw.limits.memory_max_bytes.as_ref(), |max| max),
+        }
+    }
+
+    fn audit_log(&mut self, log: &Spanned<String>) -> Option<Given<PathPattern>> {
+        if self.origin.layer == Layer::Project {
+            self.error(CheckError::LogOfProject, &log.span);
+            return None;
+        }
+        let pattern = PathPattern::parse(&log.value).map_err(|error| self.error(error, &log.span)).ok()?;
+        if !pattern.is_one_path() {
+            self.error(CheckError::LogNotOnePath(log.value.clone()), &log.span);
+            return None;
+        }
+        Some(Given { value: pattern, origin: Some(Arc::clone(&self.origin)) })
+    }
+
+    fn paths(&mut self, key: &'static str, list: &Texts) -> Vec<Entry<PathPattern>> {
+        let mut entries = Vec::with_capacity(list.len());
+        for (index, text) in list.iter().enumerate() {
+            match PathPattern::parse(&text.value) {
+                Ok(pattern) => entries.push(self.entry(key, index, pattern, &text.span)),
+                Err(error) => self.error(error, &text.span),
+            }
+        }
+        entries
+    }
+
+    fn egress(&mut self, list: EgressList, raw: &[Spanned<RawEgressRule>]) -> Vec<Entry<EgressPattern>> {
+        let key = match list {
+            EgressList::Allow => "network.allow",
+            EgressList::Deny => "network.deny",
+        };
+        let mut entries = Vec::with_capacity(raw.len());
+        for (index, rule) in raw.iter().enumerate() {
+            match EgressPattern::check(&rule.value, list) {
+                Ok(pattern) => {
+                    if let Some(warning) = pattern.warning() {
+                        self.warning(warning, &rule.span);
+                    }
+                    entries.push(self.entry(key, index, pattern, &rule.span));
+                }
+                Err(error) => self.error(error, &rule.span),
+            }
+        }
+        entries
+    }
+
+    /// Rules that this version doesn't enforce must make sense as well: a policy is not to change its verdict later.
+    fn unenforced_rules(&mut self, raw: &RawPolicy) {
+        for rule in raw.exec.allow.iter().flatten().chain(&raw.exec.deny) {
+            self.finish(exec::check(&rule.value), &rule.span);
+        }
+        for socket in raw.network.unix.iter().filter(|socket| !socket.value.starts_with('@')) {
+            self.finish(PathPattern::parse(&socket.value), &socket.span);
+        }
+        for address in raw.network.listen.iter().flatten() {
+            let rule = RawEgressRule::Text(address.value.clone());
+            self.finish(EgressPattern::check(&rule, EgressList::Allow), &address.span);
+        }
+        let mut ids = HashSet::new();
+        for Spanned { value: rule, span } in &raw.rule {
+            let id = &rule.id.value;
+            if id.is_empty()
+                || !id.bytes().all(|byte| byte == b'-' || byte.is_ascii_digit() || byte.is_ascii_lowercase())
+            {
+                self.error(CheckError::RuleId(id.clone()), &rule.id.span);
+            } else if !ids.insert(id) {
+                self.error(CheckError::DuplicateRuleId(id.clone()), &rule.id.span);
+            }
+            let matches = &rule.matches.value;
+            if matches.exec.is_none()
+                && matches.read.is_none()
+                && matches.write.is_none()
+                && matches.network.is_none()
+            {
+                self.error(CheckError::NoMatch, span);
+            }
+            for path in [&matches.read, &matches.write].into_iter().flatten() {
+                self.finish::<_, PathError>(PathPattern::parse(&path.value), &path.span);
+            }
+            if let Some(program) = &matches.exec {
+                self.finish(exec::check(&program.value), &program.span);
+            }
+            if let Some(host) = &matches.network {
+                self.finish::<_, EgressError>(
+                    EgressPattern::check(&host.value, EgressList::Allow),
+                    &host.span,
+                );
+            }
+        }
+    }
+
+    fn unenforced_values(&mut self, raw: &RawPolicy) {
+        for time in [&raw.network.ask_timeout, &raw.audit.retention].into_iter().flatten() {
+            if !is_duration(&time.value) {
+                self.error(CheckError::Duration(time.value.clone()), &time.span);
+            }
+        }
+        for url in raw.audit.sinks.iter().chain(&raw.network.proxy) {
+            if url.value.split_once("://").is_none_or(|(scheme, rest)| scheme.is_empty() || rest.is_empty()) {
+                self.error(CheckError::Url(url.value.clone()), &url.span);
+            }
+        }
+        for expression in &raw.audit.redact {
+            if let Err(error) = regex_automata::util::syntax::parse(&expression.value) {
+                let words = error.to_string();
+                let reason =
+                    words.lines().last().unwrap_or_default().trim_start_matches("error: ").to_owned();
+                self.error(
+                    CheckError::Regex { expression: expression.value.clone(), reason },
+                    &expression.span,
+                );
+            }
+        }
+    }
+
+    fn finish<T, E: Diagnostic + Send + Sync + 'static>(&mut self, result: Result<T, E>, span: &Span) {
+        if let Err(error) = result {
+            self.error(error, span);
+        }
+    }
+}
+
+fn is_duration(text: &str) -> bool {
+    let number = text.trim_end_matches(|unit: char| unit.is_ascii_lowercase());
+    let unit = text.get(number.len()..).unwrap_or_default();
+    number.parse::<u32>().is_ok() && ["s", "m", "h", "d"].contains(&unit)
+}

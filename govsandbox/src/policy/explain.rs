@@ -1,0 +1,146 @@
+//! Whether a path may be read or changed, and which rule says so: what the log asks for each refusal.
+
+use std::{
+    ffi::OsStr,
+    fs,
+    os::unix::ffi::OsStrExt,
+    path::{Path, PathBuf},
+};
+
+use govsandbox_ebpf::{
+    abi::rule::{Automaton, Hits},
+    decide::{
+        automaton,
+        path::{Operation, decide_path},
+    },
+};
+
+use super::compile::{AllowedPath, Compiled, Layer, PathEffect, RuleInfo};
+use crate::id::RuleId;
+
+/// Devices that may be read and written unless denied.
+pub const OPEN_DEVICES: [&str; 8] = [
+    "/dev/null",
+    "/dev/zero",
+    "/dev/full",
+    "/dev/random",
+    "/dev/urandom",
+    "/dev/tty",
+    "/dev/ptmx",
+    "/dev/pts",
+];
+
+/// What the policy says.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Verdict {
+    /// May it happen?
+    pub allowed: bool,
+    /// The rule that decided; `None`: allowed as one of [`OPEN_DEVICES`].
+    pub rule: Option<RuleInfo>,
+}
+
+/// Decides for a path: absolute, without symlinks, as the object's own path is. `mode` is not looked at.
+///
+/// Symlinks in the rules are not followed either: ask about [`with_links_followed`].
+#[must_use]
+pub fn path(compiled: &Compiled, table: &Automaton, path: &[u8], operation: Operation) -> Verdict {
+    let path_bytes = match path {
+        // The automaton wants no slash at the end.
+        [rest @ .., b'/'] if !rest.is_empty() => rest,
+        whole => whole,
+    };
+    let path = Path::new(OsStr::from_bytes(path_bytes));
+    let hits = literal_hits(compiled, path).or(automaton::scan(table, path_bytes));
+    let decision = decide_path(hits, operation);
+    if !decision.allow {
+        return Verdict { allowed: false, rule: compiled.rule(decision.rule).cloned() };
+    }
+    if OPEN_DEVICES.iter().any(|device| path.starts_with(device)) {
+        return Verdict { allowed: true, rule: None };
+    }
+    by_allow_lists(compiled, path, operation)
+}
+
+/// The same rules, and beside each literal path the one that its symlinks lead to now. Call it once, at the start.
+#[must_use]
+pub fn with_links_followed(compiled: &Compiled) -> Compiled {
+    let mut followed = compiled.clone();
+    let literals = &mut followed.paths.literals;
+    let real: Vec<_> = literals
+        .iter()
+        .filter_map(|literal| Some((real_path(&literal.path)?, literal.clone())))
+        .map(|(path, literal)| super::compile::LiteralRule { path, ..literal })
+        .collect();
+    literals.extend(real);
+    for lists in &mut followed.paths.allow {
+        for list in [&mut lists.read, &mut lists.write] {
+            let real: Vec<_> = list
+                .iter()
+                .filter_map(|entry| Some(AllowedPath { path: real_path(&entry.path)?, rule: entry.rule }))
+                .collect();
+            list.extend(real);
+        }
+    }
+    followed
+}
+
+/// Where a path really lies, if elsewhere. What does not exist yet is looked for by its nearest existing ancestor.
+fn real_path(path: &Path) -> Option<PathBuf> {
+    let (real, ancestor) =
+        path.ancestors().find_map(|ancestor| Some((fs::canonicalize(ancestor).ok()?, ancestor)))?;
+    let below = path.strip_prefix(ancestor).ok()?;
+    let real = if below.as_os_str().is_empty() { real } else { real.join(below) };
+    (real != path).then_some(real)
+}
+
+fn literal_hits(compiled: &Compiled, path: &Path) -> Hits {
+    let covering = compiled.paths.literals.iter().filter(|literal| path.starts_with(&literal.path));
+    covering.fold(Hits::NONE, |hits, literal| {
+        hits.or(match literal.effect {
+            PathEffect::Deny => Hits { deny: literal.rule.0, protect: 0 },
+            PathEffect::Protect => Hits { deny: 0, protect: literal.rule.0 },
+        })
+    })
+}
+
+/// Every policy that has lists must allow it; of those that do, the first rule that does is named.
+fn by_allow_lists(compiled: &Compiled, path: &Path, operation: Operation) -> Verdict {
+    let mut rule = None;
+    for lists in &compiled.paths.allow {
+        let write = || lists.write.iter().find(|entry| covers(entry, path) || is_sibling(entry, path));
+        let entry = match operation {
+            Operation::Change => write(),
+            // What is writable is readable too.
+            Operation::Read => lists.read.iter().find(|entry| covers(entry, path)).or_else(write),
+        };
+        match entry {
+            Some(entry) => rule = rule.or_else(|| compiled.rule(entry.rule.0).cloned()),
+            None => return Verdict { allowed: false, rule: Some(default_rule(operation)) },
+        }
+    }
+    Verdict { allowed: true, rule }
+}
+
+fn covers(entry: &AllowedPath, path: &Path) -> bool {
+    path.starts_with(&entry.path)
+}
+
+/// `NAME.*` beside a writable file `NAME`: its lock, its temporary. Not beside a folder.
+fn is_sibling(entry: &AllowedPath, path: &Path) -> bool {
+    let names = entry.path.file_name().zip(path.file_name());
+    let is_name = names.is_some_and(|(entry, name)| {
+        name.as_bytes()
+            .strip_prefix(entry.as_bytes())
+            .is_some_and(|rest| rest.len() > 1 && rest.starts_with(b"."))
+    });
+    is_name && path.parent() == entry.path.parent() && !entry.path.is_dir()
+}
+
+/// What is named when no allow entry matched.
+fn default_rule(operation: Operation) -> RuleInfo {
+    let id = match operation {
+        Operation::Read => "default/filesystem.read",
+        Operation::Change => "default/filesystem.write",
+    };
+    RuleInfo { id: RuleId(id.to_owned()), layer: Layer::Builtin }
+}

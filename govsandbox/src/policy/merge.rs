@@ -1,0 +1,258 @@
+//! How several files hold together, each value with where it came from.
+//!
+//! `extends` and repeated `-p` build one policy: lists are joined and the later scalar wins ([`Unit::join`]). That
+//! policy, each of the machine's files and the project's file then hold together: an access needs every allow-list,
+//! deny and protect are joined, the strictest scalar wins ([`layer`]).
+
+use std::{path::PathBuf, sync::Arc};
+
+use govsandbox_ebpf::abi::rule::TraceOpens;
+
+use super::{
+    check::Policy,
+    compile::{Layer, Mode, Require, RootPolicy},
+    parse::Span,
+    problem::Source,
+    rule::{egress::EgressPattern, path::PathPattern},
+};
+use crate::id::RuleId;
+
+/// Where a value was written.
+#[derive(Debug)]
+pub struct Origin {
+    /// Name of the policy.
+    pub name: String,
+    /// Its layer.
+    pub layer: Layer,
+    /// The file; `None` for what is compiled in.
+    pub file: Option<PathBuf>,
+    /// Its text.
+    pub source: Source,
+}
+
+/// A single value and who gave it.
+#[derive(Clone, Debug)]
+pub struct Given<T> {
+    /// The value.
+    pub value: T,
+    /// Where it was written; `None`: nobody did, it is the grammar's default.
+    pub origin: Option<Arc<Origin>>,
+}
+
+/// One entry of a list.
+#[derive(Clone, Debug)]
+pub struct Entry<T> {
+    /// `POLICY/SECTION.KEY/INDEX`.
+    pub id: RuleId,
+    /// `SECTION.KEY`.
+    pub key: &'static str,
+    /// What it says.
+    pub rule: T,
+    /// Where it was written.
+    pub origin: Arc<Origin>,
+    /// And at which bytes.
+    pub span: Span,
+}
+
+/// Rules. `None` is an absent list, which differs from an empty one.
+#[derive(Clone, Debug, Default)]
+pub struct Lists {
+    /// `filesystem.read`.
+    pub read: Option<Vec<Entry<PathPattern>>>,
+    /// `filesystem.write`.
+    pub write: Option<Vec<Entry<PathPattern>>>,
+    /// `filesystem.deny`.
+    pub deny: Vec<Entry<PathPattern>>,
+    /// `filesystem.protect`.
+    pub protect: Vec<Entry<PathPattern>>,
+    /// `network.allow`.
+    pub network_allow: Option<Vec<Entry<EgressPattern>>>,
+    /// `network.deny`.
+    pub network_deny: Vec<Entry<EgressPattern>>,
+}
+
+/// Values that are not lists. `None` is absent.
+#[derive(Clone, Debug, Default)]
+#[expect(missing_docs, reason = "named like their keys")]
+pub struct Scalars {
+    pub mode: Option<Given<Mode>>,
+    pub require: Option<Given<Require>>,
+    pub root: Option<Given<RootPolicy>>,
+    pub trace_opens: Option<Given<TraceOpens>>,
+    pub trace_args: Option<Given<bool>>,
+    pub audit_log: Option<Given<PathPattern>>,
+    pub audit_required: Option<Given<bool>>,
+    pub pids_max: Option<Given<u64>>,
+    pub memory_max_bytes: Option<Given<u64>>,
+}
+
+/// The values of a run: those given, and the grammar's defaults for the rest.
+#[derive(Clone, Debug)]
+#[expect(missing_docs, reason = "named like their keys")]
+pub struct Settings {
+    pub mode: Given<Mode>,
+    pub require: Given<Require>,
+    pub root: Given<RootPolicy>,
+    pub trace_opens: Given<TraceOpens>,
+    pub trace_args: Given<bool>,
+    pub audit_log: Option<Given<PathPattern>>,
+    pub audit_required: Given<bool>,
+    pub pids_max: Option<Given<u64>>,
+    pub memory_max_bytes: Option<Given<u64>>,
+}
+
+/// Files that together are one policy.
+#[derive(Clone, Debug, Default)]
+pub struct Unit {
+    /// Its rules.
+    pub lists: Lists,
+    /// Its single values.
+    pub scalars: Scalars,
+}
+
+/// All policies of a run.
+#[derive(Clone, Debug)]
+pub struct Layered {
+    /// The policy that was chosen.
+    pub chosen: Lists,
+    /// What holds besides: the machine's files, the project's file.
+    pub others: Vec<Lists>,
+    /// The strictest of each.
+    pub settings: Settings,
+}
+
+impl Unit {
+    /// Joins files to one policy, in their order: what a file extends comes before it.
+    #[must_use]
+    pub fn join(policies: Vec<Policy>) -> Self {
+        policies.into_iter().fold(Self::default(), |unit, policy| Self {
+            lists: unit.lists.join(policy.lists),
+            scalars: unit.scalars.later(policy.scalars),
+        })
+    }
+}
+
+impl Lists {
+    fn join(self, later: Self) -> Self {
+        Self {
+            read: joined_if_any(self.read, later.read),
+            write: joined_if_any(self.write, later.write),
+            deny: joined(self.deny, later.deny),
+            protect: joined(self.protect, later.protect),
+            network_allow: joined_if_any(self.network_allow, later.network_allow),
+            network_deny: joined(self.network_deny, later.network_deny),
+        }
+    }
+}
+
+impl Scalars {
+    /// Of each the later one, within one policy.
+    fn later(self, later: Self) -> Self {
+        Self {
+            mode: later.mode.or(self.mode),
+            require: later.require.or(self.require),
+            root: later.root.or(self.root),
+            trace_opens: later.trace_opens.or(self.trace_opens),
+            trace_args: later.trace_args.or(self.trace_args),
+            audit_log: later.audit_log.or(self.audit_log),
+            audit_required: later.audit_required.or(self.audit_required),
+            pids_max: later.pids_max.or(self.pids_max),
+            memory_max_bytes: later.memory_max_bytes.or(self.memory_max_bytes),
+        }
+    }
+
+    /// The policy's own values; what it leaves out is the default, which no other policy can loosen.
+    fn or_default(self) -> Settings {
+        Settings {
+            mode: self.mode.unwrap_or_else(|| Given::default(Mode::Enforce)),
+            require: self.require.unwrap_or_else(|| Given::default(Require::Root)),
+            root: self.root.unwrap_or_else(|| Given::default(RootPolicy::Drop)),
+            trace_opens: self.trace_opens.unwrap_or_else(|| Given::default(TraceOpens::First)),
+            trace_args: self.trace_args.unwrap_or_else(|| Given::default(true)),
+            audit_log: self.audit_log,
+            audit_required: self.audit_required.unwrap_or_else(|| Given::default(false)),
+            pids_max: self.pids_max,
+            memory_max_bytes: self.memory_max_bytes,
+        }
+    }
+}
+
+impl Settings {
+    /// Of each the strictest: what refuses more, records more or bounds lower. The log has no order; the machine's own
+    /// files decide over whatever was chosen.
+    fn narrowed_by(self, other: Scalars) -> Self {
+        let log_of_system = other.audit_log.as_ref().is_some_and(Given::is_of_system)
+            && !self.audit_log.as_ref().is_some_and(Given::is_of_system);
+        Self {
+            mode: self.mode.higher(other.mode, |mode| *mode),
+            require: self.require.higher(other.require, |require| *require),
+            root: self.root.higher(other.root, |root| *root),
+            trace_opens: self.trace_opens.higher(other.trace_opens, |opens| recorded(*opens)),
+            trace_args: self.trace_args.higher(other.trace_args, |args| *args),
+            audit_log: if log_of_system { other.audit_log } else { self.audit_log },
+            audit_required: self.audit_required.higher(other.audit_required, |required| *required),
+            pids_max: lower(self.pids_max, other.pids_max),
+            memory_max_bytes: lower(self.memory_max_bytes, other.memory_max_bytes),
+        }
+    }
+}
+
+impl<T> Given<T> {
+    fn default(value: T) -> Self {
+        Self { value, origin: None }
+    }
+
+    fn is_of_system(&self) -> bool {
+        self.origin.as_ref().is_some_and(|origin| origin.layer == Layer::System)
+    }
+
+    /// The one with the higher rank; of equals this one, so that who said it first is named.
+    fn higher<K: Ord>(self, other: Option<Self>, rank: impl Fn(&T) -> K) -> Self {
+        match other {
+            Some(other) if rank(&other.value) > rank(&self.value) => other,
+            _ => self,
+        }
+    }
+}
+
+/// Lays the machine's and the project's policies beside the chosen one.
+#[must_use]
+pub fn layer(chosen: Unit, others: Vec<Unit>) -> Layered {
+    let mut settings = chosen.scalars.or_default();
+    let mut lists = Vec::with_capacity(others.len());
+    for other in others {
+        settings = settings.narrowed_by(other.scalars);
+        lists.push(other.lists);
+    }
+    Layered { chosen: chosen.lists, others: lists, settings }
+}
+
+fn joined<T>(mut first: Vec<T>, second: Vec<T>) -> Vec<T> {
+    first.extend(second);
+    first
+}
+
+fn joined_if_any<T>(first: Option<Vec<T>>, second: Option<Vec<T>>) -> Option<Vec<T>> {
+    match (first, second) {
+        (Some(first), Some(second)) => Some(joined(first, second)),
+        (one, other) => one.or(other),
+    }
+}
+
+/// The lower bound; an absent one bounds nothing.
+fn lower(first: Option<Given<u64>>, second: Option<Given<u64>>) -> Option<Given<u64>> {
+    match (first, second) {
+        (Some(first), second) => Some(first.higher(second, |max| std::cmp::Reverse(*max))),
+        (None, second) => second,
+    }
+}
+
+/// How much is recorded, for comparison.
+fn recorded(opens: TraceOpens) -> u8 {
+    match opens {
+        TraceOpens::Denied => 0,
+        TraceOpens::Writes => 1,
+        TraceOpens::First => 2,
+        TraceOpens::All => 3,
+    }
+}

@@ -1,0 +1,331 @@
+//! Path patterns by component: `*`, `?`, `[a-z]`, `[!a]`, `{a,b}` within one, `**` for any number of them.
+//!
+//! Patterns are bytes. A name never contains a slash, and none of the wildcards stands for one.
+
+use std::fmt;
+
+/// One component of a pattern.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Segment {
+    /// `**`: any number of components, none included.
+    AnyDepth,
+    /// One name.
+    Name(Vec<Part>),
+}
+
+/// A part of a name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Part {
+    /// This byte.
+    Byte(u8),
+    /// `?`: one byte.
+    One,
+    /// `*`: any number of bytes.
+    Run,
+    /// `[a-z]`: one byte of these ranges, both ends included; negated: of none.
+    Class {
+        /// `[!…]`.
+        negated: bool,
+        /// In the order written.
+        ranges: Vec<(u8, u8)>,
+    },
+    /// `{a,b}`: one of these.
+    Either(Vec<Vec<Part>>),
+}
+
+/// Why a pattern makes no sense.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, miette::Diagnostic)]
+pub enum GlobError {
+    /// `..`
+    #[error("`..` has no place in a pattern")]
+    #[diagnostic(
+        code(policy::path::parent),
+        help("write the path that is meant; symlinks are followed at the start")
+    )]
+    Parent,
+    /// `a**`
+    #[error("`**` stands for whole components")]
+    #[diagnostic(
+        code(policy::path::double_star),
+        help("within a name a single `*` matches any number of characters")
+    )]
+    DoubleStarInName,
+    /// `[ab`
+    #[error("`[` is not closed in this component")]
+    #[diagnostic(code(policy::path::open_bracket), help("close it with `]`, or quote it: `\\[`"))]
+    OpenBracket,
+    /// `[]`, `[!]`
+    #[error("an empty set `[]` matches nothing")]
+    #[diagnostic(
+        code(policy::path::empty_class),
+        help("name the characters: `[a-z]`, or quote the bracket: `\\[`")
+    )]
+    EmptyClass,
+    /// `[^a]`
+    #[error("`[^…]` is not this grammar's negation")]
+    #[diagnostic(code(policy::path::caret), help("write `[!…]`, or quote the caret: `[\\^]`"))]
+    Caret,
+    /// `[z-a]`
+    #[error("the range `{}-{}` is empty", char::from(*first), char::from(*last))]
+    #[diagnostic(code(policy::path::empty_range), help("the smaller end comes first"))]
+    EmptyRange {
+        /// As written.
+        first: u8,
+        /// As written.
+        last: u8,
+    },
+    /// `[é]`
+    #[error("a set `[…]` is of single bytes, and this character is several")]
+    #[diagnostic(code(policy::path::wide_class), help("list such characters as alternatives: `{{é,è}}`"))]
+    WideClass,
+    /// `{a,b`
+    #[error("`{{` is not closed in this component")]
+    #[diagnostic(code(policy::path::open_brace), help("close it with `}}`, or quote it: `\\{{`"))]
+    OpenBrace,
+    /// `{a}` in the middle of a pattern.
+    #[error("braces without a comma are a variable, and variables stand only at the start")]
+    #[diagnostic(
+        code(policy::path::lone_alternative),
+        help("alternatives need a comma: `{{a,b}}`; a quoted brace is `\\{{`")
+    )]
+    LoneAlternative,
+    /// `{,}`
+    #[error("a component of this pattern can be empty, and no file's name is")]
+    #[diagnostic(code(policy::path::empty_name), help("give each alternative a character, or use `*`"))]
+    EmptyName,
+    /// `a\`
+    #[error("`\\` at the end quotes nothing")]
+    #[diagnostic(code(policy::path::lone_quote), help("a backslash itself is `\\\\`"))]
+    LoneQuote,
+    /// NUL
+    #[error("a path has no NUL byte")]
+    #[diagnostic(code(policy::path::nul))]
+    Nul,
+    /// `{{{{…`
+    #[error("braces are nested more than {ALTERNATIVES_DEPTH_MAX} deep")]
+    #[diagnostic(code(policy::path::nested))]
+    TooDeep,
+}
+
+/// Braces in braces at most; each level multiplies the size of the automaton.
+const ALTERNATIVES_DEPTH_MAX: usize = 4;
+
+/// The components of a pattern. Slashes at the ends, doubled ones and `.` components are dropped; so is a trailing
+/// `**`, because a match covers everything below anyway.
+///
+/// # Errors
+/// [`GlobError`].
+pub fn segments(pattern: &[u8]) -> Result<Vec<Segment>, GlobError> {
+    let mut rest = Reader { left: pattern };
+    let mut segments = Vec::new();
+    while let Some(next) = rest.peek() {
+        if next == b'/' {
+            rest.next();
+            continue;
+        }
+        if rest.take_component(b"**") {
+            segments.push(Segment::AnyDepth);
+        } else if rest.take_component(b"..") {
+            return Err(GlobError::Parent);
+        } else if !rest.take_component(b".") {
+            segments.push(Segment::Name(rest.name()?));
+        }
+    }
+    while segments.last() == Some(&Segment::AnyDepth) {
+        segments.pop();
+    }
+    Ok(segments)
+}
+
+/// The pattern that matches exactly these bytes.
+#[must_use]
+pub fn quote(literal: &[u8]) -> Vec<u8> {
+    let mut quoted = Vec::with_capacity(literal.len());
+    for byte in literal {
+        if b"*?[]{},\\!".contains(byte) {
+            quoted.push(b'\\');
+        }
+        quoted.push(*byte);
+    }
+    quoted
+}
+
+impl Segment {
+    /// The name, if this is one without wildcards.
+    #[must_use]
+    pub fn literal(&self) -> Option<Vec<u8>> {
+        let Self::Name(parts) = self else { return None };
+        let byte = |part: &Part| if let Part::Byte(byte) = part { Some(*byte) } else { None };
+        parts.iter().map(byte).collect()
+    }
+
+    /// The component as it is written; the inverse of [`segments`].
+    pub fn write(&self, out: &mut Vec<u8>) {
+        match self {
+            Self::AnyDepth => out.extend_from_slice(b"**"),
+            Self::Name(parts) => write_parts(parts, out),
+        }
+    }
+}
+
+fn write_parts(parts: &[Part], out: &mut Vec<u8>) {
+    for part in parts {
+        match part {
+            Part::Byte(byte) => out.extend(quote(&[*byte])),
+            Part::One => out.push(b'?'),
+            Part::Run => out.push(b'*'),
+            Part::Class { negated, ranges } => {
+                out.push(b'[');
+                if *negated {
+                    out.push(b'!');
+                }
+                for (first, last) in ranges {
+                    out.extend([b'\\', *first, b'-', b'\\', *last]);
+                }
+                out.push(b']');
+            }
+            Part::Either(alternatives) => {
+                for (index, alternative) in alternatives.iter().enumerate() {
+                    out.push(if index == 0 { b'{' } else { b',' });
+                    write_parts(alternative, out);
+                }
+                out.push(b'}');
+            }
+        }
+    }
+}
+
+/// Can these parts match no byte at all?
+fn may_be_empty(parts: &[Part]) -> bool {
+    parts.iter().all(|part| match part {
+        Part::Run => true,
+        Part::Either(alternatives) => alternatives.iter().any(|alternative| may_be_empty(alternative)),
+        Part::Byte(_) | Part::One | Part::Class { .. } => false,
+    })
+}
+
+struct Reader<'a> {
+    left: &'a [u8],
+}
+
+impl Reader<'_> {
+    fn peek(&self) -> Option<u8> {
+        self.left.first().copied()
+    }
+
+    fn next(&mut self) -> Option<u8> {
+        let (first, left) = self.left.split_first()?;
+        self.left = left;
+        Some(*first)
+    }
+
+    fn take(&mut self, byte: u8) -> bool {
+        let found = self.peek() == Some(byte);
+        if found {
+            self.next();
+        }
+        found
+    }
+
+    /// Takes the component if it is `text`, no more and no less.
+    fn take_component(&mut self, text: &[u8]) -> bool {
+        let Some(left) = self.left.strip_prefix(text) else { return false };
+        let whole = matches!(left.first(), None | Some(b'/'));
+        if whole {
+            self.left = left;
+        }
+        whole
+    }
+
+    /// One component, up to a slash or the end.
+    fn name(&mut self) -> Result<Vec<Part>, GlobError> {
+        let parts = self.parts(0)?;
+        // `*` alone is "any name", which is not empty; everything else that may match nothing is a mistake.
+        if parts != [Part::Run] && may_be_empty(&parts) {
+            return Err(GlobError::EmptyName);
+        }
+        Ok(parts)
+    }
+
+    /// Parts up to the end of the component; within braces up to the comma or brace that ends the alternative.
+    fn parts(&mut self, depth: usize) -> Result<Vec<Part>, GlobError> {
+        let mut parts = Vec::new();
+        while let Some(next) = self.peek() {
+            if next == b'/' || (depth > 0 && (next == b',' || next == b'}')) {
+                break;
+            }
+            self.next();
+            parts.push(match next {
+                b'*' if self.peek() == Some(b'*') => return Err(GlobError::DoubleStarInName),
+                b'*' => Part::Run,
+                b'?' => Part::One,
+                b'[' => self.class()?,
+                b'{' => self.alternatives(depth + 1)?,
+                b'\\' => Part::Byte(self.quoted()?),
+                0 => return Err(GlobError::Nul),
+                byte => Part::Byte(byte),
+            });
+        }
+        Ok(parts)
+    }
+
+    fn quoted(&mut self) -> Result<u8, GlobError> {
+        match self.next() {
+            None | Some(b'/') => Err(GlobError::LoneQuote),
+            Some(0) => Err(GlobError::Nul),
+            Some(byte) => Ok(byte),
+        }
+    }
+
+    fn alternatives(&mut self, depth: usize) -> Result<Part, GlobError> {
+        if depth > ALTERNATIVES_DEPTH_MAX {
+            return Err(GlobError::TooDeep);
+        }
+        let mut alternatives = vec![self.parts(depth)?];
+        while self.take(b',') {
+            alternatives.push(self.parts(depth)?);
+        }
+        match self.take(b'}') {
+            false => Err(GlobError::OpenBrace),
+            true if alternatives.len() == 1 => Err(GlobError::LoneAlternative),
+            true => Ok(Part::Either(alternatives)),
+        }
+    }
+
+    fn class(&mut self) -> Result<Part, GlobError> {
+        let negated = self.take(b'!');
+        if self.peek() == Some(b'^') {
+            return Err(GlobError::Caret);
+        }
+        let mut ranges = Vec::new();
+        while !self.take(b']') {
+            let first = self.class_byte()?;
+            let is_range =
+                self.left.first() == Some(&b'-') && self.left.get(1).is_some_and(|next| *next != b']');
+            let last = if is_range && self.take(b'-') { self.class_byte()? } else { first };
+            if first > last {
+                return Err(GlobError::EmptyRange { first, last });
+            }
+            ranges.push((first, last));
+        }
+        if ranges.is_empty() { Err(GlobError::EmptyClass) } else { Ok(Part::Class { negated, ranges }) }
+    }
+
+    fn class_byte(&mut self) -> Result<u8, GlobError> {
+        match self.next() {
+            None | Some(b'/') => Err(GlobError::OpenBracket),
+            Some(b'\\') => self.quoted(),
+            Some(0) => Err(GlobError::Nul),
+            Some(byte) if byte.is_ascii() => Ok(byte),
+            Some(_) => Err(GlobError::WideClass),
+        }
+    }
+}
+
+impl fmt::Display for Segment {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut text = Vec::new();
+        self.write(&mut text);
+        out.write_str(&String::from_utf8_lossy(&text))
+    }
+}

@@ -1,0 +1,240 @@
+//! `filesystem.*`: where a pattern begins, and what it stands for once the variables are known.
+
+use std::{
+    ffi::OsString,
+    os::unix::ffi::{OsStrExt, OsStringExt},
+    path::{Path, PathBuf},
+};
+
+use govsandbox_ebpf::abi::PATH_BYTES_MAX;
+
+use super::glob::{self, GlobError, Segment};
+use crate::policy::{context::Context, suggest};
+
+/// Names of the variables.
+const VARIABLES: [&str; 5] = ["home", "project", "runtime", "state", "tmp"];
+
+/// What a pattern begins with.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Anchor {
+    Root,
+    Home,
+    Project,
+    Tmp,
+    Runtime,
+    State,
+}
+
+/// A path pattern that makes sense; where its variables lie is not known yet.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PathPattern {
+    text: String,
+    anchor: Anchor,
+    segments: Vec<Segment>,
+}
+
+/// What a pattern stands for on this machine.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum ExpandedPath {
+    /// One path, absolute.
+    Literal(PathBuf),
+    /// An absolute pattern with wildcards, in the grammar of [`glob`].
+    Glob(Vec<u8>),
+}
+
+/// Why a path pattern makes no sense.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, miette::Diagnostic)]
+pub enum PathError {
+    /// `""`
+    #[error("an empty pattern names nothing")]
+    #[diagnostic(code(policy::path::empty), help("everything is `/`"))]
+    Empty,
+    /// `a/b`
+    #[error("`{pattern}` does not say where it begins")]
+    #[diagnostic(
+        code(policy::path::unanchored),
+        help("begin with `/`, `~/` or a variable, as in `{proposal}`; `**/…` matches at any depth")
+    )]
+    Unanchored {
+        /// As written.
+        pattern: String,
+        /// The same below the project.
+        proposal: String,
+    },
+    /// `~name`
+    #[error("`{user}`: the homes of other users can't be named this way")]
+    #[diagnostic(
+        code(policy::path::tilde_name),
+        help("`~/` is the home of the user the command runs as; write other paths in full")
+    )]
+    TildeName {
+        /// `~name`.
+        user: String,
+    },
+    /// `{nope}`
+    #[error("unknown variable `{{{name}}}`")]
+    #[diagnostic(code(policy::path::unknown_variable))]
+    UnknownVariable {
+        /// As written.
+        name: String,
+        /// The nearest, or all.
+        #[help]
+        help: String,
+    },
+    /// `{tmp}x`
+    #[error("a variable stands for a whole folder, so a slash must follow `{variable}`")]
+    #[diagnostic(code(policy::path::variable_in_name), help("write `{variable}/…`"))]
+    VariableInName {
+        /// With its braces.
+        variable: String,
+    },
+    /// Longer than any path.
+    #[error("a pattern of {length} bytes matches no path; the longest has {PATH_BYTES_MAX}")]
+    #[diagnostic(code(policy::path::too_long))]
+    TooLong {
+        /// In bytes.
+        length: usize,
+    },
+    /// Wildcards, braces, brackets.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Glob(#[from] GlobError),
+    /// `{project}` in a working directory that is nobody's project.
+    #[error("`{{project}}` would be `{}`, which is more than a project", path.display())]
+    #[diagnostic(
+        code(policy::path::project),
+        help("change to the project's folder, or name it: `--project DIR`")
+    )]
+    ProjectTooWide {
+        /// Where it would lie.
+        path: PathBuf,
+    },
+}
+
+impl PathPattern {
+    /// Checks a pattern.
+    ///
+    /// # Errors
+    /// [`PathError`], but for [`PathError::ProjectTooWide`].
+    pub fn parse(text: &str) -> Result<Self, PathError> {
+        if text.is_empty() {
+            return Err(PathError::Empty);
+        }
+        if text.len() > PATH_BYTES_MAX {
+            return Err(PathError::TooLong { length: text.len() });
+        }
+        let (anchor, rest) = anchor(text)?;
+        let mut segments = glob::segments(rest.as_bytes())?;
+        if anchor == Anchor::Root && !text.starts_with('/') && !segments.is_empty() {
+            // A name alone, at any depth; `**/x` has its `**` already.
+            if segments.first() != Some(&Segment::AnyDepth) {
+                segments.insert(0, Segment::AnyDepth);
+            }
+        }
+        Ok(Self { text: text.to_owned(), anchor, segments })
+    }
+
+    /// As written.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        &self.text
+    }
+
+    /// `true`: no wildcard in it (a trailing `/**` aside).
+    #[must_use]
+    pub fn is_literal(&self) -> bool {
+        self.segments.iter().all(|segment| segment.literal().is_some())
+    }
+
+    /// `true`: it names one file, whatever the variables are.
+    #[must_use]
+    pub fn is_one_path(&self) -> bool {
+        self.is_literal() && self.anchor != Anchor::Tmp && !self.segments.is_empty()
+    }
+
+    /// What it stands for: one path or pattern for each folder that its variable stands for.
+    ///
+    /// # Errors
+    /// [`PathError::ProjectTooWide`].
+    pub fn expand(&self, context: &Context) -> Result<Vec<ExpandedPath>, PathError> {
+        let root = Path::new("/");
+        let one = |path| vec![path];
+        let bases: Vec<&Path> = match self.anchor {
+            Anchor::Root => one(root),
+            Anchor::Home => one(&context.home),
+            Anchor::Project => one(context.project().map_err(|path| PathError::ProjectTooWide { path })?),
+            Anchor::Tmp => context.tmp.iter().map(PathBuf::as_path).collect(),
+            Anchor::Runtime => one(&context.runtime),
+            Anchor::State => one(&context.state),
+        };
+        Ok(bases.into_iter().map(|base| self.below(base)).collect())
+    }
+
+    fn below(&self, base: &Path) -> ExpandedPath {
+        let names: Option<Vec<_>> = self.segments.iter().map(Segment::literal).collect();
+        if let Some(names) = names {
+            let mut path = base.to_owned();
+            path.extend(names.into_iter().map(OsString::from_vec));
+            return ExpandedPath::Literal(path);
+        }
+        let base = base.as_os_str().as_bytes();
+        let mut pattern = glob::quote(base.strip_suffix(b"/").unwrap_or(base));
+        for segment in &self.segments {
+            pattern.push(b'/');
+            segment.write(&mut pattern);
+        }
+        ExpandedPath::Glob(pattern)
+    }
+}
+
+/// Splits a pattern into what it begins with and the rest.
+fn anchor(text: &str) -> Result<(Anchor, &str), PathError> {
+    if text.starts_with('/') || text.starts_with("**/") {
+        return Ok((Anchor::Root, text));
+    }
+    if let Some(rest) = text.strip_prefix('~') {
+        if rest.is_empty() || rest.starts_with('/') {
+            return Ok((Anchor::Home, rest));
+        }
+        let user = text.split('/').next().unwrap_or(text).to_owned();
+        return Err(PathError::TildeName { user });
+    }
+    if let Some(variable) = variable(text) {
+        let (name, rest) = variable;
+        let anchor = match name {
+            "home" => Anchor::Home,
+            "project" => Anchor::Project,
+            "tmp" => Anchor::Tmp,
+            "runtime" => Anchor::Runtime,
+            "state" => Anchor::State,
+            unknown => {
+                let known = VARIABLES.map(|name| format!("{{{name}}}"));
+                let known: Vec<_> = known.iter().map(String::as_str).collect();
+                let help = suggest::among("the variables", &format!("{{{unknown}}}"), &known);
+                return Err(PathError::UnknownVariable { name: unknown.to_owned(), help });
+            }
+        };
+        if !rest.is_empty() && !rest.starts_with('/') {
+            return Err(PathError::VariableInName { variable: format!("{{{name}}}") });
+        }
+        return Ok((anchor, rest));
+    }
+    let name = text.strip_suffix('/').unwrap_or(text);
+    if name == "." || name == ".." || name.contains('/') {
+        let below = text.trim_start_matches("./").trim_start_matches("../");
+        let proposal = if below == "." || below == ".." {
+            "{project}".to_owned()
+        } else {
+            format!("{{project}}/{below}")
+        };
+        return Err(PathError::Unanchored { pattern: text.to_owned(), proposal });
+    }
+    Ok((Anchor::Root, text))
+}
+
+/// `{name}` at the start: the name, and what follows.
+fn variable(text: &str) -> Option<(&str, &str)> {
+    let (name, rest) = text.strip_prefix('{')?.split_once('}')?;
+    let is_word = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-');
+    is_word.then_some((name, rest))
+}

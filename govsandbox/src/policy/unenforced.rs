@@ -1,0 +1,120 @@
+//! What the grammar has and this version does not hold. Saying so is an error: a limit is never silently absent.
+
+use super::{
+    merge::Lists,
+    parse::{Span, Spanned},
+    raw::{RawAllowDeny, RawPolicy, RawVerify},
+    rule::egress::HostPattern,
+};
+
+/// A key or value that is right and not enforced yet.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, miette::Diagnostic)]
+#[error("{what} is not enforced by this version")]
+#[diagnostic(code(policy::not_enforced))]
+pub struct NotEnforced {
+    what: String,
+    #[help]
+    instead: &'static str,
+}
+
+const LEAVE_OUT: &str = "leave it out: what can't be held is refused, never ignored";
+
+/// Everything in a file that is not enforced, with its place. A value that is the default changes nothing and is none.
+#[must_use]
+pub fn findings(raw: &RawPolicy, lists: &Lists) -> Vec<Spanned<NotEnforced>> {
+    let mut found = Vec::new();
+    let mut add = |span: &Span, what: &str, instead| {
+        found.push(Spanned { value: NotEnforced { what: what.to_owned(), instead }, span: span.clone() });
+    };
+    paths(lists, &mut add);
+    hosts(lists, &mut add);
+    exec(raw, &mut add);
+    network(raw, &mut add);
+    process(raw, &mut add);
+    audit(raw, &mut add);
+    for rule in &raw.rule {
+        add(&rule.span, "`[[rule]]`", "write it under `[filesystem]` or `[network]` if it has no condition");
+    }
+    found
+}
+
+fn paths(lists: &Lists, add: &mut impl FnMut(&Span, &str, &'static str)) {
+    let allowed = lists.read.iter().chain(&lists.write).flatten();
+    for entry in allowed.filter(|entry| !entry.rule.is_literal()) {
+        let instead = "name the folder; a wildcard works in `deny` and `protect`";
+        add(&entry.span, &format!("a wildcard in `{}`", entry.key), instead);
+    }
+}
+
+fn hosts(lists: &Lists, add: &mut impl FnMut(&Span, &str, &'static str)) {
+    let rules = lists.network_allow.iter().flatten().chain(&lists.network_deny);
+    for entry in rules.filter(|entry| matches!(entry.rule.host(), HostPattern::Below(_))) {
+        add(&entry.span, "a wildcard host", "list the names one by one");
+    }
+}
+
+fn exec(raw: &RawPolicy, add: &mut impl FnMut(&Span, &str, &'static str)) {
+    for rule in &raw.exec.deny {
+        add(&rule.span, "`exec.deny`", LEAVE_OUT);
+    }
+    match raw.exec.allow.as_deref() {
+        // An empty list is not absent: it would allow no program at all.
+        Some([]) => add(&(0..0), "`exec.allow`", LEAVE_OUT),
+        Some(rules) => rules.iter().for_each(|rule| add(&rule.span, "`exec.allow`", LEAVE_OUT)),
+        None => {}
+    }
+}
+
+fn network(raw: &RawPolicy, add: &mut impl FnMut(&Span, &str, &'static str)) {
+    let network = &raw.network;
+    if let Some(verify) = network.verify.as_ref().filter(|verify| verify.value == RawVerify::Sni) {
+        add(
+            &verify.span,
+            "`network.verify = \"sni\"`",
+            "write `verify = \"address\"`: names are held by their addresses",
+        );
+    }
+    for address in network.listen.iter().flatten().filter(|address| address.value != "localhost") {
+        add(&address.span, "`network.listen` beyond `localhost`", LEAVE_OUT);
+    }
+    for socket in &network.unix {
+        add(&socket.span, "`network.unix`", LEAVE_OUT);
+    }
+    if let Some(refusal) = &network.dns_refusal {
+        add(&refusal.span, "`network.dns_refusal`", LEAVE_OUT);
+    }
+    if let Some(icmp) = network.icmp.as_ref().filter(|icmp| icmp.value != RawAllowDeny::Deny) {
+        add(&icmp.span, "`network.icmp = \"allow\"`", LEAVE_OUT);
+    }
+    if let Some(proxy) = &network.proxy {
+        add(&proxy.span, "`network.proxy`", LEAVE_OUT);
+    }
+    if let Some(from_env) = network.proxy_from_env.as_ref().filter(|from_env| from_env.value) {
+        add(&from_env.span, "`network.proxy_from_env`", LEAVE_OUT);
+    }
+    if let Some(timeout) = network.ask_timeout.as_ref().filter(|timeout| timeout.value != "30s") {
+        add(&timeout.span, "`network.ask_timeout`", LEAVE_OUT);
+    }
+}
+
+fn process(raw: &RawPolicy, add: &mut impl FnMut(&Span, &str, &'static str)) {
+    let allows = |value: &&Spanned<RawAllowDeny>| value.value == RawAllowDeny::Allow;
+    if let Some(namespaces) = raw.process.namespaces.as_ref().filter(allows) {
+        add(&namespaces.span, "`process.namespaces = \"allow\"`", LEAVE_OUT);
+    }
+    if let Some(userfaultfd) = raw.process.userfaultfd.as_ref().filter(allows) {
+        add(&userfaultfd.span, "`process.userfaultfd = \"allow\"`", LEAVE_OUT);
+    }
+}
+
+fn audit(raw: &RawPolicy, add: &mut impl FnMut(&Span, &str, &'static str)) {
+    for sink in &raw.audit.sinks {
+        add(&sink.span, "`audit.sinks`", "copy the log with a tool of your own");
+    }
+    if let Some(retention) = &raw.audit.retention {
+        add(&retention.span, "`audit.retention`", "rotate the log with a tool of your own");
+    }
+    for expression in &raw.audit.redact {
+        add(&expression.span, "`audit.redact`", "`trace.args = false` keeps arguments out of the log");
+    }
+}
