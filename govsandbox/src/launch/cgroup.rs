@@ -1,0 +1,206 @@
+//! The sandbox's own cgroup (v2): created, killed, removed.
+
+use std::{
+    fs, io,
+    os::fd::{AsFd, BorrowedFd, OwnedFd},
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use rustix::fs::{Mode, OFlags, open};
+
+use super::{
+    error::LaunchError,
+    mount::table::{Mount, MountTable},
+    plan::CgroupPlan,
+};
+
+/// Folder below the hierarchy's root that holds all sandboxes.
+const PARENT: &str = "govsandbox";
+/// Where the hierarchy is mounted when the system has not done it.
+const OWN_MOUNT_POINT: &str = "/run/govsandbox/cgroup";
+/// How long a killed cgroup may take to become empty before the supervisor gives up on it.
+const EMPTY_WITHIN: Duration = Duration::from_secs(10);
+
+/// The cgroup of one sandbox; removed when dropped.
+#[derive(Debug)]
+pub struct Cgroup {
+    path: PathBuf,
+    folder: OwnedFd,
+    removed: bool,
+}
+
+/// Where cgroup v2 is mounted (`/sys/fs/cgroup`, `/sys/fs/cgroup/unified` beside v1). Mounted at
+/// `/run/govsandbox/cgroup` when it is nowhere: then [`was_mounted_by_us`] says so.
+///
+/// # Errors
+/// The mount table can't be read, or the mount is refused.
+pub fn root() -> Result<PathBuf, LaunchError> {
+    let table =
+        MountTable::read().map_err(|source| LaunchError::system("read", "/proc/self/mountinfo", source))?;
+    let usable = |mount: &&Mount| mount.kind == "cgroup2" && mount.root == Path::new("/");
+    if let Some(mount) = table.mounts().iter().find(usable) {
+        return Ok(mount.point.clone());
+    }
+    let refuse = |source: io::Error| {
+        LaunchError::system("mount cgroup v2 at", OWN_MOUNT_POINT, source)
+            .with_help("mount it: `mount -t cgroup2 none /sys/fs/cgroup`, or boot with cgroup v2")
+    };
+    fs::create_dir_all(OWN_MOUNT_POINT).map_err(refuse)?;
+    let flags = rustix::mount::MountFlags::NOSUID
+        | rustix::mount::MountFlags::NODEV
+        | rustix::mount::MountFlags::NOEXEC;
+    rustix::mount::mount("govsandbox", OWN_MOUNT_POINT, "cgroup2", flags, None)
+        .map_err(|errno| refuse(errno.into()))?;
+    Ok(PathBuf::from(OWN_MOUNT_POINT))
+}
+
+/// `true` when [`root`] is a mount of our own making.
+#[must_use]
+pub fn was_mounted_by_us(root: &Path) -> bool {
+    root == Path::new(OWN_MOUNT_POINT)
+}
+
+impl Cgroup {
+    /// Creates it, with the limits that are set; removes what dead runs left behind.
+    ///
+    /// # Errors
+    /// The hierarchy is read-only, or a limit can't be held because its controller is not there.
+    pub fn create(plan: &CgroupPlan) -> Result<Self, LaunchError> {
+        let root = root()?;
+        let parent = root.join(PARENT);
+        make_folder(&parent)?;
+        remove_leftovers(&parent);
+        let limits = [("pids", "pids.max", plan.pids_max), ("memory", "memory.max", plan.memory_max_bytes)];
+        let path = parent.join(format!("{}-{}", plan.name, std::process::id()));
+        for (controller, _, limit) in limits {
+            if limit.is_some() {
+                enable(&root, controller)?;
+                enable(&parent, controller)?;
+            }
+        }
+        make_folder(&path)?;
+        let refuse =
+            |source: rustix::io::Errno| LaunchError::system("open", path.display().to_string(), source);
+        let folder = open(&path, OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).map_err(refuse)?;
+        let cgroup = Self { path: path.clone(), folder, removed: false };
+        for (_, file, limit) in limits {
+            if let Some(limit) = limit {
+                cgroup.write(file, &limit.to_string())?;
+            }
+        }
+        Ok(cgroup)
+    }
+
+    /// Its folder.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    fn write(&self, file: &str, text: &str) -> Result<(), LaunchError> {
+        let path = self.path.join(file);
+        fs::write(&path, text)
+            .map_err(|source| LaunchError::system("write", path.display().to_string(), source))
+    }
+
+    /// Kills all that is inside.
+    pub fn kill(&self) {
+        kill(&self.path);
+    }
+
+    /// Kills what is left, waits until it is empty and removes it.
+    ///
+    /// # Errors
+    /// Something inside can't be killed (it hangs in the kernel).
+    pub fn remove(mut self) -> Result<(), LaunchError> {
+        self.removed = true;
+        remove(&self.path).map_err(|source| {
+            LaunchError::system("remove the cgroup", self.path.display().to_string(), source)
+        })
+    }
+}
+
+impl AsFd for Cgroup {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.folder.as_fd()
+    }
+}
+
+impl Drop for Cgroup {
+    fn drop(&mut self) {
+        if !self.removed {
+            // Nobody is left to tell; the next start removes an empty one.
+            drop(remove(&self.path));
+        }
+    }
+}
+
+/// Sends SIGKILL to everything in a cgroup: `cgroup.kill` (Linux 5.14), else one by one.
+pub(super) fn kill(path: &Path) {
+    if fs::write(path.join("cgroup.kill"), "1").is_ok() {
+        return;
+    }
+    let processes = fs::read_to_string(path.join("cgroup.procs")).unwrap_or_default();
+    for pid in
+        processes.lines().filter_map(|line| line.parse().ok()).filter_map(rustix::process::Pid::from_raw)
+    {
+        // Gone already is as good.
+        rustix::process::kill_process(pid, rustix::process::Signal::KILL).ok();
+    }
+}
+
+/// Kills, waits until empty, removes.
+pub(super) fn remove(path: &Path) -> io::Result<()> {
+    let start = Instant::now();
+    loop {
+        kill(path);
+        match fs::remove_dir(path) {
+            Ok(()) => return Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) if start.elapsed() > EMPTY_WITHIN => return Err(error),
+            // EBUSY: someone is still on the way out.
+            Err(_) => std::thread::sleep(Duration::from_millis(1)),
+        }
+    }
+}
+
+fn make_folder(path: &Path) -> Result<(), LaunchError> {
+    match fs::create_dir(path) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => {
+            Err(LaunchError::system("create the cgroup", path.display().to_string(), error).with_help(
+                "cgroup v2 must be writable: run as root, in a container with a writable /sys/fs/cgroup",
+            ))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn enable(folder: &Path, controller: &str) -> Result<(), LaunchError> {
+    let file = folder.join("cgroup.subtree_control");
+    fs::write(&file, format!("+{controller}")).map_err(|source| {
+        LaunchError::system(
+            "enable the controller that the policy's limit needs in",
+            file.display().to_string(),
+            source,
+        )
+        .with_help(
+            "a controller that cgroup v1 holds is not there in v2: boot with v2 alone, or drop the limit",
+        )
+    })
+}
+
+/// Removes folders of supervisors that are gone. One that still holds processes stays: its guardian is at work.
+fn remove_leftovers(parent: &Path) {
+    let Ok(entries) = fs::read_dir(parent) else { return };
+    for entry in entries.flatten().filter(|entry| entry.path().is_dir()) {
+        let name = entry.file_name();
+        let owner =
+            name.to_str().and_then(|name| name.rsplit_once('-')).and_then(|(_, pid)| pid.parse::<u32>().ok());
+        let alive = owner.is_some_and(|pid| Path::new("/proc").join(pid.to_string()).exists());
+        if !alive {
+            // Not empty: refused, and right so.
+            drop(fs::remove_dir(entry.path()));
+        }
+    }
+}

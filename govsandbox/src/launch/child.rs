@@ -1,0 +1,139 @@
+//! The command's process from its fork to its exec.
+
+use std::{
+    ffi::{CString, OsStr, OsString},
+    io,
+    os::unix::ffi::OsStrExt,
+    path::Path,
+};
+
+use super::{
+    channel::{Channel, Message},
+    error::{Failure, Stage},
+    landlock,
+    plan::LaunchPlan,
+    privilege, seccomp,
+};
+use crate::sys::{
+    close_range,
+    exec::{ExecStrings, execve},
+    signal::{self, Mask},
+};
+
+/// Searched when the environment has no `PATH`.
+const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
+
+/// Applies all that holds the command, reports that it is ready, waits for the word and executes. Comes back only with
+/// an exit status of failure, told to the supervisor before.
+pub(super) fn run(plan: &LaunchPlan, channel: &Channel, mask: &Mask) -> i32 {
+    let failure = match confine(plan).and_then(|prepared| wait_and_execute(&prepared, channel, mask)) {
+        Ok(gone) => return gone,
+        Err(failure) => failure,
+    };
+    let status = match (failure.stage, failure.errno) {
+        (Stage::Exec, libc::ENOENT | libc::ENOTDIR) => 127,
+        (Stage::Exec, _) => 126,
+        _ => 125,
+    };
+    // If nobody listens any more, the supervisor is gone and so is this process in a moment.
+    drop(channel.send(&Message::Failed(failure)));
+    status
+}
+
+/// What exec takes, made before anything is dropped.
+struct Program {
+    candidates: Vec<CString>,
+    name: String,
+    arguments: ExecStrings,
+    environment: ExecStrings,
+}
+
+fn confine(plan: &LaunchPlan) -> Result<Program, Failure> {
+    let fail = |stage, object: &str| {
+        let object = object.to_owned();
+        move |source: io::Error| Failure::new(stage, object, &source)
+    };
+    let name = plan.argv.first().map(OsString::as_os_str).unwrap_or_default();
+    let shown = name.to_string_lossy().into_owned();
+    let program = Program {
+        candidates: candidates(name, &plan.env).map_err(fail(Stage::Exec, &shown))?,
+        arguments: ExecStrings::new(&plan.argv).map_err(fail(Stage::Exec, "arguments"))?,
+        environment: ExecStrings::from_environment(&plan.env).map_err(fail(Stage::Exec, "environment"))?,
+        name: shown,
+    };
+    let filter = seccomp::program(&plan.seccomp);
+    // Paths of the lists may lie where only root can look them up.
+    let domain = landlock::prepare(&plan.landlock).map_err(fail(Stage::Landlock, ""))?;
+    privilege::drop_to(&plan.identity)
+        .map_err(|(step, source)| Failure::new(Stage::Privilege, step, &source))?;
+    landlock::apply(domain).map_err(fail(Stage::Landlock, ""))?;
+    close_range::close_on_exec_from(3).map_err(fail(Stage::Descriptors, ""))?;
+    seccomp::apply(&filter).map_err(fail(Stage::Seccomp, ""))?;
+    Ok(program)
+}
+
+fn wait_and_execute(program: &Program, channel: &Channel, mask: &Mask) -> Result<i32, Failure> {
+    let fail = |source: io::Error| Failure::new(Stage::Exec, program.name.clone(), &source);
+    channel.send(&Message::Ready).map_err(fail)?;
+    match channel.receive().map_err(fail)? {
+        Some(received) if received.message == Message::Go => {}
+        // Called off, or the supervisor is gone.
+        _ => return Ok(125),
+    }
+    // Rust's runtime ignores SIGPIPE, and what is ignored stays so over exec.
+    signal::set_default(libc::SIGPIPE).map_err(fail)?;
+    signal::restore(mask).map_err(fail)?;
+    let mut refused = None;
+    for candidate in &program.candidates {
+        let error = execve(candidate, &program.arguments, &program.environment);
+        match error.raw_os_error() {
+            Some(libc::ENOENT | libc::ENOTDIR) => {}
+            // As execvp(3): a later folder of PATH may have one that can be executed.
+            Some(libc::EACCES) => refused = Some(error),
+            _ => return Err(fail(error)),
+        }
+    }
+    Err(fail(refused.unwrap_or_else(|| io::Error::from_raw_os_error(libc::ENOENT))))
+}
+
+fn candidates(name: &OsStr, env: &[(OsString, OsString)]) -> io::Result<Vec<CString>> {
+    let c_string = |path: &Path| {
+        CString::new(path.as_os_str().as_bytes()).map_err(|_| io::Error::from_raw_os_error(libc::EINVAL))
+    };
+    if name.is_empty() {
+        return Err(io::Error::from_raw_os_error(libc::ENOENT));
+    }
+    if name.as_bytes().contains(&b'/') {
+        return Ok(vec![c_string(Path::new(name))?]);
+    }
+    let path = env.iter().find(|(found, _)| found == "PATH").map(|(_, value)| value.as_os_str());
+    let folders = path.unwrap_or(OsStr::new(DEFAULT_PATH)).as_bytes().split(|byte| *byte == b':');
+    folders.map(|folder| c_string(&Path::new(OsStr::from_bytes(folder)).join(name))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn texts(name: &str, path: Option<&str>) -> Vec<String> {
+        let env: Vec<_> =
+            path.map(|path| (OsString::from("PATH"), OsString::from(path))).into_iter().collect();
+        let found = candidates(OsStr::new(name), &env).unwrap();
+        found.into_iter().map(|one| one.into_string().unwrap()).collect()
+    }
+
+    #[test]
+    fn a_name_is_searched_in_path_and_a_path_is_taken_as_it_is() {
+        assert_eq!(texts("sh", Some("/a:/b")), ["/a/sh", "/b/sh"]);
+        assert_eq!(texts("./sh", Some("/a")), ["./sh"]);
+        // An empty entry is the working directory (execvp(3)).
+        assert_eq!(texts("sh", Some(":/b")), ["sh", "/b/sh"]);
+        assert_eq!(texts("sh", None).len(), 3);
+    }
+
+    #[test]
+    fn no_name_is_no_program() {
+        assert!(candidates(OsStr::new(""), &[]).is_err());
+        assert!(candidates(OsStr::new("a\0b"), &[]).is_err());
+    }
+}

@@ -1,0 +1,109 @@
+//! A process that outlives the supervisor just long enough to kill its tree.
+
+use std::{
+    io,
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+    path::Path,
+};
+
+use rustix::{
+    event::{PollFd, PollFlags, poll},
+    process::{
+        Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, getpid, pidfd_open, pidfd_send_signal, setsid, waitid,
+    },
+    thread::set_name,
+};
+
+use super::{
+    cgroup,
+    channel::{Channel, Message},
+};
+use crate::sys::{clone, fanotify::Group, signal};
+
+/// The guardian, from the supervisor's side.
+#[derive(Debug)]
+pub(super) struct Guardian {
+    process: clone::Process,
+    channel: Channel,
+}
+
+impl Guardian {
+    /// Forks it. It holds a duplicate of the fanotify group: a group whose last descriptor is closed lets every open
+    /// that waits go on.
+    pub(super) fn start(cgroup: &Path, group: Option<&Group>) -> io::Result<Self> {
+        let (ours, theirs) = Channel::pair()?;
+        let supervisor = pidfd_open(getpid(), PidfdFlags::empty())?;
+        let mut keep = vec![theirs.as_fd().as_raw_fd(), supervisor.as_raw_fd()];
+        keep.extend(group.map(|group| group.as_fd().as_raw_fd()));
+        let process =
+            clone::fork(clone::Descriptors::Only(&keep), || match guard(&theirs, &supervisor, cgroup) {
+                Ok(()) => 0,
+                Err(_) => 1,
+            })?;
+        Ok(Self { process, channel: ours })
+    }
+
+    /// Hands it the init.
+    pub(super) fn watch(&self, init: BorrowedFd<'_>) -> io::Result<()> {
+        self.channel.send_with(&Message::Process, Some(init))
+    }
+
+    /// Readable when it is gone.
+    pub(super) fn pidfd(&self) -> BorrowedFd<'_> {
+        self.process.pidfd.as_fd()
+    }
+
+    /// Its pid in this process' pid namespace.
+    pub(super) fn pid(&self) -> Pid {
+        self.process.pid
+    }
+
+    /// The tree is gone: lets it end and reaps it.
+    pub(super) fn dismiss(&self) {
+        // If it is gone already there is nobody to tell.
+        drop(self.channel.send(&Message::Done));
+        waitid(WaitId::PidFd(self.process.pidfd.as_fd()), WaitIdOptions::EXITED).ok();
+    }
+}
+
+fn guard(channel: &Channel, supervisor: &OwnedFd, cgroup: &Path) -> io::Result<()> {
+    signal::block_all()?;
+    setsid()?;
+    set_name(c"govsandbox-guard")?;
+    let null = std::fs::File::options().read(true).write(true).open("/dev/null")?;
+    rustix::stdio::dup2_stdin(&null)?;
+    rustix::stdio::dup2_stdout(&null)?;
+    rustix::stdio::dup2_stderr(&null)?;
+    std::env::set_current_dir("/")?;
+    // Where memory runs out, others go first; without the right to say so it goes on as it is.
+    drop(std::fs::write("/proc/self/oom_score_adj", "-1000"));
+    let mut init: Option<OwnedFd> = None;
+    loop {
+        let mut watched = [
+            PollFd::new(supervisor, PollFlags::IN),
+            PollFd::from_borrowed_fd(channel.as_fd(), PollFlags::IN),
+        ];
+        match poll(&mut watched, None) {
+            Ok(_) | Err(rustix::io::Errno::INTR) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        let [supervisor_gone, message] = watched.map(|one| !one.revents().is_empty());
+        if supervisor_gone {
+            break;
+        }
+        if message {
+            match channel.receive() {
+                Ok(Some(received)) if received.message == Message::Done => return Ok(()),
+                Ok(Some(received)) => init = received.descriptor.or(init),
+                // Closed or unreadable: the supervisor is on its way out.
+                Ok(None) | Err(_) => break,
+            }
+        }
+    }
+    cgroup::kill(cgroup);
+    if let Some(init) = &init {
+        // Gone already is as good.
+        pidfd_send_signal(init, Signal::KILL).ok();
+    }
+    cgroup::remove(cgroup)
+}

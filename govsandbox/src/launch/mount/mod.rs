@@ -1,0 +1,259 @@
+//! The private mount namespace: `/proc` of the pid namespace, control file systems read-only, and for the backend
+//! `fanotify` the mounts that hold denied and protected paths.
+//!
+//! A path that is bound over itself is a mount point: it can't be renamed or unlinked (EBUSY) nor linked out (EXDEV).
+//! Bound read-only, its data and attributes can't be changed (EROFS). A rename of a folder above would carry the mount
+//! along and leave the name free, so every ancestor that could be renamed is bound over itself too.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    os::fd::OwnedFd,
+    path::{Path, PathBuf},
+};
+
+use rustix::{
+    fs::{CWD, Mode, OFlags, ResolveFlags, openat2},
+    mount::{
+        MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, mount, mount_change, move_mount,
+        open_tree,
+    },
+};
+
+use self::table::{Mount, MountTable};
+use super::{
+    error::{Failure, Stage},
+    plan::FanotifyPlan,
+};
+use crate::sys::{
+    fanotify::{Group, MarkOn},
+    mount_setattr::{self, Depth, READ_ONLY},
+};
+
+pub mod table;
+
+/// File systems that control the machine; nobody inside changes anything there.
+const CONTROL_KINDS: [&str; 12] = [
+    "cgroup",
+    "cgroup2",
+    "bpf",
+    "securityfs",
+    "tracefs",
+    "debugfs",
+    "sysfs",
+    "pstore",
+    "efivarfs",
+    "configfs",
+    "selinuxfs",
+    "binfmt_misc",
+];
+/// File systems without files of anybody's own: no deny or protect rule by name is about them.
+const NAMELESS_KINDS: [&str; 7] =
+    ["proc", "devtmpfs", "devpts", "mqueue", "hugetlbfs", "rpc_pipefs", "autofs"];
+/// Parts of `/proc` that uid 0 may write without any capability.
+const PROC_READ_ONLY: [&str; 7] =
+    ["/proc/sys", "/proc/sysrq-trigger", "/proc/irq", "/proc/bus", "/proc/fs", "/proc/acpi", "/proc/scsi"];
+
+/// The mounts of one sandbox. All paths absolute, existing, without symlinks ([`resolve`]).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct MountPlan {
+    /// Bound over themselves, read-only, and (with a fanotify plan) marked: every open is refused by the verdicts.
+    pub deny: Vec<PathBuf>,
+    /// Bound over themselves, read-only.
+    pub protect: Vec<PathBuf>,
+    /// The project's own: policy files, log, state folder, binary. Bound over themselves, read-only.
+    pub own_files: Vec<PathBuf>,
+    /// What the sandbox may write: ancestors of the above that lie in these are bound over themselves. Empty: `/`.
+    pub writable: Vec<PathBuf>,
+}
+
+/// What is done with a path that becomes a mount; the later wins where one path is named twice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Treatment {
+    /// Bound over itself so that it can't be renamed.
+    Pin,
+    /// And read-only.
+    ReadOnly,
+    /// And every open is asked about.
+    Deny,
+}
+
+/// The object's own path, symlinks followed. `None`: it does not exist.
+///
+/// # Errors
+/// It can't be looked up for another reason.
+pub fn resolve(path: &Path) -> io::Result<Option<PathBuf>> {
+    match path.canonicalize() {
+        Ok(resolved) => Ok(Some(resolved)),
+        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            Ok(None)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+impl MountPlan {
+    /// Every path that becomes a mount, outer ones first.
+    #[must_use]
+    pub fn treatments(&self) -> Vec<(PathBuf, Treatment)> {
+        let mut wanted: BTreeMap<PathBuf, Treatment> = BTreeMap::new();
+        let mut want = |path: &Path, treatment: Treatment| {
+            let entry = wanted.entry(path.to_owned()).or_insert(treatment);
+            *entry = (*entry).max(treatment);
+        };
+        let read_only = self.protect.iter().chain(&self.own_files).map(|path| (path, Treatment::ReadOnly));
+        for (path, treatment) in self.deny.iter().map(|path| (path, Treatment::Deny)).chain(read_only) {
+            // Below a denied folder nothing is reached anyway, and its mount hides what was mounted inside.
+            if self.deny.iter().any(|denied| path != denied && path.starts_with(denied)) {
+                continue;
+            }
+            want(path, treatment);
+            for ancestor in path.ancestors().skip(1) {
+                let Some(parent) = ancestor.parent() else { break };
+                if self.is_writable(parent) {
+                    want(ancestor, Treatment::Pin);
+                }
+            }
+        }
+        wanted.remove(Path::new("/"));
+        let mut ordered: Vec<_> = wanted.into_iter().collect();
+        ordered.sort_by_key(|(path, _)| path.components().count());
+        ordered
+    }
+
+    fn is_writable(&self, folder: &Path) -> bool {
+        self.writable.is_empty() || self.writable.iter().any(|root| folder.starts_with(root))
+    }
+}
+
+/// Makes the namespace that this process has just got its own, and fills it.
+pub(super) fn enter(plan: &MountPlan, uid: u32) -> Result<(), Failure> {
+    let fail = |stage, object: &Path| {
+        let object = object.display().to_string();
+        move |source: io::Error| Failure::new(stage, object, &source)
+    };
+    let root = Path::new("/");
+    mount_change(root, MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)
+        .map_err(|errno| fail(Stage::Propagation, root)(errno.into()))?;
+    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    mount("proc", "/proc", "proc", flags, None)
+        .map_err(|errno| fail(Stage::Proc, Path::new("/proc"))(errno.into()))?;
+    let table = MountTable::read().map_err(fail(Stage::ReadOnly, Path::new("/proc/self/mountinfo")))?;
+    for control in table.mounts().iter().filter(|mount| CONTROL_KINDS.contains(&mount.kind.as_str())) {
+        match mount_setattr::set(&control.point, READ_ONLY, Depth::One) {
+            // Hidden below another mount: nobody inside reaches it either.
+            Err(error) if is_hidden(&error) => {}
+            answer => answer.map_err(fail(Stage::ReadOnly, &control.point))?,
+        }
+    }
+    if uid == 0 {
+        for path in PROC_READ_ONLY.map(Path::new).into_iter().filter(|path| path.exists()) {
+            bind_over_itself(path, Treatment::ReadOnly).map_err(fail(Stage::ReadOnly, path))?;
+        }
+    }
+    for (path, treatment) in plan.treatments() {
+        bind_over_itself(&path, treatment).map_err(fail(Stage::Pin, &path))?;
+    }
+    Ok(())
+}
+
+/// Puts the marks, once all mounts are there.
+pub(super) fn mark(plan: &MountPlan, fanotify: &FanotifyPlan, group: &Group) -> Result<(), Failure> {
+    let put = |on, path: &Path| match group.mark(on, path) {
+        Err(error) if is_hidden(&error) => Ok(()),
+        answer => answer.map_err(|source| Failure::new(Stage::Mark, path.display().to_string(), &source)),
+    };
+    for path in &fanotify.inodes {
+        put(MarkOn::Inode, path)?;
+    }
+    if !fanotify.all_mounts {
+        return plan.deny.iter().try_for_each(|path| put(MarkOn::Mount, path));
+    }
+    let table =
+        MountTable::read().map_err(|source| Failure::new(Stage::Mark, "/proc/self/mountinfo", &source))?;
+    table
+        .mounts()
+        .iter()
+        .filter(|mount| can_hold_names(mount))
+        .try_for_each(|mount| put(MarkOn::Mount, &mount.point))
+}
+
+fn can_hold_names(mount: &Mount) -> bool {
+    let kind = mount.kind.as_str();
+    !NAMELESS_KINDS.contains(&kind) && !CONTROL_KINDS.contains(&kind)
+}
+
+fn is_hidden(error: &io::Error) -> bool {
+    matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR | libc::EINVAL))
+}
+
+/// Clones the mount at `path` and lays it over the same object, whatever happens to the names on the way meanwhile.
+fn bind_over_itself(path: &Path, treatment: Treatment) -> io::Result<()> {
+    let at: OwnedFd = openat2(
+        CWD,
+        path,
+        OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+        Mode::empty(),
+        ResolveFlags::NO_SYMLINKS,
+    )?;
+    let clone =
+        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+    let tree = match treatment {
+        // What is mounted inside a denied folder stays behind and is out of reach.
+        Treatment::Deny => open_tree(&at, c"", clone)?,
+        Treatment::Pin | Treatment::ReadOnly => open_tree(&at, c"", clone | OpenTreeFlags::AT_RECURSIVE)?,
+    };
+    if treatment != Treatment::Pin {
+        mount_setattr::set_of(std::os::fd::AsFd::as_fd(&tree), READ_ONLY, Depth::Recursive)?;
+    }
+    let both_empty = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+    move_mount(&tree, c"", &at, c"", both_empty)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn paths(list: &[&str]) -> Vec<PathBuf> {
+        list.iter().map(PathBuf::from).collect()
+    }
+
+    #[test]
+    fn ancestors_are_pinned_up_to_the_writable_root() {
+        let plan = MountPlan {
+            protect: paths(&["/home/u/app/.git/config"]),
+            writable: paths(&["/home/u/app"]),
+            ..MountPlan::default()
+        };
+        let expected = [
+            (PathBuf::from("/home/u/app/.git"), Treatment::Pin),
+            (PathBuf::from("/home/u/app/.git/config"), Treatment::ReadOnly),
+        ];
+        assert_eq!(plan.treatments(), expected);
+    }
+
+    #[test]
+    fn without_a_writable_list_all_ancestors_are_pinned_outermost_first() {
+        let plan = MountPlan { deny: paths(&["/home/u/.ssh"]), ..MountPlan::default() };
+        let expected = [
+            (PathBuf::from("/home"), Treatment::Pin),
+            (PathBuf::from("/home/u"), Treatment::Pin),
+            (PathBuf::from("/home/u/.ssh"), Treatment::Deny),
+        ];
+        assert_eq!(plan.treatments(), expected);
+    }
+
+    #[test]
+    fn deny_wins_over_protect_and_hides_what_is_below() {
+        let plan = MountPlan {
+            deny: paths(&["/s"]),
+            protect: paths(&["/s", "/s/below", "/secret"]),
+            writable: paths(&["/none"]),
+            ..MountPlan::default()
+        };
+        let expected =
+            [(PathBuf::from("/s"), Treatment::Deny), (PathBuf::from("/secret"), Treatment::ReadOnly)];
+        assert_eq!(plan.treatments(), expected);
+    }
+}

@@ -1,0 +1,48 @@
+//! What the supervisor wants: plain values, decided before anything is created.
+
+use std::{ffi::OsString, path::PathBuf};
+
+use super::{landlock::LandlockPlan, mount::MountPlan, privilege::Identity, seccomp::SeccompPlan};
+
+/// Everything about one launch.
+#[derive(Clone, Debug)]
+pub struct LaunchPlan {
+    /// The command and its arguments, at least one; a name without a slash is searched for in `PATH` of `env`.
+    pub argv: Vec<OsString>,
+    /// Working directory, absolute.
+    pub cwd: PathBuf,
+    /// The whole environment.
+    pub env: Vec<(OsString, OsString)>,
+    /// Whom it runs as.
+    pub identity: Identity,
+    /// Its cgroup.
+    pub cgroup: CgroupPlan,
+    /// Its mounts.
+    pub mounts: MountPlan,
+    /// Its Landlock domain.
+    pub landlock: LandlockPlan,
+    /// Its seccomp filter.
+    pub seccomp: SeccompPlan,
+    /// Backend `fanotify`: what asks for verdicts. `None` on other backends.
+    pub fanotify: Option<FanotifyPlan>,
+}
+
+/// The cgroup of one sandbox.
+#[derive(Clone, Debug, Default)]
+pub struct CgroupPlan {
+    /// Name of its folder, of letters, digits and `-`; the supervisor's pid is added.
+    pub name: String,
+    /// `limits.pids_max`.
+    pub pids_max: Option<u64>,
+    /// `limits.memory_max_bytes`.
+    pub memory_max_bytes: Option<u64>,
+}
+
+/// Which opens ask the verdict thread.
+#[derive(Clone, Debug, Default)]
+pub struct FanotifyPlan {
+    /// `true`: there are globs, so every mount that can hold such names is marked; `false`: only the denied paths.
+    pub all_mounts: bool,
+    /// Files with more than one name (hard links) that a deny rule names; each an existing, resolved path.
+    pub inodes: Vec<PathBuf>,
+}
