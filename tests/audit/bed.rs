@@ -67,7 +67,11 @@ pub(crate) fn open(ns: i128, path: impl Into<Text>) -> Event {
 }
 
 pub(crate) fn denied(event: Event) -> Event {
-    let rule = Rule { id: RuleId("base/filesystem.deny/0".to_owned()), layer: Layer::Builtin };
+    denied_by("base/filesystem.deny/0", event)
+}
+
+pub(crate) fn denied_by(rule: &str, event: Event) -> Event {
+    let rule = Rule { id: RuleId(rule.to_owned()), layer: Layer::Builtin };
     Event { outcome: Outcome::Denied, errno: Some(1), rule: Some(rule), ..event }
 }
 

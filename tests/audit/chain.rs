@@ -8,7 +8,10 @@ use govsandbox::{
         read::LogReader,
         verify::{VerifyError, verify},
     },
-    event::{model::Event, text::Text},
+    event::{
+        model::{Event, Kind},
+        text::Text,
+    },
 };
 use proptest::prelude::*;
 
@@ -242,4 +245,35 @@ proptest! {
         prop_assert_eq!(&paths, &batches.concat());
         prop_assert_eq!(verify(&path).unwrap().records, paths.len() as u64);
     }
+}
+
+/// The examples of `docs/events.md` are the sample log, so they can't go stale.
+#[test]
+fn the_documentation_shows_an_example_of_each_kind() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("audit.jsonl");
+    crate::sample::write(&path);
+    let mut examples = String::new();
+    for kind in Kind::ALL {
+        let lines = fs::read_to_string(&path).unwrap();
+        let of_kind = || {
+            lines.lines().filter(|line| line.contains(&format!("\"kind\":\"{}\",\"action\"", kind.name())))
+        };
+        let denied = of_kind().find(|line| line.contains("\"outcome\":\"denied\""));
+        examples += &shortened(denied.or_else(|| of_kind().next()).unwrap());
+    }
+    let documentation =
+        fs::read_to_string(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/events.md")).unwrap();
+    let shown = documentation.split_once("```json\n").unwrap().1.split_once("```").unwrap().0;
+    assert!(shown == examples, "the examples of docs/events.md should be:\n{examples}");
+}
+
+/// Long hex strings by their beginning.
+fn shortened(line: &str) -> String {
+    let is_hash = |part: &&str| part.len() == 64 && part.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let mut line = line.to_owned();
+    for hash in line.clone().split(['"', ':']).filter(is_hash) {
+        line = line.replace(hash, &format!("{}…", &hash[..8]));
+    }
+    line + "\n"
 }

@@ -10,7 +10,7 @@ use govsandbox::{
     },
 };
 
-use crate::bed::{denied, open, process, session, time};
+use crate::bed::{denied, denied_by, open, process, session, time};
 
 pub(crate) const SESSION: &str = "01KAJ2V6Q8W3N5T7Y9B1D3F5H7";
 
@@ -93,7 +93,10 @@ pub(crate) fn events() -> Vec<Event> {
             object: Object { name: string("api.anthropic.com"), ..net("160.79.104.10", 443) },
             ..event(9, Kind::NetConnect, Action::Connect, Object::default())
         },
-        denied(event(10, Kind::NetConnect, Action::Connect, net("2001:db8::1", 22))),
+        denied_by(
+            "default/network.allow",
+            event(10, Kind::NetConnect, Action::Connect, net("2001:db8::1", 22)),
+        ),
         event(11, Kind::NetSend, Action::Send, Object { protocol: string("udp"), ..net("127.0.0.53", 53) }),
         Event {
             rule: None,

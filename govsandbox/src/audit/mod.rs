@@ -1,10 +1,10 @@
 //! The record: an append-only file of one JSON object a line, each line's hash covering the one before.
 //!
 //! [`recorder::Recorder`] takes events from threads that must not wait and hands them to [`log::AuditLog`], the only
-//! writer. [`read`], [`follow`] and [`verify`] read the file back.
+//! writer. [`read`] and [`verify`] read the file back.
 
 pub mod chain;
-pub mod follow;
+mod follow;
 mod gap;
 mod line;
 mod location;

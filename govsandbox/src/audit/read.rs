@@ -7,6 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+pub use super::follow::Follower;
 use super::record::Record;
 
 /// Bytes of a line that are kept in memory; a longer line is damaged. More than any writer makes.

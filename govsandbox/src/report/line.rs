@@ -1,6 +1,9 @@
 //! One aligned line for each event.
 
-use std::io::{self, Write};
+use std::{
+    io::{self, Write},
+    path::Path,
+};
 
 use unicode_width::UnicodeWidthStr as _;
 
@@ -9,7 +12,7 @@ use super::{
     phrase,
 };
 use crate::{
-    audit::record::Record,
+    audit::{read::Entry, record::Record},
     event::{model::Outcome, text::for_terminal},
 };
 
@@ -40,6 +43,13 @@ pub fn write_line(out: &mut dyn Write, record: &Record, layout: &Layout) -> io::
         .map(|columns| columns.saturating_sub(before.width() + outcome.width() + after.width()));
     let what = fit(&phrase::object(record), &reasons(record), room);
     writeln!(out, "{before}{}{after}{what}", layout.paint(record.outcome, &outcome))
+}
+
+/// What there is to say of a line that says nothing; safe for a terminal.
+#[must_use]
+pub fn damage(entry: &Entry, log: &Path) -> Option<String> {
+    let damage = entry.record.as_ref().err()?;
+    Some(for_terminal(&format!("line {} of {} is damaged: {damage}", entry.line, log.display())).into_owned())
 }
 
 /// Fits both into `room`: of the reasons, best first, the first that leaves the object enough; else the object alone.

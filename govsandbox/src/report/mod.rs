@@ -1,7 +1,9 @@
 //! Records → text for people.
 
 pub mod details;
+pub mod json;
 pub mod layout;
 pub mod line;
 pub mod phrase;
+pub mod select;
 pub mod stats;

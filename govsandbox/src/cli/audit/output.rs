@@ -2,20 +2,16 @@
 
 use std::{
     env,
-    io::{self, IsTerminal as _, Write},
+    io::{self, IsTerminal as _},
     path::Path,
 };
 
 use jiff::tz::TimeZone;
 
+use super::AuditError;
 use crate::{
-    audit::{
-        read::{Entry, LogReader, ReadError},
-        record::Record,
-        write_terminal_safe,
-    },
-    event::text::for_terminal,
-    report::layout::Layout,
+    audit::read::{Entry, LogReader},
+    report::{layout::Layout, line},
 };
 
 /// Columns below which cutting lines makes no sense any more.
@@ -46,34 +42,22 @@ pub(super) fn stdout_layout() -> Layout {
     }
 }
 
-/// Writes the line as it stands in the log; what would steer a terminal as `\uXXXX`, also where the log is not ours.
-pub(super) fn write_json(out: &mut dyn Write, entry: &Entry) -> io::Result<()> {
-    // It was parsed, so it is UTF-8, and blanks outside of strings are all that can be lost.
-    let json = String::from_utf8_lossy(&entry.raw).replace(['\t', '\r'], " ");
-    write_terminal_safe(out, &json)?;
-    out.write_all(b"\n")
-}
-
-/// The record, or `None` and a line on stderr.
-pub(super) fn readable<'e>(entry: &'e Entry, log: &Path) -> Option<&'e Record> {
-    entry
-        .record
-        .as_ref()
-        .inspect_err(|damage| {
-            let text = format!("line {} of {} is damaged: {damage}", entry.line, log.display());
-            eprintln!("govsandbox: {}", for_terminal(&text));
-        })
-        .ok()
-}
-
-/// Gives each line of the log to `use_entry`.
-pub(super) fn for_each<E: From<ReadError>>(
+/// Gives each readable line of the log to `use_entry`, and says on stderr which are damaged.
+pub(super) fn for_each(
     log: &Path,
-    mut use_entry: impl FnMut(&Entry) -> Result<(), E>,
-) -> Result<(), E> {
+    mut use_entry: impl FnMut(&Entry) -> Result<(), AuditError>,
+) -> Result<(), AuditError> {
     let mut reader = LogReader::open(log)?;
     while let Some(entry) = reader.next_entry()? {
+        complain(&entry, log);
         use_entry(&entry)?;
     }
     Ok(())
+}
+
+/// Says on stderr when the line is damaged.
+pub(super) fn complain(entry: &Entry, log: &Path) {
+    if let Some(damage) = line::damage(entry, log) {
+        eprintln!("govsandbox: {damage}");
+    }
 }

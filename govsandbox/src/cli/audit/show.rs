@@ -1,21 +1,18 @@
 //! `audit show`
 
-use std::{collections::BTreeSet, io::Write, path::Path};
+use std::io::Write;
 
 use super::{
     AuditError,
     location::LogArg,
-    output::{Format, for_each, readable, stdout_layout, write_json},
+    output::{Format, for_each, stdout_layout},
 };
 use crate::{
-    audit::record::Record,
     diagnostic::Status,
-    event::{
-        model::{Kind, Outcome},
-        text::for_terminal,
+    report::{
+        details, json, line,
+        select::{Kind, Outcome, Selection, SessionChoice, find_session},
     },
-    id::SessionId,
-    report::{details, line},
 };
 
 /// Print the events of a run, filtered
@@ -50,18 +47,20 @@ impl ShowArgs {
     pub(super) fn run(&self, out: &mut dyn Write) -> Result<Status, AuditError> {
         let log = self.log.find()?;
         let session = match find_session(&log, &self.session)? {
-            Choice::All => None,
-            Choice::One(session) => Some(session),
-            Choice::None(reason) => {
+            SessionChoice::All => None,
+            SessionChoice::One(session) => Some(session),
+            SessionChoice::Unclear(reason) => {
                 eprintln!("govsandbox: {reason}");
                 return Ok(Status::No);
             }
         };
+        let selection =
+            Selection { session, kinds: self.kinds.clone(), outcomes: self.outcomes.clone(), pid: self.pid };
         let layout = stdout_layout();
-        let mut shown: Option<SessionId> = None;
+        let mut shown = None;
         for_each(&log, |entry| {
-            let Some(record) = readable(entry, &log) else { return Ok(()) };
-            if session.as_ref().is_some_and(|session| *session != record.session) || !self.matches(record) {
+            let Ok(record) = &entry.record else { return Ok(()) };
+            if !selection.takes(record) {
                 return Ok(());
             }
             let is_new = shown.as_ref() != Some(&record.session);
@@ -69,16 +68,16 @@ impl ShowArgs {
                 shown = Some(record.session.clone());
             }
             match self.format {
-                Format::Json => return Ok(write_json(out, entry)?),
-                Format::Text if is_new => details::write_session(out, record, &layout)?,
-                Format::Text => {}
+                Format::Json => json::write_entry(out, entry)?,
+                Format::Text => {
+                    if is_new {
+                        details::write_session(out, record, &layout)?;
+                    }
+                    let write = if self.details { details::write_details } else { line::write_line };
+                    write(out, record, &layout)?;
+                }
             }
-            if self.details {
-                details::write_details(out, record, &layout)?;
-            } else {
-                line::write_line(out, record, &layout)?;
-            }
-            Ok::<(), AuditError>(())
+            Ok(())
         })?;
         if shown.is_none() {
             eprintln!("govsandbox: no event matches");
@@ -86,54 +85,4 @@ impl ShowArgs {
         }
         Ok(Status::Success)
     }
-
-    fn matches(&self, record: &Record) -> bool {
-        (self.kinds.is_empty() || self.kinds.contains(&record.kind))
-            && (self.outcomes.is_empty() || self.outcomes.contains(&record.outcome))
-            && self.pid.is_none_or(|pid| record.process.as_ref().is_some_and(|process| process.pid == pid))
-    }
-}
-
-/// Which runs are meant.
-pub(super) enum Choice {
-    All,
-    One(SessionId),
-    /// In words.
-    None(String),
-}
-
-/// Finds the run by `all`, `last`, or the beginning of its id.
-pub(super) fn find_session(log: &Path, word: &str) -> Result<Choice, AuditError> {
-    if word == "all" {
-        return Ok(Choice::All);
-    }
-    let mut last = None;
-    let mut found = BTreeSet::new();
-    for_each(log, |entry| {
-        if let Ok(record) = &entry.record {
-            if record.kind == Kind::SessionStart || last.is_none() {
-                last = Some(record.session.clone());
-            }
-            if record.session.0.starts_with(word) && !found.contains(&record.session.0) {
-                found.insert(record.session.0.clone());
-            }
-        }
-        Ok::<(), AuditError>(())
-    })?;
-    if word == "last" {
-        return Ok(last.map_or_else(|| Choice::None("the audit log is empty".to_owned()), Choice::One));
-    }
-    let mut found = found.into_iter();
-    Ok(match (found.next(), found.next()) {
-        (Some(session), None) => Choice::One(SessionId(session)),
-        (Some(first), Some(second)) => Choice::None(format!(
-            "several sessions begin with `{word}`: {}, {} …",
-            for_terminal(&first),
-            for_terminal(&second)
-        )),
-        (None, _) => Choice::None(format!(
-            "no session in {} begins with `{word}`; `audit stats` lists them",
-            log.display()
-        )),
-    })
 }

@@ -1,17 +1,19 @@
 //! `audit stats`
 
-use std::io::{self, Write};
+use std::io::Write;
 
 use super::{
     AuditError,
     location::LogArg,
     output::{Format, for_each, stdout_layout},
-    show::{Choice, find_session},
 };
 use crate::{
-    audit::write_terminal_safe,
     diagnostic::Status,
-    report::stats::{Counter, write_stats},
+    report::{
+        json,
+        select::{Selection, SessionChoice, find_session},
+        stats::{Counter, write_stats},
+    },
 };
 
 /// Count events, refusals, programs and addresses
@@ -34,34 +36,26 @@ impl StatsArgs {
     pub(super) fn run(&self, out: &mut dyn Write) -> Result<Status, AuditError> {
         let log = self.log.find()?;
         let session = match find_session(&log, &self.session)? {
-            Choice::All => None,
-            Choice::One(session) => Some(session),
-            Choice::None(reason) => {
+            SessionChoice::All => None,
+            SessionChoice::One(session) => Some(session),
+            SessionChoice::Unclear(reason) => {
                 eprintln!("govsandbox: {reason}");
                 return Ok(Status::No);
             }
         };
+        let selection = Selection { session, ..Selection::default() };
         let mut counter = Counter::default();
         for_each(&log, |entry| {
             match &entry.record {
-                Ok(record) if session.as_ref().is_none_or(|session| *session == record.session) => {
-                    counter.add(record)
-                }
+                Ok(record) if selection.takes(record) => counter.add(record),
                 Ok(_) => {}
                 Err(_) => counter.add_damaged(),
             }
-            Ok::<(), AuditError>(())
+            Ok(())
         })?;
         let stats = counter.finish();
         match self.format {
-            Format::Json => {
-                let json = serde_json::to_string_pretty(&stats).map_err(io::Error::from)?;
-                // A newline is a blank outside of strings and can't be inside one.
-                for line in json.lines() {
-                    write_terminal_safe(out, line)?;
-                    writeln!(out)?;
-                }
-            }
+            Format::Json => json::write_pretty(out, &stats)?,
             Format::Text => write_stats(out, &stats, &stdout_layout())?,
         }
         Ok(if stats.events > 0 { Status::Success } else { Status::No })

@@ -5,15 +5,12 @@ use std::{io::Write, thread, time::Duration};
 use super::{
     AuditError,
     location::LogArg,
-    output::{Format, readable, stdout_layout, write_json},
+    output::{Format, complain, stdout_layout},
 };
 use crate::{
-    audit::{
-        follow::Follower,
-        read::{Entry, LogReader, ReadError},
-    },
+    audit::read::{Entry, Follower, LogReader, ReadError},
     diagnostic::Status,
-    report::line,
+    report::{json, line},
 };
 
 /// Between two looks at a log that does not grow.
@@ -79,9 +76,10 @@ impl TailArgs {
     }
 
     fn print(&self, out: &mut dyn Write, reader: &LogReader, entry: &Entry) -> Result<(), AuditError> {
-        let Some(record) = readable(entry, reader.path()) else { return Ok(()) };
+        complain(entry, reader.path());
+        let Ok(record) = &entry.record else { return Ok(()) };
         match self.format {
-            Format::Json => write_json(out, entry)?,
+            Format::Json => json::write_entry(out, entry)?,
             // The terminal may change its width meanwhile.
             Format::Text => line::write_line(out, record, &stdout_layout())?,
         }
