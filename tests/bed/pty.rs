@@ -28,6 +28,8 @@ pub(crate) struct Pty {
     user: File,
     program: OwnedFd,
     screen: Arc<Mutex<Vec<u8>>>,
+    /// Up to where the test has read it.
+    seen: Mutex<usize>,
     over: Arc<AtomicBool>,
     reader: Option<JoinHandle<()>>,
 }
@@ -42,8 +44,14 @@ impl Pty {
         let program =
             rustix::fs::open(name.as_c_str(), OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC, Mode::empty())
                 .unwrap();
-        let mut pty =
-            Self { user: user.into(), program, screen: Arc::default(), over: Arc::default(), reader: None };
+        let mut pty = Self {
+            user: user.into(),
+            program,
+            screen: Arc::default(),
+            seen: Mutex::default(),
+            over: Arc::default(),
+            reader: None,
+        };
         pty.resize(24, 80);
         let (mut reader, screen, over) =
             (pty.user.try_clone().unwrap(), Arc::clone(&pty.screen), Arc::clone(&pty.over));
@@ -107,11 +115,17 @@ impl Pty {
         String::from_utf8_lossy(&self.screen.lock().unwrap()).into_owned()
     }
 
-    /// Waits until a text was shown.
+    /// Waits until a text was shown, after the one that was waited for last.
     #[track_caller]
     pub(crate) fn expect(&self, text: &str) {
-        let seen = procs::until(Duration::from_secs(20), || self.screen().contains(text));
-        assert!(seen, "`{text}` does not come; the screen: {}", self.screen());
+        let mut from = self.seen.lock().unwrap();
+        let find = |from: usize| {
+            let screen = self.screen.lock().unwrap();
+            screen[from..].windows(text.len()).position(|part| part == text.as_bytes())
+        };
+        let shown = procs::until(Duration::from_secs(20), || find(*from).is_some());
+        assert!(shown, "`{text}` does not come; the screen: {}", self.screen());
+        *from += find(*from).unwrap() + text.len();
     }
 }
 

@@ -98,16 +98,18 @@ fn a_run_is_a_job_that_stops_goes_on_and_ends() {
     pty.send("word\n");
     pty.expect("got word");
     pty.send("\x03");
+    pty.expect("% ");
     pty.send("echo status-$?\n");
     pty.expect("status-130");
     // In the background, and brought back.
     let start = bed.start(&[&bed.deny(&[])], sh("echo back; sleep 300"));
     pty.send(&format!("{} &\n", line(&start)));
-    pty.expect("\nback");
+    pty.expect("back\r\n");
     pty.send("fg\n");
     pty.expect("sleep 300");
     std::thread::sleep(Duration::from_millis(300));
     pty.send("\x03");
+    pty.expect("% ");
     pty.send("echo again-$?\n");
     pty.expect("again-130");
     pty.send("exit\n");
@@ -135,6 +137,7 @@ fn a_shell_in_a_run_has_job_control() {
     pty.send("fg\n");
     std::thread::sleep(Duration::from_millis(300));
     pty.send("\x03");
+    pty.expect("% ");
     pty.send("echo status-$?\n");
     pty.expect("status-130");
     pty.send("cat secret | cat; echo over-$((1+1))\n");

@@ -47,7 +47,7 @@ fn cargo_builds_and_tests_a_crate() {
          cargo build --offline 2>&1; ./target/debug/tiny; cargo test --offline 2>&1",
         bin.display()
     );
-    let reachable = bed.bare(vec![bin.join("cargo").into(), "--version".into()].into_iter().collect());
+    let reachable = bed.bare(sh(format!("{}/cargo --version", bin.display())));
     if reachable.status.success() {
         let run = works(&bed, &script, "tiny/target/debug/tiny");
         assert!(run.out().contains("built") && run.out().contains("1 passed"), "{run}");
