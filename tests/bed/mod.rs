@@ -48,7 +48,7 @@ pub(crate) struct TestBed {
     root: PathBuf,
     uid: u32,
     runs: AtomicU32,
-    sessions: Mutex<Vec<String>>,
+    cgroups: Mutex<Vec<String>>,
 }
 
 /// One finished run in the sandbox.
@@ -77,7 +77,7 @@ impl TestBed {
             root,
             uid: FIRST_UID + (pid << 7) + (count & 0x7f),
             runs: AtomicU32::new(0),
-            sessions: Mutex::default(),
+            cgroups: Mutex::default(),
         };
         fs::create_dir_all(&bed.root).unwrap();
         for (folder, owned) in [
@@ -283,7 +283,10 @@ impl Start<'_> {
 
     /// Starts it, output captured; [`Start::read`] takes what comes.
     pub(crate) fn spawn(&mut self) -> Child {
-        self.process.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+        let child = self.process.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        // The name of a run's cgroup ends in the supervisor's pid.
+        self.bed.cgroups.lock().unwrap().push(format!("-{}", child.id()));
+        child
     }
 
     /// The run behind an output that the test collected itself.
@@ -291,7 +294,6 @@ impl Start<'_> {
         let log = Log::read(&self.log);
         let run = Run { status: output.status, stdout: output.stdout, stderr: output.stderr, log };
         if let Some(start) = run.log.events.iter().find(|event| event.kind() == "session.start") {
-            self.bed.sessions.lock().unwrap().push(start.text("session").to_owned());
             assert_eq!(start.object("backend"), backend(), "the run took another backend: {run}");
         } else {
             assert_eq!(run.status.code(), Some(125), "a run without session.start: {run}");
@@ -339,7 +341,7 @@ impl std::fmt::Display for Run {
 
 impl Drop for TestBed {
     fn drop(&mut self) {
-        let left = procs::leftovers(self.uid, &self.root, &self.sessions.lock().unwrap());
+        let left = procs::leftovers(self.uid, &self.root, &self.cgroups.lock().unwrap());
         let removed = fs::remove_dir_all(&self.root);
         // The last one out; others may still be there.
         let _ = fs::remove_dir(BEDS);

@@ -137,8 +137,8 @@ pub(crate) fn signal(pid: u32, signal: Signal) {
     rustix::process::kill_process(Pid::from_raw(i32::try_from(pid).unwrap()).unwrap(), signal).unwrap();
 }
 
-/// Processes of the user, mounts below the folder, cgroups of the sessions: what a finished run left.
-pub(crate) fn leftovers(uid: u32, root: &Path, sessions: &[String]) -> Vec<String> {
+/// Processes of the user, mounts below the folder, cgroups with these endings: what a finished run left.
+pub(crate) fn leftovers(uid: u32, root: &Path, endings: &[String]) -> Vec<String> {
     let mut left = Vec::new();
     // The last process of a tree may be on its way out.
     if !until(Duration::from_secs(2), || of_user(uid).is_empty()) {
@@ -152,29 +152,18 @@ pub(crate) fn leftovers(uid: u32, root: &Path, sessions: &[String]) -> Vec<Strin
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
     let root = root.to_str().unwrap();
     left.extend(mounts.lines().filter(|line| line.contains(root)).map(|line| format!("mount {line}")));
-    if !until(Duration::from_secs(2), || cgroups(sessions).is_empty()) {
-        left.extend(cgroups(sessions).iter().map(|folder| format!("cgroup {}", folder.display())));
+    if !until(Duration::from_secs(2), || cgroups(endings).is_empty()) {
+        left.extend(cgroups(endings).iter().map(|folder| format!("cgroup {}", folder.display())));
     }
     left
 }
 
-/// Cgroups whose name has one of these sessions in it.
-fn cgroups(sessions: &[String]) -> Vec<PathBuf> {
-    let mut found = Vec::new();
+/// Sandboxes' cgroups whose name ends so.
+fn cgroups(endings: &[String]) -> Vec<PathBuf> {
     let unified = Path::new("/sys/fs/cgroup/unified");
-    let mut folders =
-        vec![if unified.exists() { unified.to_owned() } else { PathBuf::from("/sys/fs/cgroup") }];
-    while let Some(folder) = folders.pop() {
-        for entry in fs::read_dir(&folder).into_iter().flatten().filter_map(Result::ok) {
-            if !entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-                continue;
-            }
-            let name = entry.file_name().to_string_lossy().into_owned();
-            if sessions.iter().any(|session| name.contains(session.as_str())) {
-                found.push(entry.path());
-            }
-            folders.push(entry.path());
-        }
-    }
-    found
+    let top = if unified.exists() { unified } else { Path::new("/sys/fs/cgroup") };
+    let folders = fs::read_dir(top.join("govsandbox")).into_iter().flatten().filter_map(Result::ok);
+    let is_ours =
+        |path: &PathBuf| endings.iter().any(|ending| path.to_string_lossy().ends_with(ending.as_str()));
+    folders.map(|folder| folder.path()).filter(is_ours).collect()
 }
