@@ -133,6 +133,10 @@ fn step(verb: &str, path: &Path) -> io::Result<String> {
             let mut stream = TcpStream::connect_timeout(&address(path)?, Duration::from_secs(5))?;
             stream.write_all(b"tcp")?;
         }
+        "fast-open" => match address(path)? {
+            SocketAddr::V4(to) => sys::connect_by_sending(to)?,
+            SocketAddr::V6(_) => return Err(io::Error::from_raw_os_error(libc::EAFNOSUPPORT)),
+        },
         "send-to" => {
             let (socket, to) = datagram(path)?;
             socket.send_to(b"udp", to)?;

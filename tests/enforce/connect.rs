@@ -206,3 +206,18 @@ fn every_process_of_the_tree_meets_the_same_refusal() {
     assert_eq!(listener.arrived(0), 4, "{run}");
     assert_eq!(run.log.all_denied("net.connect").len(), 4, "{run}");
 }
+
+#[test]
+fn tcp_fast_open_is_a_connection_too() {
+    private_network(&["10.77.0.1/32", "10.77.0.9/32"]);
+    let bed = TestBed::new("net-fastopen");
+    let (open, closed) = (Listener::tcp("10.77.0.1"), Listener::tcp("10.77.0.9"));
+    let steps = || [step("fast-open", open.address), step("fast-open", closed.address)].concat();
+    assert_eq!(bed.bare_steps(steps()), ["ok"; 2]);
+    let rules = format!("allow = [\"10.77.0.1:{}\"]", open.address.port());
+    let (run, answers) = bed.run_steps(&policy(&bed, &rules), steps());
+    assert_eq!(answers[0], "ok", "{run}");
+    assert!(REFUSED.contains(&answers[1].as_str()), "{answers:?}: {run}");
+    assert_eq!([open.arrived(2), closed.arrived(1)], [2, 1], "{run}");
+    told(&run, "net.connect", "10.77.0.9", closed.address.port(), "denied", "default/network.allow");
+}

@@ -13,6 +13,7 @@ mod bed;
 mod descriptors;
 mod disk;
 mod killed;
+mod machine;
 mod refused;
 mod signals;
 mod status;
