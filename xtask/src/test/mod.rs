@@ -110,7 +110,11 @@ fn privileged_tests(report: &mut Report, args: &TestArgs, names: &[String]) {
         if names.is_empty() {
             bail!("there is no privileged test");
         }
-        built = privileged::build(names)?;
+        for target in privileged::build(names)? {
+            if filter.is_none() || target.has(filter)? {
+                built.push(target);
+            }
+        }
         Ok(())
     });
     if !args.vm {

@@ -115,6 +115,12 @@ fn built_test(line: &str) -> Option<Target> {
 }
 
 impl Target {
+    /// Whether the filter leaves anything of it; asked here, so that no machine is started for nothing.
+    pub(super) fn has(&self, filter: Option<&str>) -> Result<bool> {
+        let listed = process::read(Command::new(&self.executable).arg("--list").args(filter))?;
+        Ok(listed.lines().any(|line| line.ends_with(": test")))
+    }
+
     /// Runs it on this machine.
     pub(super) fn run_natively(&self, filter: Option<&str>) -> Result<Counts> {
         let mut command = Command::new("timeout");
