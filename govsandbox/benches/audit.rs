@@ -31,10 +31,16 @@ fn write_alone() {
     let folder = tempfile::tempdir().unwrap();
     let mut log = AuditLog::open(&folder.path().join("audit.jsonl"), None).unwrap();
     let events: Vec<_> = (0..100_000).map(|number| bed::open(number, "/home/dev/app/src/main.rs")).collect();
-    let begin = Instant::now();
+    let begin = cpu_time();
     log.append_all(&events, &bed::session("bench")).unwrap();
-    let ns = begin.elapsed().as_nanos() / 100_000;
-    println!("audit/append_all: {ns} ns an event, {} events/s", 1_000_000_000 / ns.max(1));
+    let ns = (cpu_time() - begin).as_nanos() / 100_000;
+    println!("audit/append_all: {ns} ns of CPU an event, {} events/s on one core", 1_000_000_000 / ns.max(1));
+}
+
+/// Of this thread: other work on the machine must not count. Source: `/proc/thread-self/schedstat`.
+fn cpu_time() -> Duration {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").unwrap();
+    Duration::from_nanos(text.split(' ').next().unwrap().parse().unwrap())
 }
 
 /// A sender that makes a batch each millisecond, and the recorder's thread.

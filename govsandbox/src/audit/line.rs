@@ -1,20 +1,18 @@
 //! An event as a line of the log.
 
-use std::{borrow::Cow, collections::BTreeMap, io};
+use std::io;
 
-use serde::{Serialize, Serializer};
+use jiff::fmt::{StdIoWrite, temporal::DateTimePrinter};
+use serde::{Serialize, ser::Error as _};
 
 use super::{
     chain::ChainHash,
     record::{Actor, SCHEMA},
 };
-use crate::{
-    event::{
-        errno,
-        model::{Action, Event, Kind, Object, Outcome, Process, Rule, SessionFields},
-        text::{Text, misleads},
-    },
-    id::SessionId,
+use crate::event::{
+    errno,
+    model::{Event, Process, SessionFields},
+    text::{Text, misleads},
 };
 
 /// Bytes of one line at most, so that a reader needs no more memory than this. An event that would be longer loses the
@@ -25,43 +23,39 @@ const CUT_ARGUMENTS_BYTES: usize = 16 << 10;
 /// Bytes of one path or string in an event that had to be cut.
 const CUT_TEXT_BYTES: usize = 4096;
 
-/// What the lines of one session have in common, ready to be written.
+/// What the lines of one session have in common, as it stands in each: nearly half of a line is rendered once.
 #[derive(Debug)]
 pub(super) struct LineContext<'a> {
-    session: &'a SessionFields,
-    actor: Actor,
+    trace_id: &'a str,
+    /// `session`, `trace_id`.
+    run: Vec<u8>,
+    /// `policy`, `actor`.
+    subject: Vec<u8>,
+    /// `tags`, `host`, `sandbox_id`.
+    place: Vec<u8>,
+    /// The last process that a span was made for: events of one come in rows.
+    span: Option<(ProcessKey, Span)>,
 }
 
-#[derive(Serialize)]
-struct Line<'a> {
-    schema: &'static str,
-    seq: u64,
-    #[serde(serialize_with = "nanoseconds")]
-    time: jiff::Timestamp,
-    session: &'a SessionId,
-    trace_id: &'a str,
-    span_id: &'a str,
-    kind: Kind,
-    action: Action,
-    outcome: Outcome,
-    errno: Option<Cow<'static, str>>,
-    rule: Option<&'a Rule>,
-    policy: &'a str,
-    actor: &'a Actor,
-    process: Option<&'a Process>,
-    object: &'a Object,
-    tags: &'a BTreeMap<String, String>,
-    host: &'a str,
-    sandbox_id: u32,
-    #[serde(skip_serializing_if = "<[_]>::is_empty")]
-    escaped: &'a [&'static str],
-    prev: ChainHash,
-}
+/// `pid` and `start_ns`; zeros stand for the session itself.
+type ProcessKey = (u32, u64);
+/// Hex digits.
+type Span = [u8; 16];
 
 impl<'a> LineContext<'a> {
-    pub(super) fn new(session: &'a SessionFields) -> Self {
+    /// # Errors
+    /// None that is known of: all keys are strings.
+    pub(super) fn new(session: &'a SessionFields) -> Result<Self, serde_json::Error> {
         let actor = Actor { user: session.user.clone(), uid: session.uid, agent: session.agent.clone() };
-        Self { session, actor }
+        let (mut run, mut subject, mut place) = (Vec::new(), Vec::new(), Vec::new());
+        field(&mut run, "session", &session.session)?;
+        field(&mut run, "trace_id", &session.trace_id)?;
+        field(&mut subject, "policy", &session.policy)?;
+        field(&mut subject, "actor", &actor)?;
+        field(&mut place, "tags", &session.tags)?;
+        field(&mut place, "host", &session.host)?;
+        field(&mut place, "sandbox_id", &session.sandbox_id)?;
+        Ok(Self { trace_id: &session.trace_id, run, subject, place, span: None })
     }
 
     /// Appends the line to `out`, newline included, and returns its hash.
@@ -69,7 +63,7 @@ impl<'a> LineContext<'a> {
     /// # Errors
     /// None that is known of: all keys are strings and `out` is memory. On one, `out` is as it was.
     pub(super) fn encode(
-        &self,
+        &mut self,
         out: &mut Vec<u8>,
         seq: u64,
         prev: ChainHash,
@@ -88,59 +82,80 @@ impl<'a> LineContext<'a> {
         Ok(hash)
     }
 
-    /// The line up to `,"hash":`.
+    /// The line up to `,"hash":`. The order is that of [`super::record::Record`], to which a test compares it.
     fn encode_body(
-        &self,
+        &mut self,
         out: &mut Vec<u8>,
         seq: u64,
         prev: ChainHash,
         event: &Event,
     ) -> Result<(), serde_json::Error> {
-        let span = span_id(&self.session.trace_id, event.process.as_ref()).hex();
-        let line = Line {
-            schema: SCHEMA,
-            seq,
-            time: event.time,
-            session: &self.session.session,
-            trace_id: &self.session.trace_id,
-            span_id: span.get(..16).and_then(|hex| std::str::from_utf8(hex).ok()).unwrap_or_default(),
-            kind: event.kind,
-            action: event.action,
-            outcome: event.outcome,
-            errno: event.errno.map(errno::name),
-            rule: event.rule.as_ref(),
-            policy: &self.session.policy,
-            actor: &self.actor,
-            process: event.process.as_ref(),
-            object: &event.object,
-            tags: &self.session.tags,
-            host: &self.session.host,
-            sandbox_id: self.session.sandbox_id,
-            escaped: &escaped_fields(event),
-            prev,
-        };
-        line.serialize(&mut serde_json::Serializer::with_formatter(&mut *out, TerminalSafe))?;
-        out.pop(); // the brace: `hash` comes last
+        let span = self.span(event.process.as_ref());
+        out.extend_from_slice(b"{\"schema\":\"");
+        out.extend_from_slice(SCHEMA.as_bytes());
+        out.push(b'"');
+        field(out, "seq", &seq)?;
+        out.extend_from_slice(b",\"time\":\"");
+        TIME_PRINTER
+            .print_timestamp(&event.time, StdIoWrite(&mut *out))
+            .map_err(serde_json::Error::custom)?;
+        out.push(b'"');
+        out.extend_from_slice(&self.run);
+        word(out, "span_id", &span);
+        word(out, "kind", event.kind.name().as_bytes());
+        word(out, "action", event.action.name().as_bytes());
+        word(out, "outcome", event.outcome.name().as_bytes());
+        field(out, "errno", &event.errno.map(errno::name))?;
+        field(out, "rule", &event.rule)?;
+        out.extend_from_slice(&self.subject);
+        field(out, "process", &event.process)?;
+        field(out, "object", &event.object)?;
+        out.extend_from_slice(&self.place);
+        let escaped = escaped_fields(event);
+        if !escaped.is_empty() {
+            field(out, "escaped", &escaped)?;
+        }
+        word(out, "prev", &prev.hex());
         Ok(())
+    }
+
+    /// The span of a process is a function of the trace and of the process, so that every event of a process has the
+    /// same and exporters need no state.
+    fn span(&mut self, process: Option<&Process>) -> Span {
+        let key = process.map_or((0, 0), |process| (process.pid, process.start_ns));
+        if let Some((_, span)) = self.span.filter(|(known, _)| *known == key) {
+            return span;
+        }
+        let mut name = self.trace_id.as_bytes().to_vec();
+        name.extend_from_slice(&key.0.to_be_bytes());
+        name.extend_from_slice(&key.1.to_be_bytes());
+        let mut span = [0; 16];
+        span.iter_mut().zip(ChainHash::of(&name).hex()).for_each(|(to, from)| *to = from);
+        self.span = Some((key, span));
+        span
     }
 }
 
-/// The span of a process is a function of the trace and of the process, so that every event of a process has the same
-/// and exporters need no state. Events about the session have that of process 0.
-fn span_id(trace_id: &str, process: Option<&Process>) -> ChainHash {
-    let (pid, start_ns) = process.map_or((0, 0), |process| (process.pid, process.start_ns));
-    let mut name = [0; 44];
-    let parts = trace_id.bytes().take(32).chain(pid.to_be_bytes()).chain(start_ns.to_be_bytes());
-    name.iter_mut().zip(parts).for_each(|(to, from)| *to = from);
-    ChainHash::of(&name)
+const TIME_PRINTER: DateTimePrinter = DateTimePrinter::new().precision(Some(9));
+
+/// `,"NAME":VALUE`
+fn field(out: &mut Vec<u8>, name: &str, value: &impl Serialize) -> Result<(), serde_json::Error> {
+    key(out, name);
+    value.serialize(&mut serde_json::Serializer::with_formatter(out, TerminalSafe))
 }
 
-fn nanoseconds<S: Serializer>(time: &jiff::Timestamp, serializer: S) -> Result<S::Ok, S::Error> {
-    const PRINTER: jiff::fmt::temporal::DateTimePrinter =
-        jiff::fmt::temporal::DateTimePrinter::new().precision(Some(9));
-    let mut text = String::with_capacity(32);
-    PRINTER.print_timestamp(time, &mut text).map_err(serde::ser::Error::custom)?;
-    serializer.serialize_str(&text)
+/// `,"NAME":"WORD"` of words of ours, which need no escape.
+fn word(out: &mut Vec<u8>, name: &str, word: &[u8]) {
+    key(out, name);
+    out.push(b'"');
+    out.extend_from_slice(word);
+    out.push(b'"');
+}
+
+fn key(out: &mut Vec<u8>, name: &str) {
+    out.extend_from_slice(b",\"");
+    out.extend_from_slice(name.as_bytes());
+    out.extend_from_slice(b"\":");
 }
 
 fn escaped_fields(event: &Event) -> Vec<&'static str> {

@@ -161,8 +161,12 @@ impl AuditLog {
             make_folder(folder, owner)
                 .map_err(|source| LogError::Folder { folder: folder.to_owned(), source })?;
         }
+        let mut lock = LockFile::open(&path).map_err(open_error)?;
+        // Without the lock, what looks like half a line may be another run's write.
+        let held = lock.acquire(LOCK_PATIENCE);
+        let held = held.map_err(|source| LogError::Lock { path: path.clone(), source })?;
         let file = LogFile::open(path, owner)?;
-        let lock = LockFile::open(&file.path).map_err(open_error)?;
+        drop(held);
         Ok(Self { lock, file })
     }
 
@@ -236,7 +240,7 @@ impl LogFile {
             }
         };
         let mut found = Vec::new();
-        if size != self.tail.end {
+        if size != self.tail.end || self.tail.torn > 0 {
             let before = std::mem::replace(&mut self.tail, read_tail(&self.file, &self.path)?);
             let missing = before.next_seq.saturating_sub(self.tail.next_seq);
             if missing > 0 {
@@ -261,9 +265,14 @@ impl LogFile {
         events: impl IntoIterator<Item = &'e Event>,
         session: &SessionFields,
     ) -> Result<(), Unwritten> {
-        let context = LineContext::new(session);
         let mut events = events.into_iter().peekable();
         let mut written = 0;
+        let unwritten = |written, path: &Path, source| Unwritten {
+            written,
+            error: LogError::Write { path: path.to_owned(), source },
+        };
+        let mut context =
+            LineContext::new(session).map_err(|error| unwritten(0, &self.path, error.into()))?;
         while events.peek().is_some() {
             let mut next = self.tail;
             let first = next.next_seq;
@@ -271,26 +280,18 @@ impl LogFile {
             while self.buffer.len() < WRITE_BYTES
                 && let Some(event) = events.next()
             {
-                next.prev =
-                    context.encode(&mut self.buffer, next.next_seq, next.prev, event).map_err(|error| {
-                        Unwritten {
-                            written,
-                            error: LogError::Write { path: self.path.clone(), source: error.into() },
-                        }
-                    })?;
+                next.prev = context
+                    .encode(&mut self.buffer, next.next_seq, next.prev, event)
+                    .map_err(|error| unwritten(written, &self.path, error.into()))?;
                 next.next_seq += 1;
             }
             next.end += self.buffer.len() as u64;
-            if let Err(source) = self.write_buffer() {
-                let lines = self.tail.next_seq - first;
-                written += usize::try_from(lines).unwrap_or(usize::MAX);
-                return Err(Unwritten {
-                    written,
-                    error: LogError::Write { path: self.path.clone(), source },
-                });
+            let result = self.write_buffer();
+            if result.is_ok() {
+                self.tail = next;
             }
-            written += usize::try_from(next.next_seq - first).unwrap_or(usize::MAX);
-            self.tail = next;
+            written += usize::try_from(self.tail.next_seq - first).unwrap_or(usize::MAX);
+            result.map_err(|source| unwritten(written, &self.path, source))?;
         }
         Ok(())
     }

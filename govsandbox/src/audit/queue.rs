@@ -10,6 +10,9 @@ const EVENT_BYTES_MAX: usize = 64 << 20;
 /// Room that only denials and events about the session and the log itself may use, in bytes.
 const DENIAL_BYTES_MAX: usize = 16 << 20;
 
+/// Events that room is kept for between two turns, about 1 MiB.
+const LIKELY_EVENTS_MAX: usize = 2048;
+
 /// Events in their order of arrival. What is taken out still counts until it is [`Queue::release`]d.
 #[derive(Debug)]
 pub(super) struct Queue {
@@ -80,7 +83,9 @@ impl Queue {
     }
 
     pub(super) fn take(&mut self) -> VecDeque<Event> {
-        std::mem::take(&mut self.waiting)
+        // As many are likely to come next; a burst must not stay in memory.
+        let likely = self.waiting.len().min(LIKELY_EVENTS_MAX);
+        std::mem::replace(&mut self.waiting, VecDeque::with_capacity(likely))
     }
 
     /// Gives back the room of events that are done with.

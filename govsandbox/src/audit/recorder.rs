@@ -277,7 +277,12 @@ impl Writer {
             state.is_idle = false;
             state = self.shared.sleep(state, LINGER);
         }
-        self.pending.append(&mut state.queue.take());
+        let mut taken = state.queue.take();
+        if self.pending.is_empty() {
+            self.pending = taken; // and the memory of the last burst is given back
+        } else {
+            self.pending.append(&mut taken);
+        }
         self.losses.merge(std::mem::take(&mut state.queue.losses));
         state.is_closing
     }

@@ -6,7 +6,7 @@ mod show;
 mod stats;
 mod tail;
 
-use std::io::{self, Write};
+use std::io::{self, BufWriter, Write};
 
 use crate::{audit::read::ReadError, diagnostic::Status};
 
@@ -43,6 +43,8 @@ impl AuditArgs {
     /// # Errors
     /// The log is missing or can't be read. That nobody reads `out` any more is none.
     pub fn run(&self, out: &mut dyn Write) -> miette::Result<Status> {
+        // Stdout alone would write each line by itself.
+        let out = &mut BufWriter::new(out);
         let result = match &self.command {
             AuditCommand::Tail(args) => args.run(out),
             AuditCommand::Show(args) => args.run(out),
