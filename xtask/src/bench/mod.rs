@@ -1,0 +1,269 @@
+//! `cargo xtask bench`: what the sandbox costs, bare and sandboxed side by side.
+//!
+//! Every round measures each variant once, in turn, and changes the order from round to round; what is reported are
+//! medians over rounds of the ratio within a round, so that a machine that is busy for a while disturbs both sides.
+//! In the virtual machine with `--icount` a nanosecond is an instruction, and the numbers come out the same everywhere.
+
+mod spread;
+pub(crate) mod worker;
+
+use std::fs;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+
+use crate::install_tools::{self, Need};
+use crate::vm::Machine;
+use crate::{process, workspace};
+use spread::Spread;
+use worker::Operation;
+
+/// Measure what the sandbox costs: open, exec, connect and start-up, bare against sandboxed
+#[derive(Debug, clap::Args)]
+pub(crate) struct BenchArgs {
+    /// Rounds natively; each measures everything once
+    #[arg(long, value_name = "N", default_value_t = 15)]
+    rounds: u32,
+    /// Only on this machine's kernel
+    #[arg(long, conflicts_with = "vm")]
+    native: bool,
+    /// Only in the virtual machine
+    #[arg(long)]
+    vm: bool,
+    /// Kernel series in the virtual machine
+    #[arg(long, value_name = "SERIES", default_value = "6.12")]
+    kernel: String,
+    /// Measure here, with what is built already, and call the unit so (what `bench` runs in the machine)
+    #[arg(long, value_name = "UNIT", hide = true)]
+    here: Option<String>,
+}
+
+/// Rounds in the machine: its numbers don't vary, two tell whether that is so.
+const GUEST_ROUNDS: u32 = 2;
+/// Until what the guest's kernel still does after its boot is done.
+const GUEST_SETTLES: Duration = Duration::from_secs(3);
+/// Folders between the root of the scratch file system and the file that is opened.
+const DEPTH: usize = 8;
+
+/// How a command is run.
+#[derive(Debug, Clone, Copy)]
+struct Variant {
+    name: &'static str,
+    /// The policy's `trace.opens`; none is bare.
+    opens: Option<&'static str>,
+}
+
+const VARIANTS: [Variant; 3] = [
+    Variant { name: "bare", opens: None },
+    Variant { name: "enforced", opens: Some("denied") },
+    Variant { name: "traced", opens: Some("all") },
+];
+
+/// What is measured: a worker's operation and how often, natively and where instructions are counted.
+const OPERATIONS: [(Operation, u64, u64); 3] =
+    [(Operation::Open, 10_000, 2_000), (Operation::Exec, 50, 10), (Operation::Connect, 1_000, 200)];
+
+/// Runs the task.
+pub(crate) fn run(args: &BenchArgs) -> Result<()> {
+    if let Some(unit) = &args.here {
+        return measure(args.rounds, unit);
+    }
+    install_tools::ensure(&[Need::Vm])?;
+    let mut build = workspace::cargo()?;
+    process::run(build.args(["build", "--release", "--quiet", "--locked", "--workspace", "--bins"]))?;
+    if !args.vm {
+        measure(args.rounds, "ns")?;
+    }
+    if !args.native {
+        let mut machine = Machine::new(&args.kernel);
+        machine.icount = true;
+        machine.timeout = Duration::from_secs(1200);
+        let rounds = GUEST_ROUNDS.to_string();
+        let program = program("xtask")?.to_string_lossy().into_owned();
+        let command = [program.as_str(), "bench", "--here", "instructions", "--rounds", &rounds];
+        let status = machine.run(&command.map(str::to_owned))?;
+        if status != 0 {
+            bail!("the measurement in the virtual machine ended with status {status}");
+        }
+    }
+    Ok(())
+}
+
+fn measure(rounds: u32, unit: &str) -> Result<()> {
+    let bed = Bed::new()?;
+    if unit != "ns" {
+        thread::sleep(GUEST_SETTLES);
+    }
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease")?;
+    println!("kernel {}, {rounds} rounds, {unit}; quartiles in brackets", kernel.trim());
+    println!("{:<10} {:<9} {:>12} {:>26} {:>34}", "what", "variant", "each", "× bare", "more than bare");
+    for (operation, native_count, counted_count) in OPERATIONS {
+        let count = if unit == "ns" { native_count } else { counted_count };
+        let measured = bed.rounds(rounds, |bed, variant| bed.operation(variant, operation, count))?;
+        print(operation.name(), &measured);
+    }
+    print("start-up", &bed.rounds(rounds, Bed::start_up)?);
+    println!("supervisor's memory after 20,000 opens: {} KiB at most", bed.supervisor_peak_kib()?);
+    Ok(())
+}
+
+/// Numbers of each variant, in the order of [`VARIANTS`], one per round.
+type Measured = [Vec<f64>; VARIANTS.len()];
+
+fn print(what: &str, measured: &Measured) {
+    let [bare, ..] = measured;
+    for (variant, numbers) in VARIANTS.iter().zip(measured) {
+        let Some(each) = Spread::of(numbers) else { continue };
+        let ratio =
+            Spread::of_ratios(bare, numbers).map(|s| format!("{:.3} [{:.3}–{:.3}]", s.median, s.low, s.high));
+        let more = Spread::of_differences(bare, numbers)
+            .map(|s| format!("{:+.0} [{:+.0}…{:+.0}]", s.median, s.low, s.high));
+        let (ratio, more) = match variant.opens {
+            None => (String::new(), String::new()),
+            Some(_) => (ratio.unwrap_or_default(), more.unwrap_or_default()),
+        };
+        println!("{what:<10} {:<9} {:>12.0} {ratio:>26} {more:>34}", variant.name, each.median);
+    }
+}
+
+/// Files and policies of one measurement, in memory, gone with the value.
+struct Bed {
+    folder: tempfile::TempDir,
+    file: PathBuf,
+    govsandbox: PathBuf,
+    worker: PathBuf,
+    /// A static program that does nothing.
+    nothing: PathBuf,
+}
+
+impl Bed {
+    fn new() -> Result<Self> {
+        let folder = tempfile::Builder::new().prefix("govsandbox-bench.").tempdir_in("/dev/shm")?;
+        let mut file = folder.path().to_path_buf();
+        file.extend((1..DEPTH).map(|level| format!("level{level}")));
+        fs::create_dir_all(&file)?;
+        file.push("measured.txt");
+        fs::write(&file, "measured\n")?;
+        for variant in VARIANTS {
+            if let Some(opens) = variant.opens {
+                fs::write(folder.path().join(format!("{}.toml", variant.name)), policy(variant.name, opens))?;
+            }
+        }
+        // In memory too, so that the machine never waits for its file system; `true` is a static one.
+        let copy = |from: PathBuf, name: &str| {
+            let to = folder.path().join(name);
+            fs::copy(&from, &to).with_context(|| format!("cannot copy {}", from.display()))?;
+            anyhow::Ok(to)
+        };
+        let worker = copy(program("xtask")?, "worker")?;
+        let govsandbox = copy(program("govsandbox")?, "govsandbox")?;
+        let nothing = copy(process::find("busybox").context("busybox is missing")?, "true")?;
+        Ok(Self { folder, file, govsandbox, worker, nothing })
+    }
+
+    /// Measures every variant once per round, each round in another order.
+    fn rounds(
+        &self,
+        rounds: u32,
+        mut measure: impl FnMut(&Self, Variant) -> Result<f64>,
+    ) -> Result<Measured> {
+        let mut measured: [Vec<f64>; VARIANTS.len()] = Default::default();
+        for round in 0..rounds as usize {
+            let mut order: Vec<_> = VARIANTS.iter().zip(&mut measured).collect();
+            let turn = round % order.len();
+            order.rotate_left(turn);
+            for (variant, numbers) in order {
+                numbers.push(measure(self, *variant).with_context(|| format!("variant `{}`", variant.name))?);
+            }
+        }
+        Ok(measured)
+    }
+
+    /// Nanoseconds of one repetition inside the loop of a worker.
+    #[expect(clippy::cast_precision_loss, reason = "counts and times far below 2^52")]
+    fn operation(&self, variant: Variant, operation: Operation, count: u64) -> Result<f64> {
+        let mut command = self.command(variant, &self.worker);
+        let file = if operation == Operation::Exec { &self.nothing } else { &self.file };
+        command.args(["bench-worker", operation.name(), &count.to_string(), "--file"]).arg(file);
+        let said = process::read(&mut command)?;
+        let took: u64 = said.trim().parse().with_context(|| format!("the worker said `{}`", said.trim()))?;
+        Ok(took as f64 / count as f64)
+    }
+
+    /// Nanoseconds from the start of a command that does nothing to its end.
+    fn start_up(&self, variant: Variant) -> Result<f64> {
+        let mut command = self.command(variant, &self.nothing);
+        let start = Instant::now();
+        process::read(&mut command)?;
+        Ok(start.elapsed().as_secs_f64() * 1e9)
+    }
+
+    /// Peak resident memory of the supervisor, in KiB, after opens that were all recorded. Source: `VmHWM`.
+    fn supervisor_peak_kib(&self) -> Result<u64> {
+        let [.., traced] = VARIANTS;
+        let mut command = self.command(traced, &self.worker);
+        command.args(["bench-worker", "open", "5000", "--wait", "--file"]).arg(&self.file);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
+        let peak = peak_kib(&mut child);
+        drop(child.stdin.take()); // lets the worker end
+        child.wait()?;
+        peak
+    }
+
+    fn command(&self, variant: Variant, program: &Path) -> Command {
+        if variant.opens.is_none() {
+            return Command::new(program);
+        }
+        let mut command = Command::new(&self.govsandbox);
+        command
+            .args(["run", "--quiet", "--policy"])
+            .arg(self.folder.path().join(format!("{}.toml", variant.name)));
+        command.arg("--audit-log").arg(self.folder.path().join(format!("{}.jsonl", variant.name)));
+        command.arg("--").arg(program);
+        command
+    }
+}
+
+/// Waits for the worker's line, then reads what the process above it needed at most.
+fn peak_kib(child: &mut Child) -> Result<u64> {
+    let stdout = child.stdout.take().context("no pipe from the worker")?;
+    BufReader::new(stdout).read_line(&mut String::new())?;
+    let status = fs::read_to_string(format!("/proc/{}/status", child.id()))?;
+    let peak = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).context("no VmHWM")?;
+    Ok(peak.trim().trim_end_matches(" kB").parse()?)
+}
+
+/// A policy with ten rules that never match what is measured.
+fn policy(name: &str, opens: &str) -> String {
+    format!(
+        "version = 1\nname = \"bench-{name}\"\nrequire = \"root\"\n\n\
+        [filesystem]\nread = [\"/\"]\nwrite = []\n\
+        deny = [\"/etc/shadow\", \"/etc/gshadow\", \"**/.env\", \"**/.env.*\", \"**/*.pem\", \"**/secrets/**\"]\n\
+        protect = [\"**/.git/hooks\", \"**/.mcp.json\", \"/etc/passwd\", \"/etc/group\"]\n\n\
+        [network]\nallow = [\"localhost\"]\nlisten = [\"localhost\"]\n\n\
+        [trace]\nopens = \"{opens}\"\n"
+    )
+}
+
+fn program(name: &str) -> Result<PathBuf> {
+    // Inside the machine the variables of cargo may be missing; the programs lie beside each other.
+    let beside = std::env::current_exe()?.with_file_name(name);
+    let built = workspace::target()?.join("release").join(name);
+    [built, beside].into_iter().find(|path| path.is_file()).with_context(|| format!("{name} is not built"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_variant_has_its_policy_and_the_first_has_none() {
+        let policy = policy("traced", "all");
+        assert!(policy.contains("opens = \"all\"") && policy.contains("bench-traced"), "{policy}");
+        assert_eq!(VARIANTS[0].opens, None, "ratios are taken to the first variant");
+    }
+}
