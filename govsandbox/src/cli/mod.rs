@@ -1,6 +1,7 @@
 //! The command line: one file for each subcommand.
 
 pub mod audit;
+pub mod policy;
 
 use std::{
     io::{self, Write as _},
@@ -22,6 +23,7 @@ struct Cli {
 #[derive(Debug, clap::Subcommand)]
 enum Command {
     Audit(audit::AuditArgs),
+    Policy(policy::PolicyArgs),
 }
 
 /// Parses the command line and runs what it asks for.
@@ -37,6 +39,7 @@ pub fn main() -> ExitCode {
     let mut out = io::stdout().lock();
     let result = match &cli.command {
         Command::Audit(args) => args.run(&mut out),
+        Command::Policy(args) => args.run(&mut out),
     };
     let flushed = out.flush();
     match (result, flushed) {

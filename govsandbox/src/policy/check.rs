@@ -122,7 +122,7 @@ pub struct Found {
 /// Checks a file.
 ///
 /// # Errors
-/// Everything that is wrong with it, in the order of the sections.
+/// Everything that is wrong with it, from the top of the file down.
 pub fn check(raw: &RawPolicy, found: Found) -> Result<(Policy, Vec<Problem>), Vec<Problem>> {
     let name = raw.name.as_ref().map_or_else(|| found.stem.clone(), |name| name.value.clone());
     let name_span = raw.name.as_ref().map_or(0..0, |name| name.span.clone());
@@ -148,6 +148,7 @@ pub fn check(raw: &RawPolicy, found: Found) -> Result<(Policy, Vec<Problem>), Ve
     for finding in unenforced::findings(raw, &lists) {
         checker.error(finding.value, &finding.span);
     }
+    checker.problems.sort_by_key(Problem::line_and_column);
     let (warnings, errors): (Vec<_>, Vec<_>) = checker.problems.into_iter().partition(Problem::is_warning);
     if !errors.is_empty() {
         return Err(errors);

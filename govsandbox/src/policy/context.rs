@@ -9,6 +9,7 @@ use std::{
 };
 
 use super::load::SYSTEM_DIR;
+use crate::sys::account;
 
 /// Whom the command runs as.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,6 +22,30 @@ pub struct User {
     pub name: String,
     /// Home as passwd has it.
     pub home_passwd: PathBuf,
+}
+
+impl User {
+    /// Whom `run` would run as when this process calls it: through sudo its caller, else oneself.
+    ///
+    /// # Errors
+    /// [`ContextError::User`].
+    pub fn of_caller() -> Result<Self, ContextError> {
+        let own = rustix::process::geteuid();
+        let by_sudo = env::var("SUDO_UID").ok().and_then(|uid| uid.parse().ok()).filter(|_| own.is_root());
+        let uid = by_sudo.unwrap_or_else(|| own.as_raw());
+        let account = account::by_uid(uid).map_err(|source| ContextError::User { uid, source })?;
+        Ok(match account {
+            Some(account) => {
+                let name = account.name.to_string_lossy().into_owned();
+                Self { uid, gid: account.gid, name, home_passwd: account.home }
+            }
+            // A container may run as a uid without an account.
+            None => {
+                let gid = rustix::process::getegid().as_raw();
+                Self { uid, gid, name: uid.to_string(), home_passwd: PathBuf::from("/") }
+            }
+        })
+    }
 }
 
 /// What the variables stand for. All paths are absolute.
@@ -67,6 +92,16 @@ pub enum ContextError {
         help("change to a folder that exists, or name the project: `--project DIR`")
     )]
     WorkingDir(#[source] io::Error),
+    /// The user database can't be read.
+    #[error("cannot look up user {uid}")]
+    #[diagnostic(code(policy::context::user))]
+    User {
+        /// Whom.
+        uid: u32,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// `--project` names nothing.
     #[error("cannot use `{}` as the project", path.display())]
     #[diagnostic(code(policy::context::project), help("`--project` takes an existing folder"))]
@@ -179,4 +214,122 @@ fn tmp(surroundings: &Surroundings, user: &User, project: &Path, home: &Path) ->
 
 fn is_owned_folder(path: &Path, user: &User) -> bool {
     path.is_absolute() && fs::metadata(path).is_ok_and(|folder| folder.is_dir() && folder.uid() == user.uid)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use tempfile::TempDir;
+
+    use super::*;
+
+    /// A home with a project in it, owned by whoever runs the test.
+    struct Bed {
+        _root: TempDir,
+        home: PathBuf,
+        user: User,
+    }
+
+    impl Bed {
+        fn new() -> Self {
+            let root = tempfile::tempdir().unwrap();
+            let home = root.path().canonicalize().unwrap().join("home");
+            fs::create_dir_all(home.join("app/src/deep")).unwrap();
+            let uid = rustix::process::geteuid().as_raw();
+            let user = User { uid, gid: uid, name: "u".into(), home_passwd: "/passwd/home".into() };
+            Self { _root: root, home, user }
+        }
+
+        fn surroundings(&self, working_dir: &str) -> Surroundings {
+            Surroundings {
+                working_dir: self.home.join(working_dir),
+                home: Some(self.home.clone().into()),
+                tmpdir: None,
+                xdg_state_home: None,
+                supervisor_is_root: false,
+            }
+        }
+
+        fn discover(&self, surroundings: &Surroundings) -> Context {
+            Context::discover_in(surroundings, &self.user, None).unwrap()
+        }
+    }
+
+    #[test]
+    fn the_project_is_the_nearest_folder_with_git() {
+        let bed = Bed::new();
+        assert_eq!(bed.discover(&bed.surroundings("app/src/deep")).project, bed.home.join("app/src/deep"));
+        fs::create_dir(bed.home.join("app/.git")).unwrap();
+        assert_eq!(bed.discover(&bed.surroundings("app/src/deep")).project, bed.home.join("app"));
+        // A worktree has a file there.
+        fs::write(bed.home.join("app/src/.git"), "gitdir: elsewhere").unwrap();
+        assert_eq!(bed.discover(&bed.surroundings("app/src/deep")).project, bed.home.join("app/src"));
+    }
+
+    #[test]
+    fn a_home_under_git_makes_nothing_below_its_project() {
+        let bed = Bed::new();
+        fs::create_dir(bed.home.join(".git")).unwrap();
+        assert_eq!(bed.discover(&bed.surroundings("app/src")).project, bed.home.join("app/src"));
+        let in_home = bed.discover(&bed.surroundings(""));
+        assert!(in_home.project().is_err());
+    }
+
+    #[test]
+    fn a_named_project_must_be_a_folder() {
+        let bed = Bed::new();
+        fs::write(bed.home.join("file"), "").unwrap();
+        let surroundings = bed.surroundings("");
+        let named = |name: &str| Context::discover_in(&surroundings, &bed.user, Some(Path::new(name)));
+        assert!(named("absent").is_err());
+        assert!(named("file").is_err());
+        assert_eq!(named("app/src").unwrap().project, bed.home.join("app/src"));
+        let home = named(".").unwrap();
+        assert_eq!(home.project().unwrap().canonicalize().unwrap(), bed.home);
+    }
+
+    #[test]
+    fn home_is_the_environments_only_if_it_is_the_users() {
+        let bed = Bed::new();
+        let mut surroundings = bed.surroundings("app");
+        assert_eq!(bed.discover(&surroundings).home, bed.home);
+        let stranger = User { uid: bed.user.uid + 1, ..bed.user.clone() };
+        let of_stranger = Context::discover_in(&surroundings, &stranger, None).unwrap();
+        assert_eq!(of_stranger.home, Path::new("/passwd/home"));
+        for not_a_home in ["/", "relative", "/no/such/folder"] {
+            surroundings.home = Some(not_a_home.into());
+            assert_eq!(bed.discover(&surroundings).home, Path::new("/passwd/home"), "{not_a_home}");
+        }
+    }
+
+    #[test]
+    fn tmpdir_counts_unless_it_opens_home_or_project() {
+        let bed = Bed::new();
+        let mut surroundings = bed.surroundings("app");
+        let own = bed.home.join("tmp");
+        fs::create_dir(&own).unwrap();
+        surroundings.tmpdir = Some(own.clone().into());
+        assert_eq!(bed.discover(&surroundings).tmp.last(), Some(&own));
+        let link = bed.home.join("link");
+        symlink(&bed.home, &link).unwrap();
+        for refused in
+            [bed.home.clone(), bed.home.join("app"), link, "/".into(), "/no/such".into(), "/tmp".into()]
+        {
+            surroundings.tmpdir = Some(refused.clone().into());
+            assert_eq!(bed.discover(&surroundings).tmp.len(), 3, "{}", refused.display());
+        }
+    }
+
+    #[test]
+    fn state_lies_with_who_supervises() {
+        let bed = Bed::new();
+        let mut surroundings = bed.surroundings("app");
+        assert_eq!(bed.discover(&surroundings).state, bed.home.join(".local/state/govsandbox"));
+        surroundings.xdg_state_home = Some("/xdg".into());
+        assert_eq!(bed.discover(&surroundings).state, Path::new("/xdg/govsandbox"));
+        surroundings.supervisor_is_root = true;
+        let expected = Path::new("/var/lib/govsandbox").join(bed.user.uid.to_string());
+        assert_eq!(bed.discover(&surroundings).state, expected);
+    }
 }

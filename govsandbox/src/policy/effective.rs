@@ -17,7 +17,18 @@ pub struct Effective {
     pub variables: Vec<Variable>,
     /// Single values by key.
     pub values: Vec<EffectiveValue>,
-    /// Rules, by precedence.
+    /// Rules, what decides first comes first.
+    pub lists: Vec<EffectiveList>,
+}
+
+/// A list of rules. Of an allow-list there may be several, each of another policy: an access needs all of them.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct EffectiveList {
+    /// `SECTION.KEY`.
+    pub key: &'static str,
+    /// Whose allow-list it is; `None` for what is joined from all policies.
+    pub of: Option<String>,
+    /// By precedence.
     pub rules: Vec<EffectiveRule>,
 }
 
@@ -46,8 +57,6 @@ pub struct EffectiveValue {
 pub struct EffectiveRule {
     /// Its name in events.
     pub id: RuleId,
-    /// `SECTION.KEY`.
-    pub key: &'static str,
     /// As written.
     pub rule: String,
     /// Paths with their variables replaced; for hosts what they come to.
@@ -89,7 +98,7 @@ impl Effective {
     pub fn digest(&self) -> Result<String, serde_json::Error> {
         let mut anywhere = self.clone();
         let values = anywhere.values.iter_mut().map(|value| &mut value.from);
-        let rules = anywhere.rules.iter_mut().map(|rule| &mut rule.from);
+        let rules = anywhere.lists.iter_mut().flat_map(|list| &mut list.rules).map(|rule| &mut rule.from);
         for from in values.chain(rules).flatten() {
             from.file = None;
         }
@@ -99,16 +108,22 @@ impl Effective {
     }
 }
 
-/// A path for people: bytes that are no text and control characters are escaped.
+/// A path for people, see [`readable`].
 #[must_use]
 pub fn text(path: &Path) -> String {
-    let mut shown = String::new();
-    for chunk in path.as_os_str().as_encoded_bytes().utf8_chunks() {
+    readable(path.as_os_str().as_encoded_bytes())
+}
+
+/// Bytes for people: what is no text and what would steer a terminal is escaped.
+#[must_use]
+pub fn readable(bytes: &[u8]) -> String {
+    let mut shown = String::with_capacity(bytes.len());
+    for chunk in bytes.utf8_chunks() {
         for character in chunk.valid().chars() {
             if character.is_control() {
-                shown.extend(character.escape_default())
+                shown.extend(character.escape_default());
             } else {
-                shown.push(character)
+                shown.push(character);
             }
         }
         for byte in chunk.invalid() {

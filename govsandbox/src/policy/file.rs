@@ -24,7 +24,7 @@ pub(super) enum Links {
 #[derive(Debug, thiserror::Error, miette::Diagnostic)]
 pub enum FileError {
     /// The system says no.
-    #[error("{0}")]
+    #[error(transparent)]
     Io(#[from] io::Error),
     /// A folder, a pipe, a device.
     #[error("it is not a regular file")]
@@ -38,6 +38,15 @@ pub enum FileError {
     #[error("it has more than {} KiB", POLICY_BYTES_MAX >> 10)]
     #[diagnostic(help("no policy needs that much; is this the right file?"))]
     TooLarge,
+    /// A control character, which no format allows and no terminal should see.
+    #[error("it has the control character {} in line {line}", character.escape_unicode())]
+    #[diagnostic(help("write it as an escape, `\\u001b`, if it is really meant"))]
+    Control {
+        /// The first of them.
+        character: char,
+        /// From 1.
+        line: usize,
+    },
     /// Not UTF-8.
     #[error("it is not UTF-8 text: byte {offset} is 0x{byte:02x}")]
     #[diagnostic(help("TOML and JSON are UTF-8; is this the right file?"))]
@@ -70,8 +79,16 @@ pub(super) fn read(path: &Path, links: Links) -> Result<String, FileError> {
     if bytes.len() as u64 > POLICY_BYTES_MAX {
         return Err(FileError::TooLarge);
     }
-    String::from_utf8(bytes).map_err(|error| {
+    let text = String::from_utf8(bytes).map_err(|error| {
         let offset = error.utf8_error().valid_up_to();
         FileError::NotUtf8 { offset, byte: error.as_bytes().get(offset).copied().unwrap_or_default() }
-    })
+    })?;
+    for (line, content) in (1..).zip(text.split('\n')) {
+        if let Some(character) =
+            content.chars().find(|character| character.is_control() && !"\t\r".contains(*character))
+        {
+            return Err(FileError::Control { character, line });
+        }
+    }
+    Ok(text)
 }

@@ -74,7 +74,7 @@ pub enum PolicyError {
         help: String,
     },
     /// A file that can't be read.
-    #[error("cannot read the policy {}: {source}", effective::text(path))]
+    #[error("cannot read the policy {}", effective::text(path))]
     #[diagnostic(code(policy::load::unreadable))]
     Unreadable {
         /// The file.
@@ -121,6 +121,23 @@ pub enum PolicyError {
     #[error(transparent)]
     #[diagnostic(transparent)]
     Automaton(#[from] AutomatonError),
+}
+
+impl PolicyError {
+    /// `true`: the policy says something wrong; `false`: what it says could not be found out.
+    #[must_use]
+    pub fn is_about_content(&self) -> bool {
+        match self {
+            Self::Unreadable { source: FileError::Io(_), .. } | Self::Unlistable { .. } => false,
+            Self::Unknown { .. }
+            | Self::Unreadable { .. }
+            | Self::WritableByOthers { .. }
+            | Self::TooManyFiles
+            | Self::Invalid(_)
+            | Self::Compile(_)
+            | Self::Automaton(_) => true,
+        }
+    }
 }
 
 /// What is wrong with `extends`.
@@ -174,35 +191,30 @@ pub fn load(sources: &Sources) -> Result<Loaded, PolicyError> {
     } else {
         sources.policies.clone()
     };
-    let mut chosen = Vec::new();
-    let mut names = Vec::new();
-    for name in &named {
-        let policies = loader.named(name, &chosen)?;
-        names.extend(policies.last().map(|policy| policy.origin.name.clone()));
-        chosen.extend(policies);
-    }
-    let mut chosen = Unit::join(chosen);
+    let mut chosen = loader.chosen(&named)?;
     if let Some(mode) = sources.mode_override {
         chosen.scalars.mode = Some(Given { value: mode, origin: Some(Arc::new(command_line())) });
     }
     let mut others = Vec::new();
     for path in system_files(context)? {
         check_owner(&path)?;
-        others.push(Unit::join(loader.path(&path, Layer::System, &[])?));
+        others.push(loader.beside(&path, Layer::System)?);
     }
     let project_file = context.project.join(PROJECT_FILE);
     if project_file.symlink_metadata().is_ok() {
-        others.push(Unit::join(loader.path(&project_file, Layer::Project, &[])?));
+        others.push(loader.beside(&project_file, Layer::Project)?);
     }
-    let layered = merge::layer(chosen, others);
-    let compiled = compile::compile(names.join("+"), &layered, context);
-    let compile::Outcome { compiled, effective, warnings } = compiled.map_err(|error| match error {
-        CompileError::Problems(problems) => PolicyError::Invalid(problems),
-        other => PolicyError::Compile(other),
-    })?;
-    loader.warnings.extend(warnings);
-    let automaton = automaton::build(&compiled.paths.globs)?;
-    Ok(Loaded { compiled, automaton, effective, files: loader.files, warnings: loader.warnings })
+    loader.finish(chosen, others)
+}
+
+/// Loads one policy, by name or path, without what holds beside it on this machine and in this project.
+///
+/// # Errors
+/// [`PolicyError`].
+pub fn load_alone(policy: &str, context: &Context) -> Result<Loaded, PolicyError> {
+    let mut loader = Loader { context, files: Vec::new(), warnings: Vec::new() };
+    let chosen = loader.chosen(&[policy.to_owned()])?;
+    loader.finish(chosen, Vec::new())
 }
 
 /// The profile with the command's name, else `default`.
@@ -273,10 +285,44 @@ struct Loader<'a> {
 }
 
 impl Loader<'_> {
+    /// The policies of `-p` as one.
+    fn chosen(&mut self, named: &[String]) -> Result<Unit, PolicyError> {
+        let mut policies = Vec::new();
+        let mut names = Vec::new();
+        for name in named {
+            let more = self.named(name, &policies)?;
+            names.extend(more.last().map(|policy| policy.origin.name.clone()));
+            policies.extend(more);
+        }
+        Ok(Unit::join(names.join("+"), policies))
+    }
+
+    /// A policy that holds beside the chosen one.
+    fn beside(&mut self, path: &Path, layer: Layer) -> Result<Unit, PolicyError> {
+        let policies = self.path(path, layer, &[])?;
+        let name = policies.last().map(|policy| policy.origin.name.clone()).unwrap_or_default();
+        Ok(Unit::join(name, policies))
+    }
+
+    fn finish(mut self, chosen: Unit, others: Vec<Unit>) -> Result<Loaded, PolicyError> {
+        let layered = merge::layer(chosen, others);
+        let compiled = compile::compile(&layered, self.context);
+        let compile::Outcome { compiled, effective, warnings } = compiled.map_err(|error| match error {
+            CompileError::Problems(problems) => PolicyError::Invalid(problems),
+            other => PolicyError::Compile(other),
+        })?;
+        self.warnings.extend(warnings);
+        let automaton = automaton::build(&compiled.paths.globs)?;
+        Ok(Loaded { compiled, automaton, effective, files: self.files, warnings: self.warnings })
+    }
+
     /// A `-p`: a name, or a path if it has a slash.
     fn named(&mut self, name: &str, before: &[Policy]) -> Result<Vec<Policy>, PolicyError> {
         if name.contains('/') {
-            return self.path(Path::new(name), Layer::Session, before);
+            let path = Path::new(name);
+            let of_project = path.file_name().is_some_and(|name| name == PROJECT_FILE);
+            let layer = if of_project { Layer::Project } else { Layer::Session };
+            return self.path(path, layer, before);
         }
         match profile::find(name, self.context) {
             Some(Profile::Builtin(text)) => self.builtin(name, text, before),

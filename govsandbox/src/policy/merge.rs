@@ -104,6 +104,8 @@ pub struct Settings {
 /// Files that together are one policy.
 #[derive(Clone, Debug, Default)]
 pub struct Unit {
+    /// Names of the policies that were asked for, with `+` between; what they extend is not named.
+    pub name: String,
     /// Its rules.
     pub lists: Lists,
     /// Its single values.
@@ -113,10 +115,9 @@ pub struct Unit {
 /// All policies of a run.
 #[derive(Clone, Debug)]
 pub struct Layered {
-    /// The policy that was chosen.
-    pub chosen: Lists,
-    /// What holds besides: the machine's files, the project's file.
-    pub others: Vec<Lists>,
+    /// Name and rules of each: the policy that was chosen, then what holds besides it, the machine's files and the
+    /// project's. Never empty.
+    pub policies: Vec<(String, Lists)>,
     /// The strictest of each.
     pub settings: Settings,
 }
@@ -124,8 +125,9 @@ pub struct Layered {
 impl Unit {
     /// Joins files to one policy, in their order: what a file extends comes before it.
     #[must_use]
-    pub fn join(policies: Vec<Policy>) -> Self {
-        policies.into_iter().fold(Self::default(), |unit, policy| Self {
+    pub fn join(name: String, policies: Vec<Policy>) -> Self {
+        policies.into_iter().fold(Self { name, ..Self::default() }, |unit, policy| Self {
+            name: unit.name,
             lists: unit.lists.join(policy.lists),
             scalars: unit.scalars.later(policy.scalars),
         })
@@ -219,12 +221,12 @@ impl<T> Given<T> {
 #[must_use]
 pub fn layer(chosen: Unit, others: Vec<Unit>) -> Layered {
     let mut settings = chosen.scalars.or_default();
-    let mut lists = Vec::with_capacity(others.len());
+    let mut policies = vec![(chosen.name, chosen.lists)];
     for other in others {
         settings = settings.narrowed_by(other.scalars);
-        lists.push(other.lists);
+        policies.push((other.name, other.lists));
     }
-    Layered { chosen: chosen.lists, others: lists, settings }
+    Layered { policies, settings }
 }
 
 fn joined<T>(mut first: Vec<T>, second: Vec<T>) -> Vec<T> {

@@ -24,4 +24,4 @@ pub mod unenforced;
 
 pub use context::{Context, ContextError, User};
 pub use file::FileError;
-pub use load::{ExtendsError, Loaded, PROJECT_FILE, PolicyError, SYSTEM_DIR, Sources, load};
+pub use load::{ExtendsError, Loaded, PROJECT_FILE, PolicyError, SYSTEM_DIR, Sources, load, load_alone};

@@ -4,12 +4,13 @@ use std::{fmt, sync::Arc};
 
 use miette::{Diagnostic, LabeledSpan, NamedSource, Severity, SourceCode};
 
-use super::parse::Span;
+use super::{effective, parse::Span};
 
 /// A policy file as read, shared by everything that points into it.
 pub type Source = Arc<NamedSource<String>>;
 
-/// One error or warning about a place in a policy file. What is wrong and what to do come from its cause.
+/// One error or warning about a place in a policy file. What is wrong and what to do come from its cause; what a file
+/// holds may be hostile, so control characters are shown escaped.
 #[derive(Debug)]
 pub struct Problem {
     cause: Box<dyn Diagnostic + Send + Sync>,
@@ -53,7 +54,7 @@ impl Problem {
 
 impl fmt::Display for Problem {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.cause.fmt(out)
+        out.write_str(&effective::readable(self.cause.to_string().as_bytes()))
     }
 }
 
@@ -69,7 +70,8 @@ impl Diagnostic for Problem {
     }
 
     fn help<'a>(&'a self) -> Option<Box<dyn fmt::Display + 'a>> {
-        self.cause.help()
+        let help = self.cause.help()?;
+        Some(Box::new(effective::readable(help.to_string().as_bytes())))
     }
 
     fn source_code(&self) -> Option<&dyn SourceCode> {

@@ -13,8 +13,8 @@ use crate::{
     policy::{
         conflict,
         context::Context,
-        effective::{self, Effective, EffectiveRule, EffectiveValue, Variable},
-        merge::{Entry, Given, Layered, Lists, Origin, Settings},
+        effective::{self, Effective, EffectiveList, EffectiveRule, EffectiveValue, Variable},
+        merge::{Entry, Given, Layered, Origin, Settings},
         problem::Problem,
         rule::{
             egress::EgressPattern,
@@ -27,6 +27,16 @@ use crate::{
 const RULES_MAX: usize = u16::MAX as usize;
 /// Name of the log unless a policy names it, in `{state}`.
 const LOG_NAME: &str = "audit.jsonl";
+
+/// In which order lists are told: what decides first comes first.
+const LIST_ORDER: [&str; 6] = [
+    "filesystem.deny",
+    "filesystem.protect",
+    "filesystem.write",
+    "filesystem.read",
+    "network.deny",
+    "network.allow",
+];
 
 /// Why policies that make sense one by one don't together, or not here.
 #[derive(Debug, thiserror::Error, miette::Diagnostic)]
@@ -61,28 +71,35 @@ pub struct Outcome {
     pub warnings: Vec<Problem>,
 }
 
-/// Compiles the policies of a run; `name` is that of the policy that was chosen.
+/// Compiles the policies of a run.
 ///
 /// # Errors
 /// [`CompileError`].
-pub fn compile(name: String, layered: &Layered, context: &Context) -> Result<Outcome, CompileError> {
-    let Slots { mut slots, path_places, egress_places } = slots(layered);
+pub fn compile(layered: &Layered, context: &Context) -> Result<Outcome, CompileError> {
+    let mut plan = Plan::of(layered);
     // Stable: within a layer the order of the files, within a file the index.
-    slots.sort_by_key(|slot| (slot.rank, slot.layer));
-    if slots.len() > RULES_MAX {
-        return Err(CompileError::TooManyRules { count: slots.len() });
+    plan.slots.sort_by_key(|slot| (slot.rank, slot.layer));
+    if plan.slots.len() > RULES_MAX {
+        return Err(CompileError::TooManyRules { count: plan.slots.len() });
     }
-    let mut builder = Builder::new(context, path_places, egress_places);
+    let slots = std::mem::take(&mut plan.slots);
+    let mut builder = Builder::new(context, plan);
     for (number, slot) in (1..).zip(&slots) {
         builder.add(RuleIndex(number), slot);
     }
+    let name = layered.policies.first().map(|(name, _)| name.clone()).unwrap_or_default();
     builder.finish(name, &layered.settings)
 }
 
-/// All rules, and how many policies have a place in each plan.
-struct Slots<'a> {
+/// All rules before they have their numbers, and where they go.
+struct Plan<'a> {
+    /// In the order in which they were written.
     slots: Vec<Slot<'a>>,
+    /// For people; still empty.
+    lists: Vec<EffectiveList>,
+    /// How many policies have a place in [`PathPlan::allow`].
     path_places: usize,
+    /// How many have one in [`Compiled::egress`].
     egress_places: usize,
 }
 
@@ -90,6 +107,8 @@ struct Slots<'a> {
 struct Slot<'a> {
     rank: Rank,
     layer: Layer,
+    /// Its place in [`Plan::lists`].
+    list: usize,
     what: What<'a>,
 }
 
@@ -105,20 +124,21 @@ enum What<'a> {
     /// `filesystem.deny`, `filesystem.protect`.
     Effect(PathEffect, &'a Entry<PathPattern>),
     /// `filesystem.read`, `filesystem.write` of the policy at `place` in [`PathPlan::allow`].
-    Allow { place: usize, list: AllowList, entry: &'a Entry<PathPattern> },
+    Allow { place: usize, access: Access, entry: &'a Entry<PathPattern> },
     /// The same list, absent: everything.
-    AllowAll { place: usize, list: AllowList },
+    AllowAll { place: usize, access: Access },
     /// `network.*` of the policy at `place` in [`Compiled::egress`].
     Egress { place: usize, allow: bool, entry: &'a Entry<EgressPattern> },
 }
 
+/// Which of the two allow-lists.
 #[derive(Clone, Copy)]
-enum AllowList {
+enum Access {
     Read,
     Write,
 }
 
-impl AllowList {
+impl Access {
     fn key(self) -> &'static str {
         match self {
             Self::Read => "filesystem.read",
@@ -127,55 +147,85 @@ impl AllowList {
     }
 }
 
-/// All rules in the order in which they were written. The chosen policy has a place in every plan; of the others those
-/// that have an allow-list, because an absent one does not take part.
-fn slots(layered: &Layered) -> Slots<'_> {
-    let mut slots = Vec::new();
-    let (mut path_places, mut egress_places) = (0, 0);
-    for (index, lists) in std::iter::once(&layered.chosen).chain(&layered.others).enumerate() {
-        let is_chosen = index == 0;
-        for (rank, effect, entries) in [
-            (Rank::Deny, PathEffect::Deny, &lists.deny),
-            (Rank::Protect, PathEffect::Protect, &lists.protect),
-        ] {
-            slots.extend(entries.iter().map(|entry| slot(rank, &entry.origin, What::Effect(effect, entry))));
+impl<'a> Plan<'a> {
+    /// The chosen policy has a place in every plan; of the others those that have an allow-list, because an absent one
+    /// does not take part.
+    fn of(layered: &'a Layered) -> Self {
+        let mut plan = Self { slots: Vec::new(), lists: Vec::new(), path_places: 0, egress_places: 0 };
+        plan.add_deny_and_protect(layered);
+        for (index, (name, lists)) in layered.policies.iter().enumerate() {
+            let is_chosen = index == 0;
+            if is_chosen || lists.read.is_some() || lists.write.is_some() {
+                // By default everything may be read and nothing written.
+                let absent_write = if is_chosen { Some(&[][..]) } else { None };
+                plan.add_paths(name, Access::Write, lists.write.as_deref().or(absent_write), is_chosen);
+                plan.add_paths(name, Access::Read, lists.read.as_deref(), is_chosen);
+                plan.path_places += 1;
+            }
+            if is_chosen || lists.network_allow.is_some() {
+                let list = plan.list("network.allow", Some(name));
+                for entry in lists.network_allow.iter().flatten() {
+                    let what = What::Egress { place: plan.egress_places, allow: true, entry };
+                    plan.add(Rank::Allow, &entry.origin, list, what);
+                }
+                plan.egress_places += 1;
+            }
         }
-        // Denied is denied wherever it stands: all such rules go to the chosen policy's list.
-        let deny = |entry| What::Egress { place: 0, allow: false, entry };
-        slots.extend(lists.network_deny.iter().map(|entry| slot(Rank::Deny, &entry.origin, deny(entry))));
-        if is_chosen || lists.read.is_some() || lists.write.is_some() {
-            allow_slots(lists, path_places, is_chosen, &mut slots);
-            path_places += 1;
-        }
-        if is_chosen || lists.network_allow.is_some() {
-            let allow = |entry| What::Egress { place: egress_places, allow: true, entry };
-            let entries = lists.network_allow.iter().flatten();
-            slots.extend(entries.map(|entry| slot(Rank::Allow, &entry.origin, allow(entry))));
-            egress_places += 1;
+        plan
+    }
+
+    /// What is joined from all policies.
+    fn add_deny_and_protect(&mut self, layered: &'a Layered) {
+        let deny = self.list("filesystem.deny", None);
+        let protect = self.list("filesystem.protect", None);
+        let network_deny = self.list("network.deny", None);
+        for (_, lists) in &layered.policies {
+            for entry in &lists.deny {
+                self.add(Rank::Deny, &entry.origin, deny, What::Effect(PathEffect::Deny, entry));
+            }
+            for entry in &lists.protect {
+                self.add(Rank::Protect, &entry.origin, protect, What::Effect(PathEffect::Protect, entry));
+            }
+            for entry in &lists.network_deny {
+                // Denied is denied wherever it stands: all such rules go to the chosen policy's list.
+                let what = What::Egress { place: 0, allow: false, entry };
+                self.add(Rank::Deny, &entry.origin, network_deny, what);
+            }
         }
     }
-    Slots { slots, path_places, egress_places }
-}
 
-fn allow_slots<'a>(lists: &'a Lists, place: usize, is_chosen: bool, slots: &mut Vec<Slot<'a>>) {
-    for (list, entries) in [(AllowList::Read, &lists.read), (AllowList::Write, &lists.write)] {
+    fn add_paths(
+        &mut self,
+        name: &str,
+        access: Access,
+        entries: Option<&'a [Entry<PathPattern>]>,
+        is_chosen: bool,
+    ) {
+        let place = self.path_places;
         match entries {
             Some(entries) => {
-                let allow = |entry| What::Allow { place, list, entry };
-                slots.extend(entries.iter().map(|entry| slot(Rank::Allow, &entry.origin, allow(entry))));
+                let list = self.list(access.key(), Some(name));
+                for entry in entries {
+                    self.add(Rank::Allow, &entry.origin, list, What::Allow { place, access, entry });
+                }
             }
-            // By default everything may be read and nothing written.
-            None if is_chosen && matches!(list, AllowList::Write) => {}
             None => {
-                let what = What::AllowAll { place, list };
-                slots.push(Slot { rank: Rank::Allow, layer: Layer::Builtin, what });
+                // Of the chosen policy this is worth telling; in another one the list is simply not there.
+                let list = if is_chosen { self.list(access.key(), Some(name)) } else { usize::MAX };
+                let what = What::AllowAll { place, access };
+                self.slots.push(Slot { rank: Rank::Allow, layer: Layer::Builtin, list, what });
             }
         }
     }
-}
 
-fn slot<'a>(rank: Rank, origin: &Origin, what: What<'a>) -> Slot<'a> {
-    Slot { rank, layer: origin.layer, what }
+    fn list(&mut self, key: &'static str, of: Option<&str>) -> usize {
+        self.lists.push(EffectiveList { key, of: of.map(ToOwned::to_owned), rules: Vec::new() });
+        self.lists.len() - 1
+    }
+
+    fn add(&mut self, rank: Rank, origin: &Origin, list: usize, what: What<'a>) {
+        self.slots.push(Slot { rank, layer: origin.layer, list, what });
+    }
 }
 
 struct Builder<'a> {
@@ -183,63 +233,56 @@ struct Builder<'a> {
     rules: Vec<RuleInfo>,
     paths: PathPlan,
     egress: Vec<EgressLists>,
-    effective: Vec<EffectiveRule>,
+    lists: Vec<EffectiveList>,
     written: Vec<conflict::Written<'a>>,
     errors: Vec<Problem>,
 }
 
 impl<'a> Builder<'a> {
-    fn new(context: &'a Context, path_places: usize, egress_places: usize) -> Self {
-        let allow = vec![AllowLists::default(); path_places];
+    fn new(context: &'a Context, plan: Plan<'a>) -> Self {
+        let allow = vec![AllowLists::default(); plan.path_places];
         Self {
             context,
             rules: Vec::new(),
             paths: PathPlan { allow, ..PathPlan::default() },
-            egress: vec![EgressLists::default(); egress_places],
-            effective: Vec::new(),
+            egress: vec![EgressLists::default(); plan.egress_places],
+            lists: plan.lists,
             written: Vec::new(),
             errors: Vec::new(),
         }
     }
 
     fn add(&mut self, rule: RuleIndex, slot: &Slot<'a>) {
-        let id = match &slot.what {
+        let told = match &slot.what {
             What::Effect(effect, entry) => {
                 let expanded = self.expand(entry);
                 for path in &expanded {
                     self.add_effect(path, *effect, rule);
                 }
-                self.tell_path(entry, &expanded);
+                let told = tell_path(entry, &expanded);
                 self.written.push(conflict::Written { entry, effect: Some(*effect), expanded });
-                entry.id.clone()
+                told
             }
-            What::Allow { place, list, entry } => {
+            What::Allow { place, access, entry } => {
                 let expanded = self.expand(entry);
                 for path in &expanded {
-                    self.add_allowed(*place, *list, path, rule);
+                    self.add_allowed(*place, *access, path, rule);
                 }
-                self.tell_path(entry, &expanded);
+                let told = tell_path(entry, &expanded);
                 self.written.push(conflict::Written { entry, effect: None, expanded });
-                entry.id.clone()
+                told
             }
-            What::AllowAll { place, list } => {
-                self.add_allowed(*place, *list, &ExpandedPath::Literal(PathBuf::from("/")), rule);
-                let id = RuleId(format!("default/{}", list.key()));
-                self.effective.push(EffectiveRule {
-                    id: id.clone(),
-                    key: list.key(),
-                    rule: "/".to_owned(),
-                    stands_for: vec!["/".to_owned()],
-                    from: None,
-                });
-                id
+            What::AllowAll { place, access } => {
+                self.add_allowed(*place, *access, &ExpandedPath::Literal(PathBuf::from("/")), rule);
+                let id = RuleId(format!("default/{}", access.key()));
+                EffectiveRule { id, rule: "/".to_owned(), stands_for: vec!["/".to_owned()], from: None }
             }
-            What::Egress { place, allow, entry } => {
-                self.add_egress(*place, *allow, entry, rule);
-                entry.id.clone()
-            }
+            What::Egress { place, allow, entry } => self.add_egress(*place, *allow, entry, rule),
         };
-        self.rules.push(RuleInfo { id, layer: slot.layer });
+        self.rules.push(RuleInfo { id: told.id.clone(), layer: slot.layer });
+        if let Some(list) = self.lists.get_mut(slot.list) {
+            list.rules.push(told);
+        }
     }
 
     fn expand(&mut self, entry: &Entry<PathPattern>) -> Vec<ExpandedPath> {
@@ -265,18 +308,24 @@ impl<'a> Builder<'a> {
         }
     }
 
-    fn add_allowed(&mut self, place: usize, list: AllowList, path: &ExpandedPath, rule: RuleIndex) {
+    fn add_allowed(&mut self, place: usize, access: Access, path: &ExpandedPath, rule: RuleIndex) {
         // A pattern in an allow-list was refused when the file was checked.
         let ExpandedPath::Literal(path) = path else { return };
         let Some(lists) = self.paths.allow.get_mut(place) else { return };
-        let to = match list {
-            AllowList::Read => &mut lists.read,
-            AllowList::Write => &mut lists.write,
+        let to = match access {
+            Access::Read => &mut lists.read,
+            Access::Write => &mut lists.write,
         };
         to.push(AllowedPath { path: path.clone(), rule });
     }
 
-    fn add_egress(&mut self, place: usize, allow: bool, entry: &Entry<EgressPattern>, rule: RuleIndex) {
+    fn add_egress(
+        &mut self,
+        place: usize,
+        allow: bool,
+        entry: &Entry<EgressPattern>,
+        rule: RuleIndex,
+    ) -> EffectiveRule {
         let pattern = &entry.rule;
         // A host that can't be enforced was refused when the file was checked.
         let targets = pattern.host().targets().unwrap_or_default();
@@ -290,23 +339,12 @@ impl<'a> Builder<'a> {
         if let Some(lists) = self.egress.get_mut(place) {
             lists.rules.extend(rules);
         }
-        self.effective.push(EffectiveRule {
+        EffectiveRule {
             id: entry.id.clone(),
-            key: entry.key,
             rule: pattern.text().to_owned(),
             stands_for: targets.iter().map(|target| egress_text(target, pattern)).collect(),
             from: Some((&*entry.origin).into()),
-        });
-    }
-
-    fn tell_path(&mut self, entry: &Entry<PathPattern>, expanded: &[ExpandedPath]) {
-        self.effective.push(EffectiveRule {
-            id: entry.id.clone(),
-            key: entry.key,
-            rule: entry.rule.text().to_owned(),
-            stands_for: expanded.iter().map(path_text).collect(),
-            from: Some((&*entry.origin).into()),
-        });
+        }
     }
 
     fn finish(mut self, name: String, settings: &Settings) -> Result<Outcome, CompileError> {
@@ -317,11 +355,13 @@ impl<'a> Builder<'a> {
         if !self.errors.is_empty() {
             return Err(CompileError::Problems(self.errors));
         }
+        let place = |list: &EffectiveList| LIST_ORDER.iter().position(|key| *key == list.key);
+        self.lists.sort_by_key(place);
         let effective = Effective {
             name: name.clone(),
             variables: variables(self.context),
             values: values(settings, &audit_log),
-            rules: self.effective,
+            lists: self.lists,
         };
         let compiled = Compiled {
             name,
@@ -355,6 +395,15 @@ impl<'a> Builder<'a> {
                 default()
             }
         }
+    }
+}
+
+fn tell_path(entry: &Entry<PathPattern>, expanded: &[ExpandedPath]) -> EffectiveRule {
+    EffectiveRule {
+        id: entry.id.clone(),
+        rule: effective::readable(entry.rule.text().as_bytes()),
+        stands_for: expanded.iter().map(path_text).collect(),
+        from: Some((&*entry.origin).into()),
     }
 }
 
@@ -409,7 +458,7 @@ fn opens_text(opens: TraceOpens) -> &'static str {
 fn path_text(path: &ExpandedPath) -> String {
     match path {
         ExpandedPath::Literal(path) => effective::text(path),
-        ExpandedPath::Glob(pattern) => String::from_utf8_lossy(pattern).into_owned(),
+        ExpandedPath::Glob(pattern) => effective::readable(pattern),
     }
 }
 

@@ -329,3 +329,73 @@ impl fmt::Display for Segment {
         out.write_str(&String::from_utf8_lossy(&text))
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn written(segments: &[Segment]) -> String {
+        segments.iter().map(|segment| format!("/{segment}")).collect()
+    }
+
+    #[test]
+    fn slashes_dots_and_a_trailing_double_star_change_nothing() {
+        let plain = segments(b"/a/b").unwrap();
+        for same in ["/a/b/", "/a/b/**", "//a///b", "/a/./b/.", "/a/b/**/**/"] {
+            assert_eq!(segments(same.as_bytes()).unwrap(), plain, "{same}");
+        }
+        assert_ne!(segments(b"/a/*").unwrap(), segments(b"/a").unwrap());
+        assert_ne!(segments(b"/a/**/b").unwrap(), plain);
+    }
+
+    #[test]
+    fn a_backslash_takes_the_meaning_from_what_follows() {
+        let quoted = segments(br"/\*\[\{\\\?").unwrap();
+        assert_eq!(quoted.first().and_then(Segment::literal), Some(br"*[{\?".to_vec()));
+        assert_eq!(segments(&quote(br"*[{\?,}!]")).unwrap()[0].literal(), Some(br"*[{\?,}!]".to_vec()));
+    }
+
+    #[test]
+    fn nonsense_has_an_error_of_its_own() {
+        let cases: [(&str, GlobError); 16] = [
+            ("/a/../b", GlobError::Parent),
+            ("/a**", GlobError::DoubleStarInName),
+            ("/**a", GlobError::DoubleStarInName),
+            ("/[ab", GlobError::OpenBracket),
+            ("/[a/b]", GlobError::OpenBracket),
+            ("/[]", GlobError::EmptyClass),
+            ("/[!]", GlobError::EmptyClass),
+            ("/[^a]", GlobError::Caret),
+            ("/[z-a]", GlobError::EmptyRange { first: b'z', last: b'a' }),
+            ("/[é]", GlobError::WideClass),
+            ("/{a,b", GlobError::OpenBrace),
+            ("/{a,b/c}", GlobError::OpenBrace),
+            ("/{a}", GlobError::LoneAlternative),
+            ("/{,a}", GlobError::EmptyName),
+            ("/a\\", GlobError::LoneQuote),
+            ("/a\0", GlobError::Nul),
+        ];
+        for (pattern, error) in cases {
+            assert_eq!(segments(pattern.as_bytes()), Err(error), "{pattern}");
+        }
+        assert_eq!(segments(b"/{{{{{a,b},c},d},e},f}"), Err(GlobError::TooDeep));
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn what_is_written_reads_back_the_same(pattern in r"(/([ab.*?,!-]|\\[*\[{\\]|\[!?[a-c]-?\]|\{a,[b?]*\}){1,5}){1,4}") {
+            if let Ok(read) = segments(pattern.as_bytes()) {
+                prop_assert_eq!(segments(written(&read).as_bytes()).unwrap(), read);
+            }
+        }
+
+        #[test]
+        fn no_input_makes_it_panic(pattern in prop::collection::vec(any::<u8>(), 0..64)) {
+            let _ = segments(&pattern);
+        }
+    }
+}

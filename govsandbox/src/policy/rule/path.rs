@@ -238,3 +238,94 @@ fn variable(text: &str) -> Option<(&str, &str)> {
     let is_word = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-');
     is_word.then_some((name, rest))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn context() -> Context {
+        Context {
+            project: "/home/u/app".into(),
+            project_given: false,
+            home: "/home/u".into(),
+            tmp: vec!["/tmp".into(), "/var/tmp".into()],
+            runtime: "/run/user/7".into(),
+            state: "/var/lib/govsandbox/7".into(),
+            etc: "/etc/govsandbox".into(),
+        }
+    }
+
+    fn expanded(pattern: &str) -> Vec<String> {
+        let expanded = PathPattern::parse(pattern).unwrap().expand(&context()).unwrap();
+        let text = |path| match path {
+            ExpandedPath::Literal(path) => path.to_str().unwrap().to_owned(),
+            ExpandedPath::Glob(pattern) => format!("glob {}", String::from_utf8(pattern).unwrap()),
+        };
+        expanded.into_iter().map(text).collect()
+    }
+
+    #[test]
+    fn variables_stand_for_their_folders() {
+        for (pattern, path) in [
+            ("~", "/home/u"),
+            ("~/.ssh/", "/home/u/.ssh"),
+            ("{home}/x", "/home/u/x"),
+            ("{project}", "/home/u/app"),
+            ("{project}/**", "/home/u/app"),
+            ("{runtime}/pulse", "/run/user/7/pulse"),
+            ("{state}/audit.jsonl", "/var/lib/govsandbox/7/audit.jsonl"),
+            ("/", "/"),
+            ("**", "/"),
+            (r"/a\*b", "/a*b"),
+            ("{project}/*.rs", "glob /home/u/app/*.rs"),
+        ] {
+            assert_eq!(expanded(pattern), [path], "{pattern}");
+        }
+        assert_eq!(expanded("{tmp}/x"), ["/tmp/x", "/var/tmp/x"]);
+    }
+
+    #[test]
+    fn a_name_alone_is_at_any_depth() {
+        assert_eq!(expanded(".env"), ["glob /**/.env"]);
+        assert_eq!(expanded("secrets/"), expanded("**/secrets/**"));
+        assert_eq!(expanded("{a,b}"), ["glob /**/{a,b}"]);
+    }
+
+    #[test]
+    fn a_folder_with_wildcards_in_its_name_stays_itself() {
+        let context = Context { project: "/w/[x]*".into(), ..context() };
+        let pattern = PathPattern::parse("{project}/*.c").unwrap();
+        assert_eq!(pattern.expand(&context).unwrap(), [ExpandedPath::Glob(br"/w/\[x\]\*/*.c".to_vec())]);
+    }
+
+    #[test]
+    fn what_does_not_say_where_it_begins_is_refused_with_a_proposal() {
+        for (pattern, proposed) in [
+            ("a/b", "{project}/a/b"),
+            ("./a", "{project}/a"),
+            ("..", "{project}"),
+            ("../x/y", "{project}/x/y"),
+        ] {
+            match PathPattern::parse(pattern) {
+                Err(PathError::Unanchored { proposal, .. }) => assert_eq!(proposal, proposed, "{pattern}"),
+                other => panic!("{pattern}: {other:?}"),
+            }
+        }
+        assert!(matches!(PathPattern::parse("~bob/x"), Err(PathError::TildeName { user }) if user == "~bob"));
+        assert!(matches!(PathPattern::parse("{projct}/x"), Err(PathError::UnknownVariable { .. })));
+        assert!(matches!(PathPattern::parse("{tmp}x"), Err(PathError::VariableInName { .. })));
+        assert!(matches!(PathPattern::parse("~/../x"), Err(PathError::Glob(GlobError::Parent))));
+        assert!(matches!(PathPattern::parse(""), Err(PathError::Empty)));
+        assert!(matches!(PathPattern::parse(&"x".repeat(5000)), Err(PathError::TooLong { length: 5000 })));
+    }
+
+    #[test]
+    fn the_home_is_a_project_only_if_that_was_said() {
+        let pattern = PathPattern::parse("{project}/x").unwrap();
+        for wide in ["/", "/home", "/home/u"] {
+            let context = Context { project: wide.into(), ..context() };
+            assert!(matches!(pattern.expand(&context), Err(PathError::ProjectTooWide { .. })), "{wide}");
+            assert!(pattern.expand(&Context { project_given: true, ..context }).is_ok(), "{wide}");
+        }
+    }
+}
