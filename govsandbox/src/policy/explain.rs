@@ -144,3 +144,47 @@ fn default_rule(operation: Operation) -> RuleInfo {
     };
     RuleInfo { id: RuleId(id.to_owned()), layer: Layer::Builtin }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::id::RuleIndex;
+
+    fn allowed(path: &Path) -> AllowedPath {
+        AllowedPath { path: path.to_owned(), rule: RuleIndex(1) }
+    }
+
+    #[test]
+    fn a_writable_file_brings_its_siblings_and_a_folder_does_not() {
+        let bed = tempfile::tempdir().unwrap();
+        let (file, folder, absent) =
+            (bed.path().join("a.json"), bed.path().join("sub"), bed.path().join("absent"));
+        fs::write(&file, "").unwrap();
+        fs::create_dir(&folder).unwrap();
+        for sibling in ["a.json.lock", "a.json.tmp.12"] {
+            assert!(is_sibling(&allowed(&file), &bed.path().join(sibling)), "{sibling}");
+        }
+        for stranger in ["a.json", "a.json.", "a.jsonx", "b.json.lock", "sub/a.json.lock"] {
+            assert!(!is_sibling(&allowed(&file), &bed.path().join(stranger)), "{stranger}");
+        }
+        assert!(!is_sibling(&allowed(&folder), &bed.path().join("sub.bak")));
+        assert!(is_sibling(&allowed(&absent), &bed.path().join("absent.lock")), "it may come to be a file");
+    }
+
+    #[test]
+    fn paths_are_compared_by_component() {
+        assert!(covers(&allowed(Path::new("/home/u")), Path::new("/home/u/x")));
+        assert!(!covers(&allowed(Path::new("/home/u")), Path::new("/home/user")));
+    }
+
+    #[test]
+    fn a_rule_is_found_behind_its_symlink_too() {
+        let bed = tempfile::tempdir().unwrap();
+        let root = bed.path().canonicalize().unwrap();
+        fs::create_dir(root.join("real")).unwrap();
+        std::os::unix::fs::symlink(root.join("real"), root.join("link")).unwrap();
+        assert_eq!(real_path(&root.join("link")), Some(root.join("real")));
+        assert_eq!(real_path(&root.join("link/not/yet")), Some(root.join("real/not/yet")));
+        assert_eq!(real_path(&root.join("real")), None);
+    }
+}

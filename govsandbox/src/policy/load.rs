@@ -2,7 +2,7 @@
 
 use std::{
     fs, io,
-    path::{Path, PathBuf},
+    path::{Component, Path, PathBuf},
     sync::Arc,
 };
 
@@ -74,7 +74,7 @@ pub enum PolicyError {
         help: String,
     },
     /// A file that can't be read.
-    #[error("cannot read the policy {}", effective::text(path))]
+    #[error("cannot read the policy {}", shown(path))]
     #[diagnostic(code(policy::load::unreadable))]
     Unreadable {
         /// The file.
@@ -109,10 +109,14 @@ pub enum PolicyError {
     #[error("more than {FILES_MAX} policy files")]
     #[diagnostic(code(policy::load::too_many))]
     TooManyFiles,
-    /// Errors that point into files.
+    /// An error that points into a file.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Invalid(Problem),
+    /// Several, from the top of the file down.
     #[error("{}", count(.0))]
     #[diagnostic(code(policy::invalid))]
-    Invalid(#[related] Vec<Problem>),
+    ManyInvalid(#[related] Vec<Problem>),
     /// The policies don't fit together.
     #[error(transparent)]
     #[diagnostic(transparent)]
@@ -124,6 +128,26 @@ pub enum PolicyError {
 }
 
 impl PolicyError {
+    /// What is wrong at which place; empty for what has no place in a file.
+    #[must_use]
+    pub fn problems(&self) -> &[Problem] {
+        match self {
+            Self::Invalid(problem) => std::slice::from_ref(problem),
+            Self::ManyInvalid(problems) => problems,
+            _ => &[],
+        }
+    }
+
+    fn invalid(mut problems: Vec<Problem>) -> Self {
+        match problems.pop() {
+            Some(only) if problems.is_empty() => Self::Invalid(only),
+            last => {
+                problems.extend(last);
+                Self::ManyInvalid(problems)
+            }
+        }
+    }
+
     /// `true`: the policy says something wrong; `false`: what it says could not be found out.
     #[must_use]
     pub fn is_about_content(&self) -> bool {
@@ -134,6 +158,7 @@ impl PolicyError {
             | Self::WritableByOthers { .. }
             | Self::TooManyFiles
             | Self::Invalid(_)
+            | Self::ManyInvalid(_)
             | Self::Compile(_)
             | Self::Automaton(_) => true,
         }
@@ -308,7 +333,7 @@ impl Loader<'_> {
         let layered = merge::layer(chosen, others);
         let compiled = compile::compile(&layered, self.context);
         let compile::Outcome { compiled, effective, warnings } = compiled.map_err(|error| match error {
-            CompileError::Problems(problems) => PolicyError::Invalid(problems),
+            CompileError::Problems(problems) => PolicyError::invalid(problems),
             other => PolicyError::Compile(other),
         })?;
         self.warnings.extend(warnings);
@@ -396,7 +421,7 @@ impl Loader<'_> {
         if !self.files.contains(&real) {
             self.files.push(real.clone());
         }
-        let shown = effective::text(path);
+        let shown = shown(path);
         let step = Step { identity: Identity::File(real), shown: shown.clone() };
         let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned()).unwrap_or_default();
         let source = Arc::new(NamedSource::new(shown, text));
@@ -419,8 +444,8 @@ impl Loader<'_> {
         if before.iter().chain(policies.iter()).any(is_same) {
             return Ok(());
         }
-        let raw = parse::parse(&source, format).map_err(|problem| PolicyError::Invalid(vec![problem]))?;
-        let (policy, warnings) = check::check(&raw, found).map_err(PolicyError::Invalid)?;
+        let raw = parse::parse(&source, format).map_err(PolicyError::Invalid)?;
+        let (policy, warnings) = check::check(&raw, found).map_err(PolicyError::invalid)?;
         self.warnings.extend(warnings);
         chain.push(step);
         for name in &policy.extends {
@@ -469,10 +494,7 @@ impl Loader<'_> {
             Profile::Builtin(text) => self.add_builtin(&name.value, text, chain, before, policies),
             Profile::File(layer, path) => {
                 let text = self.read(&path, layer).map_err(|error| {
-                    wrong(ExtendsError::Unreadable {
-                        path: effective::text(&path),
-                        reason: error.to_string(),
-                    })
+                    wrong(ExtendsError::Unreadable { path: shown(&path), reason: error.to_string() })
                 })?;
                 self.add_file(&path, layer, text, chain, before, policies)
             }
@@ -486,7 +508,7 @@ fn same_text(origin: &Origin, found: &Found) -> bool {
 }
 
 fn invalid(error: ExtendsError, source: &Source, at: &Spanned<String>) -> PolicyError {
-    PolicyError::Invalid(vec![Problem::error(error, source, at.span.clone())])
+    PolicyError::Invalid(Problem::error(error, source, at.span.clone()))
 }
 
 fn unreadable_help(path: &Path, error: &FileError) -> Option<String> {
@@ -507,8 +529,12 @@ fn unreadable_help(path: &Path, error: &FileError) -> Option<String> {
 
 fn count(problems: &[Problem]) -> String {
     let file = problems.first().map_or("the policy", Problem::file);
-    match problems.len() {
-        1 => format!("an error in {file}"),
-        errors => format!("{errors} errors in {file}"),
-    }
+    format!("{} errors in {file}", problems.len())
+}
+
+/// A file for people: as seen from the working directory, if it lies there.
+fn shown(path: &Path) -> String {
+    let path: PathBuf = path.components().filter(|part| *part != Component::CurDir).collect();
+    let working_dir = std::env::current_dir().unwrap_or_default();
+    effective::text(path.strip_prefix(working_dir).unwrap_or(&path))
 }

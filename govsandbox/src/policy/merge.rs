@@ -258,3 +258,84 @@ fn recorded(opens: TraceOpens) -> u8 {
         TraceOpens::All => 3,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn scalars() -> impl Strategy<Value = Scalars> {
+        fn given<T: Clone + std::fmt::Debug + 'static>(
+            values: Vec<T>,
+        ) -> impl Strategy<Value = Option<Given<T>>> {
+            prop::option::of(prop::sample::select(values)).prop_map(|value| value.map(Given::default))
+        }
+        let opens = vec![TraceOpens::All, TraceOpens::First, TraceOpens::Writes, TraceOpens::Denied];
+        let words = (
+            given(vec![Mode::Audit, Mode::Enforce]),
+            given(vec![Require::Any, Require::Root, Require::Kernel]),
+            given(vec![RootPolicy::Drop, RootPolicy::Refuse]),
+            given(opens),
+        );
+        let numbers =
+            (given(vec![true, false]), given(vec![true, false]), given(vec![1, 2, 3]), given(vec![1, 2, 3]));
+        (words, numbers).prop_map(|((mode, require, root, trace_opens), numbers)| {
+            let (trace_args, audit_required, pids_max, memory_max_bytes) = numbers;
+            let audit_log = None;
+            Scalars {
+                mode,
+                require,
+                root,
+                trace_opens,
+                trace_args,
+                audit_log,
+                audit_required,
+                pids_max,
+                memory_max_bytes,
+            }
+        })
+    }
+
+    /// Bigger is stricter in each place; an absent bound is the loosest.
+    fn strictness(settings: &Settings) -> [u64; 8] {
+        let bound = |max: &Option<Given<u64>>| u64::MAX - max.as_ref().map_or(u64::MAX, |max| max.value);
+        [
+            settings.mode.value as u64,
+            settings.require.value as u64,
+            settings.root.value as u64,
+            recorded(settings.trace_opens.value).into(),
+            settings.trace_args.value.into(),
+            settings.audit_required.value.into(),
+            bound(&settings.pids_max),
+            bound(&settings.memory_max_bytes),
+        ]
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
+
+        #[test]
+        fn another_policy_never_loosens(chosen in scalars(), other in scalars()) {
+            let alone = chosen.or_default();
+            let (before, after) = (strictness(&alone), strictness(&alone.narrowed_by(other)));
+            for (before, after) in before.into_iter().zip(after) {
+                prop_assert!(after >= before);
+            }
+        }
+
+        #[test]
+        fn the_order_of_other_policies_does_not_matter(chosen in scalars(), a in scalars(), b in scalars()) {
+            let chosen = chosen.or_default();
+            let ab = chosen.clone().narrowed_by(a.clone()).narrowed_by(b.clone());
+            let ba = chosen.narrowed_by(b).narrowed_by(a);
+            prop_assert_eq!(strictness(&ab), strictness(&ba));
+        }
+
+        #[test]
+        fn within_one_policy_the_later_value_wins(first in scalars(), second in scalars()) {
+            let expected = second.mode.clone().or(first.mode.clone()).map(|mode| mode.value);
+            prop_assert_eq!(first.later(second).mode.map(|mode| mode.value), expected);
+        }
+    }
+}

@@ -129,8 +129,8 @@ fn plural(count: usize, word: &str) -> String {
 fn checked((policy, result): &(String, Result<Loaded, PolicyError>)) -> Checked {
     let (errors, warnings) = match result {
         Ok(loaded) => (Vec::new(), loaded.warnings.iter().map(finding_at).collect()),
-        Err(PolicyError::Invalid(problems)) => (problems.iter().map(finding_at).collect(), Vec::new()),
-        Err(error) => (vec![finding(error)], Vec::new()),
+        Err(error) if error.problems().is_empty() => (vec![finding(error)], Vec::new()),
+        Err(error) => (error.problems().iter().map(finding_at).collect(), Vec::new()),
     };
     Checked { policy: policy.clone(), valid: result.is_ok(), errors, warnings }
 }

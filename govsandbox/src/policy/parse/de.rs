@@ -42,7 +42,9 @@ impl de::Error for Misfit {
             Unexpected::Other(other) => other.to_owned(),
             plain => plain.to_string(),
         };
-        Self { error: ParseError::WrongType { expected: expected.to_string(), found }, span: None }
+        // serde's own types have its own word.
+        let expected = expected.to_string().replace("a sequence", "a list");
+        Self { error: ParseError::WrongType { expected, found }, span: None }
     }
 
     fn invalid_value(found: Unexpected<'_>, expected: &dyn de::Expected) -> Self {

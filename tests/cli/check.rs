@@ -1,0 +1,244 @@
+//! `policy check`: what is wrong, where, and what to do.
+
+use std::{fs, os::unix::fs::symlink};
+
+use insta::assert_snapshot;
+
+use crate::bed::Bed;
+
+#[test]
+fn shipped_profiles_are_valid() {
+    let ran = Bed::new().run(&["policy", "check", "base", "default", "claude", "ci"]);
+    assert_eq!((ran.status, ran.err.as_str()), (Some(0), ""), "{ran:?}");
+    assert_eq!(ran.out.lines().filter(|line| line.starts_with("ok ")).count(), 4, "{}", ran.out);
+}
+
+#[test]
+fn an_unknown_key_is_told_with_the_nearest_known_one() {
+    let bed = Bed::new();
+    assert_snapshot!(bed.complaint("typo.toml", "version = 1\n\n[filesystem]\nwrte = [\"/tmp\"]\n"));
+}
+
+#[test]
+fn json_points_at_the_same_places() {
+    let bed = Bed::new();
+    assert_snapshot!(
+        bed.complaint("typo.json", "{\n  \"version\": 1,\n  \"filesystem\": { \"dney\": [] }\n}\n")
+    );
+}
+
+#[test]
+fn everything_wrong_with_a_file_is_told_at_once() {
+    let bed = Bed::new();
+    let policy = r#"version = 1
+mode = "enforce"
+
+[filesystem]
+write = ["src/generated", "~bob/x", "{projct}/x", "/srv/../x"]
+deny = ["/a/{b}/c", "/x[ab", "/y**"]
+
+[network]
+allow = ["API.example.com", "10.0.0.1/8", "a.*.com", "db:70000", "https://a.example/x"]
+
+[process]
+namespaces = "allow"
+
+[exec]
+deny = ["git push"]
+
+[[rule]]
+id = "Four Eyes"
+match = {}
+effect = "ask"
+"#;
+    assert_snapshot!(bed.complaint("wrong.toml", policy));
+}
+
+#[test]
+fn what_this_version_does_not_enforce_is_refused() {
+    let bed = Bed::new();
+    for (key, policy) in [
+        ("exec.deny", "[exec]\ndeny = ['sudo']"),
+        ("exec.allow", "[exec]\nallow = []"),
+        ("verify", "[network]\nverify = 'sni'"),
+        ("wildcard host", "[network]\nallow = ['*.example.com']"),
+        ("listen", "[network]\nlisten = ['*']"),
+        ("unix", "[network]\nunix = ['{runtime}/pulse/native']"),
+        ("dns_refusal", "[network]\ndns_refusal = 'refused'"),
+        ("icmp", "[network]\nicmp = 'allow'"),
+        ("proxy", "[network]\nproxy = 'http://proxy.example:3128'"),
+        ("proxy_from_env", "[network]\nproxy_from_env = true"),
+        ("ask_timeout", "[network]\nask_timeout = '5m'"),
+        ("namespaces", "[process]\nnamespaces = 'allow'"),
+        ("userfaultfd", "[process]\nuserfaultfd = 'allow'"),
+        ("sinks", "[audit]\nsinks = ['https://siem.example/ingest']"),
+        ("redact", "[audit]\nredact = ['(?i)authorization: .*']"),
+        ("retention", "[audit]\nretention = '90d'"),
+        ("[[rule]]", "[[rule]]\nid = 'x'\nmatch = { exec = 'kubectl' }\neffect = 'ask'"),
+        ("a wildcard in `filesystem.write`", "[filesystem]\nwrite = ['/a/*']"),
+    ] {
+        let said = bed.complaint("later.toml", format!("version = 1\n{policy}\n"));
+        assert!(said.contains("is not enforced by this version"), "{key}: {said}");
+        assert!(said.contains(key), "{key}: {said}");
+    }
+}
+
+#[test]
+fn a_default_that_is_written_out_changes_nothing() {
+    let bed = Bed::new();
+    let policy = r#"version = 1
+mode = "enforce"
+require = "root"
+extends = []
+[filesystem]
+read = ["/"]
+write = ["/srv/**"]
+[exec]
+deny = []
+[network]
+verify = "address"
+listen = ["localhost"]
+unix = []
+icmp = "deny"
+proxy_from_env = false
+ask_timeout = "30s"
+[process]
+root = "drop"
+namespaces = "deny"
+ptrace = "tree"
+userfaultfd = "deny"
+[trace]
+opens = "first"
+args = true
+[audit]
+log = "{state}/audit.jsonl"
+required = false
+sinks = []
+redact = []
+"#;
+    bed.write("defaults.toml", policy);
+    let ran = bed.run(&["policy", "check", "defaults.toml"]);
+    assert_eq!((ran.status, ran.err.as_str()), (Some(0), ""), "{ran:?}");
+}
+
+#[test]
+fn syntax_errors_name_the_place() {
+    let bed = Bed::new();
+    assert_snapshot!("toml_syntax", bed.complaint("syntax.toml", "version = 1\n[filesystem\ndeny = []\n"));
+    assert_snapshot!(
+        "toml_duplicate",
+        bed.complaint("twice.toml", "version = 1\nmode = 'audit'\nmode = 'enforce'\n")
+    );
+    assert_snapshot!("json_duplicate", bed.complaint("twice.json", "{\"version\": 1,\n \"version\": 1}"));
+    assert_snapshot!("json_trailing", bed.complaint("trailing.json", "{\"version\": 1}\n{}"));
+    assert_snapshot!("json_cut", bed.complaint("cut.json", "{\"version\": 1, \"mode\": "));
+}
+
+#[test]
+fn values_of_the_wrong_kind_are_told() {
+    let bed = Bed::new();
+    assert_snapshot!("missing_version", bed.complaint("empty.toml", ""));
+    assert_snapshot!("version_2", bed.complaint("newer.toml", "version = 2\n"));
+    assert_snapshot!("not_a_list", bed.complaint("string.toml", "version = 1\n[filesystem]\ndeny = '/x'\n"));
+    assert_snapshot!("unknown_word", bed.complaint("word.toml", "version = 1\nmode = 'audti'\n"));
+    assert_snapshot!("null", bed.complaint("null.json", r#"{"version": 1, "filesystem": {"write": null}}"#));
+    assert_snapshot!("not_a_table", bed.complaint("list.json", "[1]"));
+    assert_snapshot!(
+        "table_with_a_typo",
+        bed.complaint("host.toml", "version = 1\n[network]\nallow = [{ host = 'a.example', port = 80 }]\n")
+    );
+}
+
+#[test]
+fn files_that_are_no_policies_are_told_apart() {
+    let bed = Bed::new();
+    let said = bed.complaint("latin1.toml", b"version = 1\n# caf\xe9\n");
+    assert!(said.contains("not UTF-8 text: byte 17 is 0xe9"), "{said}");
+    let said = bed.complaint("huge.toml", format!("version = 1\n# {}\n", "x".repeat(10 << 20)));
+    assert!(said.contains("more than 1024 KiB"), "{said}");
+    let said = bed.complaint("escape.toml", "version = 1\n# \u{1b}[2J\n");
+    assert!(said.contains("control character") && !said.contains('\u{1b}'), "{said:?}");
+    let said = bed.complaint("escaped.toml", "version = 1\n[filesystem]\ndeny = [\"a/\\u001b[2J\"]\n");
+    assert!(said.contains("project") && !said.contains('\u{1b}'), "{said:?}");
+    let deep = format!("{{\"version\": {}1{}}}", "[".repeat(40), "]".repeat(40));
+    assert!(bed.complaint("deep.json", deep).contains("nested more than"), "depth");
+    fs::create_dir(bed.project().join("folder.toml")).unwrap();
+    let ran = bed.run(&["policy", "check", "folder.toml"]);
+    assert!(ran.status == Some(1) && ran.err.contains("not a regular file"), "{ran:?}");
+}
+
+#[test]
+fn what_can_not_be_read_is_no_verdict() {
+    let bed = Bed::new();
+    let ran = bed.run(&["policy", "check", "./absent.toml"]);
+    assert_eq!(ran.status, Some(125), "{ran:?}");
+    assert_snapshot!(ran.err);
+}
+
+#[test]
+fn an_unknown_name_is_told_with_the_nearest_one() {
+    let bed = Bed::new();
+    let ran = bed.run(&["policy", "check", "cluade"]);
+    assert_eq!(ran.status, Some(1));
+    assert!(ran.err.contains("did you mean `claude`?"), "{}", ran.err);
+    bed.write("mine", "version = 1\n");
+    let ran = bed.run(&["policy", "check", "mine"]);
+    assert!(ran.err.contains("`./mine`"), "{}", ran.err);
+}
+
+#[test]
+fn extends_that_leads_nowhere_or_back_is_told() {
+    let bed = Bed::new();
+    bed.write("b.toml", "version = 1\nextends = ['./c.toml']\n");
+    bed.write("c.toml", "version = 1\nextends = ['./a.toml']\n");
+    assert_snapshot!("cycle", bed.complaint("a.toml", "version = 1\nextends = ['./b.toml']\n"));
+    assert_snapshot!("unknown", bed.complaint("d.toml", "version = 1\nextends = ['bsae']\n"));
+    assert_snapshot!("unreadable", bed.complaint("e.toml", "version = 1\nextends = ['./absent.toml']\n"));
+    for step in 0..20 {
+        bed.write(&format!("s{step}.toml"), format!("version = 1\nextends = ['./s{}.toml']\n", step + 1));
+    }
+    let said = bed.complaint("deep.toml", "version = 1\nextends = ['./s0.toml']\n");
+    assert!(said.contains("more than 16 deep"), "{said}");
+}
+
+#[test]
+fn rules_against_each_other_are_told() {
+    let bed = Bed::new();
+    let policy = "version = 1\n[filesystem]\nwrite = ['/srv/data', '{project}']\ndeny = ['/srv/data/']\n";
+    assert_snapshot!("contradictory", bed.complaint("both.toml", policy));
+    let policy = "version = 1\n[filesystem]\nwrite = ['/srv/data/x']\ndeny = ['/srv/data']\n";
+    bed.write("within.toml", policy);
+    let ran = bed.run(&["policy", "check", "within.toml"]);
+    assert_eq!((ran.status, ran.out.as_str()), (Some(0), "ok       within.toml: 3 rules, 1 warning\n"));
+    assert_snapshot!("no_effect", ran.err);
+}
+
+#[test]
+fn what_comes_with_a_project_is_not_trusted() {
+    let bed = Bed::new();
+    let said = bed.complaint(".govsandbox.toml", "version = 1\nextends = ['../secret.toml']\n");
+    assert!(said.contains("can't build on other files"), "{said}");
+    let said = bed.complaint(".govsandbox.toml", "version = 1\n[audit]\nlog = '/tmp/elsewhere'\n");
+    assert!(said.contains("can't say where the log is"), "{said}");
+    // As root govsandbox could read what the project's author can't, and show it in an error.
+    fs::remove_file(bed.project().join(".govsandbox.toml")).unwrap();
+    fs::write(bed.home().join("secret"), "CANARY").unwrap();
+    symlink(bed.home().join("secret"), bed.project().join(".govsandbox.toml")).unwrap();
+    let ran = bed.run(&["policy", "check", ".govsandbox.toml"]);
+    assert!(ran.err.contains("is a symlink") && !ran.err.contains("CANARY"), "{ran:?}");
+}
+
+#[test]
+fn json_output_has_every_finding_with_its_place() {
+    let bed = Bed::new();
+    bed.write("wrong.toml", "version = 1\n[filesystem]\ndeny = ['a/b',\n  'é/x']\n");
+    let ran = bed.run(&["policy", "check", "--format", "json", "wrong.toml", "base"]);
+    assert_eq!((ran.status, ran.err.as_str()), (Some(1), ""), "{ran:?}");
+    assert_snapshot!(ran.out);
+}
+
+#[test]
+fn usage_errors_are_status_2() {
+    let ran = Bed::new().run(&["policy", "check", "--no-such-option"]);
+    assert_eq!((ran.status, ran.out.as_str()), (Some(2), ""), "{ran:?}");
+}

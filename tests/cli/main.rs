@@ -1,0 +1,6 @@
+//! The command line without privileges: exit statuses, and what people read.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod bed;
+mod check;
+mod show;
