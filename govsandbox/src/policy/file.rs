@@ -34,7 +34,7 @@ pub enum FileError {
     #[error("it is a symlink, and what comes with a project is not followed")]
     #[diagnostic(help("put the policy itself there"))]
     Link,
-    /// Larger than [`POLICY_BYTES_MAX`].
+    /// Larger than any policy.
     #[error("it has more than {} KiB", POLICY_BYTES_MAX >> 10)]
     #[diagnostic(help("no policy needs that much; is this the right file?"))]
     TooLarge,

@@ -218,3 +218,84 @@ fn two_runs_of_one_policy_have_one_digest_and_another_rule_another() {
     assert_ne!(digest(&one), digest(&other));
     assert_eq!(digest(&one).len(), "sha256:".len() + 64);
 }
+
+#[test]
+fn the_machines_files_are_roots_own() {
+    use std::os::unix::fs::PermissionsExt;
+    let machine = Machine::new();
+    let file = machine.write("etc/policy.d/site.toml", "version = 1\n");
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
+    assert!(machine.load(&["default"]).is_ok());
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o664)).unwrap();
+    let error = machine.load(&["default"]).unwrap_err();
+    assert!(
+        matches!(&error, PolicyError::WritableByOthers { path } if path.ends_with("site.toml")),
+        "{error}"
+    );
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o644)).unwrap();
+    fs::set_permissions(machine.path("etc/policy.d"), fs::Permissions::from_mode(0o777)).unwrap();
+    assert!(matches!(machine.load(&["default"]), Err(PolicyError::WritableByOthers { .. })));
+}
+
+#[test]
+fn a_file_does_not_take_the_place_of_a_shipped_profile() {
+    let machine = Machine::new();
+    // What an agent may have left there.
+    machine
+        .write("home/.config/govsandbox/policies/claude.toml", "version = 1\n[filesystem]\nwrite = ['/']\n");
+    machine.write("home/.config/govsandbox/policies/mine.toml", "version = 1\nextends = ['base']\n");
+    machine.write("etc/policies/mine.json", r#"{"version": 1, "mode": "audit"}"#);
+    assert!(machine.load(&["claude"]).unwrap().files.is_empty());
+    // The machine's before the user's.
+    let mine = machine.load(&["mine"]).unwrap();
+    assert_eq!((mine.compiled.mode, mine.files.len()), (Mode::Audit, 1));
+}
+
+#[test]
+fn what_is_reached_twice_counts_once() {
+    let machine = Machine::new();
+    let one = machine.write("one.toml", "version = 1\nextends = ['base']\n");
+    let two = machine
+        .write("two.toml", "version = 1\nextends = ['base', './one.toml']\n[filesystem]\ndeny = ['/two']\n");
+    let base = machine.load(&["base"]).unwrap().compiled.rules.len();
+    let both = machine.load(&[&one, &two, &one]).unwrap();
+    assert_eq!(both.compiled.rules.len(), base + 1);
+    assert_eq!(both.compiled.name, "one+two");
+    assert_eq!(both.files.len(), 2);
+}
+
+#[test]
+fn the_command_line_says_the_mode_unless_the_machine_is_stricter() {
+    let machine = Machine::new();
+    let audit = Sources { mode_override: Some(Mode::Audit), ..machine.sources(&["default"]) };
+    assert_eq!(load(&audit).unwrap().compiled.mode, Mode::Audit);
+    machine.write("etc/policy.toml", "version = 1\nmode = 'enforce'\n");
+    assert_eq!(load(&audit).unwrap().compiled.mode, Mode::Enforce);
+}
+
+#[test]
+fn the_machine_says_where_the_log_is_and_the_lowest_limit_holds() {
+    let machine = Machine::new();
+    let text = "version = 1\n[audit]\nlog = '/var/log/agents.jsonl'\n[limits]\npids_max = 500\n";
+    machine.write("etc/policy.toml", text);
+    let session = machine
+        .write("s.toml", "version = 1\n[audit]\nlog = '{state}/own.jsonl'\n[limits]\npids_max = 900\n");
+    let compiled = machine.load(&[&session]).unwrap().compiled;
+    assert_eq!(
+        (compiled.audit_log.as_path(), compiled.pids_max),
+        (Path::new("/var/log/agents.jsonl"), Some(500))
+    );
+}
+
+#[test]
+fn a_denied_name_wins_over_an_allowed_one_in_any_layer() {
+    let machine = Machine::new();
+    machine.write("etc/policy.toml", "version = 1\n[network]\ndeny = ['bad.example']\n");
+    let session =
+        machine.write("s.toml", "version = 1\n[network]\nallow = ['bad.example', 'good.example:443']\n");
+    let compiled = machine.load(&[&session]).unwrap().compiled;
+    let [lists] = compiled.egress.as_slice() else { panic!("{:?}", compiled.egress) };
+    let denied = lists.rules.first().unwrap();
+    assert_eq!((denied.allow, &denied.target), (false, &EgressTarget::Name("bad.example".to_owned())));
+    assert!(lists.rules.iter().skip(1).all(|rule| rule.allow && rule.rule > denied.rule));
+}

@@ -8,7 +8,9 @@ pub mod compile;
 pub mod conflict;
 pub mod context;
 pub mod effective;
+mod error;
 pub mod explain;
+mod extends;
 mod file;
 mod load;
 #[cfg(test)]
@@ -23,5 +25,6 @@ mod suggest;
 pub mod unenforced;
 
 pub use context::{Context, ContextError, User};
+pub use error::{ExtendsError, PolicyError};
 pub use file::FileError;
-pub use load::{ExtendsError, Loaded, PROJECT_FILE, PolicyError, SYSTEM_DIR, Sources, load, load_alone};
+pub use load::{Loaded, PROJECT_FILE, SYSTEM_DIR, Sources, load, load_alone};

@@ -41,7 +41,7 @@ const LIST_ORDER: [&str; 6] = [
 /// Why policies that make sense one by one don't together, or not here.
 #[derive(Debug, thiserror::Error, miette::Diagnostic)]
 pub enum CompileError {
-    /// More than [`RULES_MAX`].
+    /// More rules than there are numbers.
     #[error("the policies have {count} rules together, and the kernel's tables number {RULES_MAX}")]
     #[diagnostic(
         code(policy::compile::too_many_rules),

@@ -1,6 +1,6 @@
 //! TOML or JSON → [`RawPolicy`], every value with its place in the file.
 //!
-//! Both formats become one tree of [`node::Node`]s; serde reads the raw form from that. So an error points at line and
+//! Both formats become one tree of nodes; serde reads the raw form from that. So an error points at line and
 //! column in both, and the two formats can't drift apart.
 
 mod de;

@@ -181,7 +181,7 @@ pub enum EgressError {
         /// As written.
         last: u16,
     },
-    /// More than [`PORT_RANGES_MAX`].
+    /// More ranges than a rule can have.
     #[error("{count} port ranges in one rule")]
     #[diagnostic(code(policy::egress::port_ranges), help("at most {PORT_RANGES_MAX}; write several rules"))]
     PortRanges {
