@@ -152,8 +152,11 @@ impl Supervisor {
     /// Its end.
     pub(crate) fn finish(mut self) -> Outcome {
         let (mut stdout, mut stderr) = (String::new(), String::new());
-        self.stdout.read_to_string(&mut stdout).unwrap();
-        self.stderr.read_to_string(&mut stderr).unwrap();
+        // Both at once: a full pipe would stop the supervisor.
+        std::thread::scope(|scope| {
+            scope.spawn(|| self.stderr.read_to_string(&mut stderr).unwrap());
+            self.stdout.read_to_string(&mut stdout).unwrap();
+        });
         use std::os::fd::AsFd;
         let ended =
             waitid(WaitId::PidFd(self.process.pidfd.as_fd()), WaitIdOptions::EXITED).unwrap().unwrap();

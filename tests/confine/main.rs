@@ -11,6 +11,7 @@
 
 mod bed;
 mod end;
+mod fanotify;
 mod privilege;
 mod start;
 
@@ -19,7 +20,7 @@ use std::process::{Command, ExitCode};
 type Test = (&'static str, fn());
 
 fn tests() -> Vec<Test> {
-    [privilege::TESTS, end::TESTS, start::TESTS].concat()
+    [privilege::TESTS, end::TESTS, start::TESTS, fanotify::TESTS].concat()
 }
 
 fn main() -> ExitCode {

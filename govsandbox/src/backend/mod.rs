@@ -1,1 +1,3 @@
-//! Not built yet.
+//! The ways in which verdicts on files are made, behind one decision core.
+
+pub mod fanotify;

@@ -1,4 +1,8 @@
-//! A process that outlives the supervisor just long enough to kill its tree.
+//! Processes that outlive the supervisor just long enough to kill its tree.
+//!
+//! There are two alike. The init dies with the supervisor, but closes its descriptors before the kernel kills the rest
+//! of its namespace: were the last duplicate of the fanotify group among them, the opens that wait would go through in
+//! between (measured). So one guardian may be killed together with the supervisor and nothing gets through.
 
 use std::{
     io,
@@ -9,7 +13,7 @@ use std::{
 use rustix::{
     event::{PollFd, PollFlags, poll},
     process::{
-        Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, getpid, pidfd_open, pidfd_send_signal, setsid, waitid,
+        PidfdFlags, Signal, WaitId, WaitIdOptions, getpid, pidfd_open, pidfd_send_signal, setsid, waitid,
     },
     thread::set_name,
 };
@@ -20,17 +24,58 @@ use super::{
 };
 use crate::sys::{clone, fanotify::Group, signal};
 
-/// The guardian, from the supervisor's side.
+/// Both guardians, from the supervisor's side.
 #[derive(Debug)]
-pub(super) struct Guardian {
+pub(super) struct Guardians([Guardian; 2]);
+
+impl Guardians {
+    /// Forks them. Each holds a duplicate of the fanotify group: a group whose last descriptor is closed lets every
+    /// open that waits go on.
+    pub(super) fn start(cgroup: &Path, group: Option<&Group>) -> io::Result<Self> {
+        let first = Guardian::start(cgroup, group)?;
+        match Guardian::start(cgroup, group) {
+            Ok(second) => Ok(Self([first, second])),
+            Err(error) => {
+                first.dismiss();
+                Err(error)
+            }
+        }
+    }
+
+    /// Hands them the init.
+    pub(super) fn watch(&self, init: BorrowedFd<'_>) -> io::Result<()> {
+        self.0.iter().try_for_each(|one| one.channel.send_with(&Message::Process, Some(init)))
+    }
+
+    /// Readable when the first is gone.
+    pub(super) fn first(&self) -> BorrowedFd<'_> {
+        self.0[0].process.pidfd.as_fd()
+    }
+
+    /// Readable when the second is gone.
+    pub(super) fn second(&self) -> BorrowedFd<'_> {
+        self.0[1].process.pidfd.as_fd()
+    }
+
+    /// In this process' pid namespace.
+    pub(super) fn pids(&self) -> [i32; 2] {
+        [&self.0[0], &self.0[1]].map(|one| one.process.pid.as_raw_nonzero().get())
+    }
+
+    /// The tree is gone: lets them end and reaps them.
+    pub(super) fn dismiss(&self) {
+        self.0.iter().for_each(Guardian::dismiss);
+    }
+}
+
+#[derive(Debug)]
+struct Guardian {
     process: clone::Process,
     channel: Channel,
 }
 
 impl Guardian {
-    /// Forks it. It holds a duplicate of the fanotify group: a group whose last descriptor is closed lets every open
-    /// that waits go on.
-    pub(super) fn start(cgroup: &Path, group: Option<&Group>) -> io::Result<Self> {
+    fn start(cgroup: &Path, group: Option<&Group>) -> io::Result<Self> {
         let (ours, theirs) = Channel::pair()?;
         let supervisor = pidfd_open(getpid(), PidfdFlags::empty())?;
         let mut keep = vec![theirs.as_fd().as_raw_fd(), supervisor.as_raw_fd()];
@@ -43,23 +88,7 @@ impl Guardian {
         Ok(Self { process, channel: ours })
     }
 
-    /// Hands it the init.
-    pub(super) fn watch(&self, init: BorrowedFd<'_>) -> io::Result<()> {
-        self.channel.send_with(&Message::Process, Some(init))
-    }
-
-    /// Readable when it is gone.
-    pub(super) fn pidfd(&self) -> BorrowedFd<'_> {
-        self.process.pidfd.as_fd()
-    }
-
-    /// Its pid in this process' pid namespace.
-    pub(super) fn pid(&self) -> Pid {
-        self.process.pid
-    }
-
-    /// The tree is gone: lets it end and reaps it.
-    pub(super) fn dismiss(&self) {
+    fn dismiss(&self) {
         // If it is gone already there is nobody to tell.
         drop(self.channel.send(&Message::Done));
         waitid(WaitId::PidFd(self.process.pidfd.as_fd()), WaitIdOptions::EXITED).ok();

@@ -27,6 +27,6 @@ pub mod seccomp;
 pub use self::{
     error::{Failure, LaunchError, Stage},
     plan::LaunchPlan,
-    prepared::{Prepared, spawn},
+    prepared::{Forked, Prepared, spawn},
     running::{Ended, Killer, Running},
 };

@@ -19,7 +19,7 @@ use super::{
     channel::{Channel, Message},
     error::LaunchError,
     fd::{self, RedirectedFile},
-    guardian::Guardian,
+    guardian::Guardians,
     init,
     plan::LaunchPlan,
     running::Running,
@@ -31,7 +31,7 @@ use crate::sys::{clone, fanotify::Group};
 #[derive(Debug)]
 pub(super) struct Tree {
     pub(super) cgroup: Option<Cgroup>,
-    pub(super) guardian: Guardian,
+    pub(super) guardians: Guardians,
     pub(super) init: clone::Process,
     pub(super) channel: Channel,
     pub(super) signals: Signals,
@@ -47,7 +47,7 @@ impl Tree {
         rustix::process::pidfd_send_signal(&self.init.pidfd, rustix::process::Signal::KILL).ok();
         waitid(WaitId::PidFd(self.init.pidfd.as_fd()), WaitIdOptions::EXITED).ok();
         let removed = cgroup.remove();
-        self.guardian.dismiss();
+        self.guardians.dismiss();
         self.terminal.take_back();
         removed
     }
@@ -72,12 +72,22 @@ pub struct Prepared {
     program: String,
 }
 
+/// What there is right after the last fork of the supervisor's.
+#[derive(Clone, Copy, Debug)]
+pub struct Forked<'a> {
+    /// The sandbox's pid 1.
+    pub init: BorrowedFd<'a>,
+    /// Its pid in this process' pid namespace.
+    pub init_pid: i32,
+    /// The fanotify group, with a [`super::plan::FanotifyPlan`].
+    pub fanotify: Option<&'a Group>,
+}
+
 /// Creates cgroup, guardian, namespaces and the command's process, and waits until that process has applied all that
 /// holds it.
 ///
-/// `after_fork` runs when the last process of the supervisor's own is forked, before anything inside can open a file:
-/// the place to start the thread that answers the fanotify group (which is `None` without a
-/// [`super::plan::FanotifyPlan`]). From there on threads are allowed.
+/// `after_fork` runs when the last process of the supervisor's own is forked: the place to start the thread that
+/// answers the fanotify group, for opens inside wait for it from now on. From there on threads are allowed.
 ///
 /// Call it from a thread that lives as long as the run, best the main one: the init dies with the thread that made it
 /// (prctl(2), `PR_SET_PDEATHSIG`).
@@ -86,7 +96,7 @@ pub struct Prepared {
 /// [`LaunchError`] names the step; nothing is left behind.
 pub fn spawn(
     plan: &LaunchPlan,
-    after_fork: impl FnOnce(Option<BorrowedFd<'_>>) -> io::Result<()>,
+    after_fork: impl FnOnce(Forked<'_>) -> io::Result<()>,
 ) -> Result<Prepared, LaunchError> {
     let redirected = fd::inspect()?;
     let cwd = fs::metadata(&plan.cwd)
@@ -107,7 +117,7 @@ pub fn spawn(
     let (command_channel, command_end) = Channel::pair().map_err(process_error)?;
     let supervisor =
         pidfd_open(getpid(), PidfdFlags::empty()).map_err(|errno| process_error(errno.into()))?;
-    let guardian = Guardian::start(cgroup.path(), group.as_ref()).map_err(process_error)?;
+    let guardians = Guardians::start(cgroup.path(), group.as_ref()).map_err(process_error)?;
     let world = init::World {
         plan,
         channel: init_channel,
@@ -120,20 +130,23 @@ pub fn spawn(
     };
     let keep = world.descriptors();
     // The child's ends of the channels move into the closure, so that this process closes its copies.
-    let started = clone::clone_into_namespaces(cgroup.as_fd(), clone::Descriptors::Only(&keep), move || {
-        init::run(world)
-    });
+    let started =
+        clone::clone_into_namespaces(Some(cgroup.as_fd()), clone::Descriptors::Only(&keep), move || {
+            init::run(world)
+        });
     let init = match started {
         Ok(init) => init,
         Err(source) => {
-            guardian.dismiss();
+            guardians.dismiss();
             return Err(LaunchError::system("create", "a pid and mount namespace in the cgroup", source)
                 .with_help("it needs root (CAP_SYS_ADMIN) and a writable cgroup v2"));
         }
     };
-    let tree = Tree { cgroup: Some(cgroup), guardian, init, channel, signals, terminal };
-    tree.guardian.watch(tree.init.pidfd.as_fd()).map_err(process_error)?;
-    after_fork(group.as_ref().map(Group::as_fd)).map_err(process_error)?;
+    let tree = Tree { cgroup: Some(cgroup), guardians, init, channel, signals, terminal };
+    tree.guardians.watch(tree.init.pidfd.as_fd()).map_err(process_error)?;
+    let init_pid = tree.init.pid.as_raw_nonzero().get();
+    after_fork(Forked { init: tree.init.pidfd.as_fd(), init_pid, fanotify: group.as_ref() })
+        .map_err(process_error)?;
     let command = wait_for_process(&tree)?;
     let command_pid = pid_of(command.as_fd()).map_err(process_error)?;
     let program = plan.argv.first().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
@@ -168,10 +181,10 @@ impl Prepared {
         self.tree.init.pid.as_raw_nonzero().get()
     }
 
-    /// The guardian's pid.
+    /// The guardians' pids.
     #[must_use]
-    pub fn guardian_pid(&self) -> i32 {
-        self.tree.guardian.pid().as_raw_nonzero().get()
+    pub fn guardian_pids(&self) -> [i32; 2] {
+        self.tree.guardians.pids()
     }
 
     /// The cgroup's folder.
@@ -233,15 +246,16 @@ fn wait_for_process(tree: &Tree) -> Result<OwnedFd, LaunchError> {
     let failed = |source: io::Error| LaunchError::system("prepare", "the sandbox", source);
     let mut watched = [
         PollFd::from_borrowed_fd(tree.channel.as_fd(), PollFlags::IN),
-        PollFd::from_borrowed_fd(tree.guardian.pidfd(), PollFlags::IN),
+        PollFd::from_borrowed_fd(tree.guardians.first(), PollFlags::IN),
+        PollFd::from_borrowed_fd(tree.guardians.second(), PollFlags::IN),
     ];
     while let Err(errno) = poll(&mut watched, None) {
         if errno != rustix::io::Errno::INTR {
             return Err(failed(errno.into()));
         }
     }
-    let [message, guardian] = watched.map(|one| !one.revents().is_empty());
-    if guardian && !message {
+    let [message, first, second] = watched.map(|one| !one.revents().is_empty());
+    if (first || second) && !message {
         return Err(LaunchError::GuardianLost);
     }
     let Some(received) = tree.channel.receive().map_err(failed)? else { return Err(LaunchError::Vanished) };

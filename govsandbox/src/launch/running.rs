@@ -96,7 +96,7 @@ impl Running {
     fn watch(&mut self) -> Result<Ended, LaunchError> {
         let failed = |source: io::Error| LaunchError::system("watch", "the command", source);
         loop {
-            let [message, guardian, signals] = self.poll().map_err(failed)?;
+            let [message, first, second, signals] = self.poll().map_err(failed)?;
             if message {
                 match self.tree.channel.receive().map_err(failed)?.map(|received| received.message) {
                     Some(Message::Stopped(_)) => self.stop_along().map_err(failed)?,
@@ -113,7 +113,7 @@ impl Running {
                 }
                 continue;
             }
-            if guardian {
+            if first || second {
                 return Err(LaunchError::GuardianLost);
             }
             if signals {
@@ -126,10 +126,11 @@ impl Running {
         }
     }
 
-    fn poll(&self) -> io::Result<[bool; 3]> {
+    fn poll(&self) -> io::Result<[bool; 4]> {
         let mut watched = [
             PollFd::from_borrowed_fd(self.tree.channel.as_fd(), PollFlags::IN),
-            PollFd::from_borrowed_fd(self.tree.guardian.pidfd(), PollFlags::IN),
+            PollFd::from_borrowed_fd(self.tree.guardians.first(), PollFlags::IN),
+            PollFd::from_borrowed_fd(self.tree.guardians.second(), PollFlags::IN),
             PollFd::from_borrowed_fd(self.tree.signals.stream().as_fd(), PollFlags::IN),
         ];
         loop {

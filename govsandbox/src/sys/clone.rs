@@ -5,12 +5,17 @@ use std::{
     io,
     os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd},
     panic::{AssertUnwindSafe, catch_unwind},
+    time::Duration,
 };
 
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 /// Exit status of a forked process whose closure panicked.
 const PANICKED: i32 = 125;
+
+/// How long a thread that ends may still be listed.
+const THREAD_GONE_TRIES: u32 = 50;
+const THREAD_GONE_PAUSE: Duration = Duration::from_millis(1);
 
 /// A child of this process.
 #[derive(Debug)]
@@ -48,12 +53,12 @@ pub fn fork(descriptors: Descriptors<'_>, child: impl FnOnce() -> i32) -> io::Re
 }
 
 /// As [`fork`], the child being pid 1 of a new pid namespace with a mount namespace of its own, born in `cgroup` (a
-/// folder of a cgroup v2 hierarchy). Needs Linux 5.7 and `CAP_SYS_ADMIN`.
+/// folder of a cgroup v2 hierarchy) if there is one. Needs Linux 5.7 and `CAP_SYS_ADMIN`.
 ///
 /// # Errors
 /// As [`fork`]; `EPERM` without the capability.
 pub fn clone_into_namespaces(
-    cgroup: BorrowedFd<'_>,
+    cgroup: Option<BorrowedFd<'_>>,
     descriptors: Descriptors<'_>,
     child: impl FnOnce() -> i32,
 ) -> io::Result<Process> {
@@ -61,10 +66,10 @@ pub fn clone_into_namespaces(
     let mut pidfd: libc::c_int = -1;
     let flags = libc::CLONE_NEWPID | libc::CLONE_NEWNS | libc::CLONE_PIDFD;
     let arguments = CloneArguments {
-        flags: u64::from(flags.cast_unsigned()) | CLONE_INTO_CGROUP,
+        flags: u64::from(flags.cast_unsigned()) | if cgroup.is_some() { CLONE_INTO_CGROUP } else { 0 },
         pidfd: (&raw mut pidfd) as u64,
         exit_signal: libc::SIGCHLD as u64,
-        cgroup: cgroup.as_raw_fd() as u64,
+        cgroup: cgroup.map_or(0, |folder| folder.as_raw_fd() as u64),
         ..CloneArguments::default()
     };
     // SAFETY: without CLONE_VM and with stack 0 this is a fork; there is one thread, so the child is a whole copy. The
@@ -102,10 +107,14 @@ struct CloneArguments {
 }
 
 fn refuse_threads() -> io::Result<()> {
-    match std::fs::read_dir("/proc/self/task")?.take(2).count() {
-        1 => Ok(()),
-        _ => Err(io::Error::from_raw_os_error(libc::EDEADLK)),
+    // A thread that was joined is listed for a moment still.
+    for _ in 0..THREAD_GONE_TRIES {
+        if std::fs::read_dir("/proc/self/task")?.take(2).count() == 1 {
+            return Ok(());
+        }
+        std::thread::sleep(THREAD_GONE_PAUSE);
     }
+    Err(io::Error::from_raw_os_error(libc::EDEADLK))
 }
 
 fn run(descriptors: Descriptors<'_>, child: impl FnOnce() -> i32) -> ! {

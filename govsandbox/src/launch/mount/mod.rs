@@ -61,6 +61,10 @@ pub struct MountPlan {
     pub deny: Vec<PathBuf>,
     /// Bound over themselves, read-only.
     pub protect: Vec<PathBuf>,
+    /// As `deny`, for objects that are held by inode too: their ancestors may be renamed.
+    pub deny_unpinned: Vec<PathBuf>,
+    /// As `protect`, likewise.
+    pub protect_unpinned: Vec<PathBuf>,
     /// The project's own: policy files, log, state folder, binary. Bound over themselves, read-only.
     pub own_files: Vec<PathBuf>,
     /// What the sandbox may write: ancestors of the above that lie in these are bound over themselves. Empty: `/`.
@@ -115,6 +119,15 @@ impl MountPlan {
                 }
             }
         }
+        let unpinned = self.deny_unpinned.iter().map(|path| (path, Treatment::Deny));
+        for (path, treatment) in
+            unpinned.chain(self.protect_unpinned.iter().map(|path| (path, Treatment::ReadOnly)))
+        {
+            if !self.deny.iter().any(|denied| path.starts_with(denied)) {
+                let entry = wanted.entry(path.clone()).or_insert(treatment);
+                *entry = (*entry).max(treatment);
+            }
+        }
         wanted.remove(Path::new("/"));
         let mut ordered: Vec<_> = wanted.into_iter().collect();
         ordered.sort_by_key(|(path, _)| path.components().count());
@@ -159,23 +172,28 @@ pub(super) fn enter(plan: &MountPlan, uid: u32) -> Result<(), Failure> {
 
 /// Puts the marks, once all mounts are there.
 pub(super) fn mark(plan: &MountPlan, fanotify: &FanotifyPlan, group: &Group) -> Result<(), Failure> {
-    let put = |on, path: &Path| match group.mark(on, path) {
-        Err(error) if is_hidden(&error) => Ok(()),
-        answer => answer.map_err(|source| Failure::new(Stage::Mark, path.display().to_string(), &source)),
-    };
+    let fail =
+        |path: &Path, source: &io::Error| Failure::new(Stage::Mark, path.display().to_string(), source);
+    let put = |on, path: &Path| group.mark(on, path).map_err(|source| fail(path, &source));
     for path in &fanotify.inodes {
         put(MarkOn::Inode, path)?;
     }
-    if !fanotify.all_mounts {
-        return plan.deny.iter().try_for_each(|path| put(MarkOn::Mount, path));
+    for path in plan.deny.iter().chain(&plan.deny_unpinned) {
+        put(MarkOn::Mount, path)?;
     }
-    let table =
-        MountTable::read().map_err(|source| Failure::new(Stage::Mark, "/proc/self/mountinfo", &source))?;
-    table
-        .mounts()
-        .iter()
-        .filter(|mount| can_hold_names(mount))
-        .try_for_each(|mount| put(MarkOn::Mount, &mount.point))
+    if !fanotify.all_mounts {
+        return Ok(());
+    }
+    let mountinfo = Path::new("/proc/self/mountinfo");
+    let table = MountTable::read().map_err(|source| fail(mountinfo, &source))?;
+    for mount in table.mounts().iter().filter(|mount| can_hold_names(mount)) {
+        match group.mark(MarkOn::Mount, &mount.point) {
+            // Hidden below another mount: nobody inside reaches it either.
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR)) => {}
+            answer => answer.map_err(|source| fail(&mount.point, &source))?,
+        }
+    }
+    Ok(())
 }
 
 fn can_hold_names(mount: &Mount) -> bool {

@@ -1,0 +1,176 @@
+//! From compiled rules to mounts, marks and the tables of the verdict thread.
+
+use std::{
+    collections::HashMap,
+    io,
+    os::unix::{ffi::OsStrExt, fs::MetadataExt},
+    path::{Path, PathBuf},
+};
+
+use govsandbox_ebpf::abi::rule::{Automaton, Hits};
+
+use super::{
+    NOT_HELD,
+    existing::{self, Existing},
+    rules::PathRules,
+    verdicts::Mode,
+};
+use crate::{
+    launch::{
+        mount::{MountPlan, resolve, table::MountTable},
+        plan::FanotifyPlan,
+    },
+    policy::compile::{PathEffect, PathPlan},
+};
+
+/// What it is made from.
+#[derive(Debug)]
+pub struct Input<'a> {
+    /// The policy's paths.
+    pub paths: &'a PathPlan,
+    /// The table of its globs.
+    pub automaton: Box<Automaton>,
+    /// Policy files, log, state folder, binary: never changed from inside, in either mode.
+    pub own_files: Vec<PathBuf>,
+    /// `mode` of the policy.
+    pub mode: Mode,
+}
+
+/// What a launch and a [`super::Verdicts`] take.
+#[derive(Debug)]
+pub struct Setup {
+    /// For [`crate::launch::LaunchPlan::mounts`].
+    pub mounts: MountPlan,
+    /// For [`crate::launch::LaunchPlan::fanotify`].
+    pub fanotify: FanotifyPlan,
+    /// For [`super::Verdicts::start`].
+    pub rules: PathRules,
+    /// What is not held in this run, in words.
+    pub not_held: Vec<String>,
+}
+
+/// Finds what exists, and how each rule is held.
+///
+/// # Errors
+/// A named path can't be looked up (other than by not existing), the mount table can't be read.
+pub fn prepare(input: Input<'_>) -> io::Result<Setup> {
+    let Input { paths, automaton, own_files, mode } = input;
+    let table = MountTable::read()?;
+    let mut setup = Setup {
+        mounts: MountPlan::default(),
+        fanotify: FanotifyPlan {
+            all_mounts: !paths.globs.is_empty() || mode == Mode::Audit,
+            inodes: Vec::new(),
+        },
+        rules: PathRules { automaton, literals: Vec::new(), inodes: HashMap::new() },
+        not_held: NOT_HELD.iter().map(|text| (*text).to_owned()).collect(),
+    };
+    for path in &own_files {
+        setup.mounts.own_files.extend(resolve(path)?);
+    }
+    for path in paths.allow.iter().flat_map(|lists| &lists.write) {
+        setup.mounts.writable.extend(resolve(&path.path)?);
+    }
+    for literal in &paths.literals {
+        let rule = literal.rule.0;
+        let hits = match literal.effect {
+            PathEffect::Deny => Hits { deny: rule, protect: 0 },
+            PathEffect::Protect => Hits { deny: 0, protect: rule },
+        };
+        match resolve(&literal.path)? {
+            Some(path) => setup.hold_literal(&path, hits, &table)?,
+            None => setup.hold_missing(&literal.path, hits)?,
+        }
+    }
+    if !paths.globs.is_empty() && mode == Mode::Enforce {
+        let Existing { matches, complete } = existing::find(&setup.rules.automaton, &setup.mounts.writable);
+        for (path, hits) in matches {
+            setup.hold_existing(path, hits)?;
+        }
+        if !complete {
+            setup.not_held.push(
+                "renaming files that match a pattern: the writable folders hold too many names to look at them all"
+                    .to_owned(),
+            );
+        }
+    }
+    if mode == Mode::Audit {
+        let own_files = std::mem::take(&mut setup.mounts.own_files);
+        setup.mounts = MountPlan { own_files, writable: setup.mounts.writable, ..MountPlan::default() };
+    }
+    Ok(setup)
+}
+
+impl Setup {
+    fn hold_literal(&mut self, path: &Path, hits: Hits, table: &MountTable) -> io::Result<()> {
+        self.hold_object(path, hits)?;
+        self.rules.literals.push((bytes(path), hits));
+        let (pinned, unpinned) = self.lists(hits);
+        pinned.push(path.to_owned());
+        let aliases = table.aliases(path);
+        // Hidden under another mount, an alias leads elsewhere or nowhere.
+        unpinned.extend(aliases.iter().filter(|alias| same_object(alias, path)).cloned());
+        self.rules.literals.extend(aliases.iter().map(|alias| (bytes(alias), hits)));
+        Ok(())
+    }
+
+    /// The deepest folder that exists, resolved, and the names below it: judged when it is opened.
+    fn hold_missing(&mut self, path: &Path, hits: Hits) -> io::Result<()> {
+        for ancestor in path.ancestors().skip(1) {
+            if let Some(resolved) = resolve(ancestor)? {
+                let rest = path.strip_prefix(ancestor).map_err(io::Error::other)?;
+                self.rules.literals.push((bytes(&resolved.join(rest)), hits));
+                break;
+            }
+        }
+        self.fanotify.all_mounts = true;
+        self.not_held.push(format!(
+            "creating `{}`, which does not exist: its name is free, opens of it are judged",
+            path.display()
+        ));
+        Ok(())
+    }
+
+    fn hold_existing(&mut self, path: PathBuf, hits: Hits) -> io::Result<()> {
+        match self.hold_object(&path, hits) {
+            Ok(()) => {}
+            // It went away since it was listed.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(error),
+        }
+        self.lists(hits).1.push(path);
+        Ok(())
+    }
+
+    /// By inode: under every name, and machine-wide where it has more than one.
+    fn hold_object(&mut self, path: &Path, hits: Hits) -> io::Result<()> {
+        let found = std::fs::symlink_metadata(path)?;
+        let entry = self.rules.inodes.entry((found.dev(), found.ino())).or_insert(Hits::NONE);
+        *entry = entry.or(hits);
+        if found.is_file() && found.nlink() > 1 {
+            self.fanotify.inodes.push(path.to_owned());
+        }
+        Ok(())
+    }
+
+    fn lists(&mut self, hits: Hits) -> (&mut Vec<PathBuf>, &mut Vec<PathBuf>) {
+        let mounts = &mut self.mounts;
+        if hits.deny == 0 {
+            (&mut mounts.protect, &mut mounts.protect_unpinned)
+        } else {
+            (&mut mounts.deny, &mut mounts.deny_unpinned)
+        }
+    }
+}
+
+fn same_object(alias: &Path, path: &Path) -> bool {
+    match (std::fs::symlink_metadata(alias), std::fs::symlink_metadata(path)) {
+        // Below a denied folder a mount of a part of it is another inode of the same device.
+        (Ok(alias), Ok(path)) => alias.dev() == path.dev(),
+        _ => false,
+    }
+}
+
+fn bytes(path: &Path) -> Vec<u8> {
+    path.as_os_str().as_bytes().to_vec()
+}

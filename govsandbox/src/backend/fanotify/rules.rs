@@ -1,0 +1,107 @@
+//! The rules as the verdict thread asks them: by path and by inode.
+
+use std::collections::HashMap;
+
+use govsandbox_ebpf::{
+    abi::rule::{Automaton, Hits},
+    decide::automaton::scan,
+};
+
+/// Suffix that the kernel gives to the path of an object whose name is gone (`fs/d_path.c`).
+const DELETED: &[u8] = b" (deleted)";
+
+/// Deny and protect rules of one sandbox.
+#[derive(Debug)]
+pub struct PathRules {
+    /// The globs.
+    pub(super) automaton: Box<Automaton>,
+    /// Named paths, each with all below it; absolute, without symlinks.
+    pub(super) literals: Vec<(Vec<u8>, Hits)>,
+    /// Objects that existed at the start, by `st_dev` and inode: held under every name.
+    pub(super) inodes: HashMap<(u64, u64), Hits>,
+}
+
+impl PathRules {
+    /// What matches an object by its path now and by itself. `None`: the path is none that rules can be asked about.
+    #[must_use]
+    pub fn hits(&self, path: &[u8], object: (u64, u64)) -> Option<Hits> {
+        if !path.starts_with(b"/") {
+            return None;
+        }
+        let own = self.inodes.get(&object).copied().unwrap_or(Hits::NONE);
+        let hits = own.or(self.by_path(path));
+        Some(match path.strip_suffix(DELETED) {
+            Some(name) => hits.or(self.by_path(name)),
+            None => hits,
+        })
+    }
+
+    fn by_path(&self, path: &[u8]) -> Hits {
+        let literal = self.literals.iter().filter(|(literal, _)| covers(literal, path));
+        literal.fold(scan(&self.automaton, path), |hits, (_, found)| hits.or(*found))
+    }
+}
+
+/// `true`: `path` is `literal` or lies below it.
+fn covers(literal: &[u8], path: &[u8]) -> bool {
+    match path.strip_prefix(literal) {
+        Some(rest) => rest.is_empty() || rest.starts_with(b"/") || literal.ends_with(b"/"),
+        None => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        id::RuleIndex,
+        policy::{
+            automaton,
+            compile::{GlobRule, PathEffect},
+        },
+    };
+
+    const DENY_GLOB: Hits = Hits { deny: 1, protect: 0 };
+    const DENY_LITERAL: Hits = Hits { deny: 2, protect: 0 };
+    const PROTECT_INODE: Hits = Hits { deny: 0, protect: 3 };
+
+    fn rules() -> PathRules {
+        let glob = GlobRule { pattern: b"/**/.env".to_vec(), effect: PathEffect::Deny, rule: RuleIndex(1) };
+        PathRules {
+            automaton: automaton::build(&[glob]).unwrap(),
+            literals: vec![(b"/home/u/.ssh".to_vec(), DENY_LITERAL)],
+            inodes: HashMap::from([((8, 42), PROTECT_INODE)]),
+        }
+    }
+
+    #[test]
+    fn literals_cover_what_is_below_and_no_longer_name() {
+        let rules = rules();
+        assert_eq!(rules.hits(b"/home/u/.ssh", (0, 0)), Some(DENY_LITERAL));
+        assert_eq!(rules.hits(b"/home/u/.ssh/id", (0, 0)), Some(DENY_LITERAL));
+        assert_eq!(rules.hits(b"/home/u/.sshd", (0, 0)), Some(Hits::NONE));
+    }
+
+    #[test]
+    fn globs_match_by_the_path_of_the_moment() {
+        assert_eq!(rules().hits(b"/srv/app/.env", (0, 0)), Some(DENY_GLOB));
+        assert_eq!(rules().hits(b"/srv/app/.envrc", (0, 0)), Some(Hits::NONE));
+    }
+
+    #[test]
+    fn a_deleted_name_is_still_that_name() {
+        assert_eq!(rules().hits(b"/srv/app/.env (deleted)", (0, 0)), Some(DENY_GLOB));
+    }
+
+    #[test]
+    fn an_inode_is_held_under_every_name() {
+        assert_eq!(rules().hits(b"/tmp/other", (8, 42)), Some(PROTECT_INODE));
+        assert_eq!(rules().hits(b"/tmp/.env", (8, 42)), Some(Hits { deny: 1, protect: 3 }));
+    }
+
+    #[test]
+    fn a_path_that_is_not_absolute_can_not_be_judged() {
+        assert_eq!(rules().hits(b"(unreachable)/x", (0, 0)), None);
+        assert_eq!(rules().hits(b"", (0, 0)), None);
+    }
+}
