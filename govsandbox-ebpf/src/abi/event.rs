@@ -15,6 +15,8 @@ pub const FLAG_PATH_CUT: u32 = 2;
 pub const FLAG_PATH_AS_GIVEN: u32 = 4;
 /// `target` is the caller's own argument as well (rename, link).
 pub const FLAG_TARGET_AS_GIVEN: u32 = 8;
+/// `second` is the object that the syscall names first, `path` its target: the target is what a rule holds.
+pub const FLAG_TARGET_FIRST: u32 = 16;
 
 /// What a record tells. The wire has a `u8`; any byte may arrive, so the host converts with `TryFrom`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,7 +1,12 @@
 //! Which types aya may copy to and from maps as bytes.
-#![expect(unsafe_code, reason = "`aya::Pod` is an unsafe trait; this file is the only place that implements it")]
+#![expect(
+    unsafe_code,
+    reason = "`aya::Pod` is an unsafe trait; this file is the only place that implements it"
+)]
 
-use super::rule::{EgressKey, Hits, PortTable, SandboxConfig, TagKey, TaskMark};
+use super::rule::{
+    EgressKey, Hits, Loss, LossKey, PortTable, SandboxConfig, SyscallSpec, TagKey, TagRule, TaskMark,
+};
 
 // SAFETY: `repr(C)` of integers without implicit padding (sizes asserted beside each type), valid for every bit pattern.
 unsafe impl aya::Pod for EgressKey {}
@@ -15,3 +20,11 @@ unsafe impl aya::Pod for SandboxConfig {}
 unsafe impl aya::Pod for TagKey {}
 // SAFETY: as above.
 unsafe impl aya::Pod for TaskMark {}
+// SAFETY: as above.
+unsafe impl aya::Pod for Loss {}
+// SAFETY: as above.
+unsafe impl aya::Pod for LossKey {}
+// SAFETY: as above.
+unsafe impl aya::Pod for SyscallSpec {}
+// SAFETY: as above.
+unsafe impl aya::Pod for TagRule {}

@@ -49,7 +49,22 @@ pub struct TaskMark {
     pub sandbox_id: u32,
     /// Our own hook refused something in the syscall that is running: its exit is not reported again.
     pub refused: u32,
+    /// The sandbox that this task is the supervisor of; not inherited.
+    pub supervises: u32,
 }
+const _: () = assert!(size_of::<TaskMark>() == 12);
+
+/// What the rules of one sandbox say of one tagged inode.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TagRule {
+    /// For the inode and everything below it.
+    pub hits: Hits,
+    /// For the inode's own name only: a rule that would be got around if it were renamed or removed. 0: none.
+    pub pinned: u16,
+    pub _pad: u16,
+}
+const _: () = assert!(size_of::<TagRule>() == 8);
 
 /// Which opens are recorded: `trace.opens`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -120,7 +135,8 @@ pub struct Automaton {
     pub hits: [Hits; AUTOMATON_STATES_MAX],
     pub transitions: [u16; AUTOMATON_TRANSITIONS_MAX],
 }
-const _: () = assert!(size_of::<Automaton>() == 264 + 4 * AUTOMATON_STATES_MAX + 2 * AUTOMATON_TRANSITIONS_MAX);
+const _: () =
+    assert!(size_of::<Automaton>() == 264 + 4 * AUTOMATON_STATES_MAX + 2 * AUTOMATON_TRANSITIONS_MAX);
 
 /// Data of a longest-prefix look-up in the egress trie: sandbox, then address. Prefix length: 32 bits more than that of
 /// the network (IPv4 networks are v4-mapped: 96 more again).
@@ -162,3 +178,51 @@ pub struct PortRule {
     pub allow: u8,
 }
 const _: () = assert!(size_of::<PortRule>() == 8 && size_of::<PortTable>() == 4 + 8 * PORT_RULES_MAX);
+
+/// Syscalls that the exit program knows at most; numbers are below this on every architecture in use.
+pub const SYSCALLS_MAX: usize = 512;
+
+/// How to read the arguments of a syscall that names a path. An argument's place is from 0; [`NO_ARG`]: there is none.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct SyscallSpec {
+    /// [`super::event::RecordKind`]; 0: not traced.
+    pub kind: u8,
+    /// [`super::event::RecordAction`]; of opens: told by the flags instead.
+    pub action: u8,
+    /// The directory that the path is relative to.
+    pub dirfd_arg: u8,
+    /// The path.
+    pub path_arg: u8,
+    /// Flags of an open, or a pointer to them when `flags_indirect`.
+    pub flags_arg: u8,
+    /// 1: `flags_arg` points to a structure that begins with them (`openat2`).
+    pub flags_indirect: u8,
+    /// The second path of rename and link.
+    pub target_arg: u8,
+    pub _pad: u8,
+}
+const _: () = assert!(size_of::<SyscallSpec>() == 8);
+
+/// No such argument.
+pub const NO_ARG: u8 = 0xff;
+
+/// Key of the counts of lost records.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LossKey {
+    pub sandbox_id: u32,
+    /// [`super::event::RecordKind`].
+    pub kind: u32,
+}
+
+/// Records of one kind that found no room.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Loss {
+    pub count: u64,
+    /// Time of the first one, ns since boot.
+    pub first_boot_ns: u64,
+    /// Time of the last one, ns since boot.
+    pub last_boot_ns: u64,
+}

@@ -1,1 +1,8 @@
-//! Not built yet.
+//! The kernel programs from the host's side: loading them, filling their maps, reading their records.
+
+pub mod btf;
+pub mod fill;
+pub mod load;
+pub mod mount;
+pub mod offsets;
+pub mod reader;

@@ -1,0 +1,168 @@
+//! Changes of names, content length and attributes, where LSM programs run.
+
+use aya_ebpf::{EbpfContext, macros::lsm, programs::LsmContext};
+use govsandbox_ebpf::{
+    abi::event::{FLAG_TARGET_FIRST, RecordAction, RecordKind},
+    decide::{
+        Decision,
+        path::{Operation, decide_path},
+    },
+};
+
+use super::{ENOMEM, EPERM, answer, conclude};
+use crate::kernel::{
+    emit,
+    maps::Scratch,
+    object,
+    offsets::{self, typed},
+    subject::{self, Subject},
+    walk::{self, Location, Written},
+};
+
+/// One object of a change.
+#[derive(Clone, Copy)]
+struct Name {
+    /// Typed pointer to its dentry; the inode may not be there yet.
+    dentry: *const u8,
+    location: Location,
+    /// Its own name goes: what pins the name counts.
+    leaves: bool,
+}
+
+impl Name {
+    /// An entry of the folder whose `struct path` this is.
+    #[inline(always)]
+    fn entry(folder: *const u8, dentry: *const u8, leaves: bool) -> Self {
+        Self { dentry, location: Location::of_entry(folder as u64, dentry as u64), leaves }
+    }
+
+    /// The object of a `struct path`.
+    #[inline(always)]
+    unsafe fn path(path: *const u8) -> Self {
+        // SAFETY: the caller's pointer is a hook's argument of that type.
+        let dentry = unsafe { typed(path, &offsets::PATH_DENTRY) };
+        Self { dentry, location: Location::of_path(path as u64), leaves: false }
+    }
+
+    /// An object of which only the dentry is known.
+    #[inline(always)]
+    fn dentry(dentry: *const u8) -> Self {
+        Self { dentry, location: Location { dentry: dentry as u64, mount: 0 }, leaves: false }
+    }
+}
+
+/// Declares hooks on one object; the program is named after its hook.
+macro_rules! one_object {
+    ($($hook:ident: $action:ident, |$ctx:ident| $name:expr;)*) => {$(
+        #[lsm]
+        pub fn $hook($ctx: LsmContext) -> i32 {
+            let Some(subject) = subject::current() else { return 0 };
+            // SAFETY: the arguments are those of the hook of this name (include/linux/lsm_hook_defs.h).
+            unsafe {
+                let name: Name = $name;
+                judge(&$ctx, &subject, RecordAction::$action, name, None)
+            }
+        }
+    )*};
+}
+
+one_object!(
+    path_mkdir: Create, |ctx| Name::entry(ctx.arg(0), ctx.arg(1), false);
+    path_mknod: Create, |ctx| Name::entry(ctx.arg(0), ctx.arg(1), false);
+    path_symlink: Create, |ctx| Name::entry(ctx.arg(0), ctx.arg(1), false);
+    path_unlink: Unlink, |ctx| Name::entry(ctx.arg(0), ctx.arg(1), true);
+    path_rmdir: Unlink, |ctx| Name::entry(ctx.arg(0), ctx.arg(1), true);
+    path_truncate: Truncate, |ctx| Name::path(ctx.arg(0));
+    path_chmod: Chmod, |ctx| Name::path(ctx.arg(0));
+    path_chown: Chown, |ctx| Name::path(ctx.arg(0));
+    inode_setxattr: Xattr, |ctx| Name::dentry(ctx.arg(1));
+    inode_removexattr: Xattr, |ctx| Name::dentry(ctx.arg(1));
+);
+
+/// Declares hooks on two objects, a program for each: one for both would be more than the verifier follows. The first
+/// name of a pair is weighed, the other only told.
+macro_rules! two_objects {
+    ($($program:ident: $action:ident, $flags:expr, |$ctx:ident| $weighed:expr, $told:expr;)*) => {$(
+        #[lsm]
+        pub fn $program($ctx: LsmContext) -> i32 {
+            let Some(subject) = subject::current() else { return 0 };
+            // SAFETY: the arguments are those of the hook (include/linux/lsm_hook_defs.h).
+            unsafe {
+                let (weighed, told): (Name, Name) = ($weighed, $told);
+                judge(&$ctx, &subject, RecordAction::$action, weighed, Some((told, $flags)))
+            }
+        }
+    )*};
+}
+
+// path_rename(old_dir, old_dentry, new_dir, new_dentry, flags); path_link(old_dentry, new_dir, new_dentry): a new name
+// for what a rule holds by another would undo the rule.
+two_objects!(
+    path_rename: Rename, 0, |ctx| Name::entry(ctx.arg(0), ctx.arg(1), true), Name::entry(ctx.arg(2), ctx.arg(3), true);
+    path_rename_to: Rename, FLAG_TARGET_FIRST,
+        |ctx| Name::entry(ctx.arg(2), ctx.arg(3), true), Name::entry(ctx.arg(0), ctx.arg(1), true);
+    path_link: Link, 0, |ctx| Name::entry(ctx.arg(1), ctx.arg(0), false), Name::entry(ctx.arg(1), ctx.arg(2), false);
+    path_link_to: Link, FLAG_TARGET_FIRST,
+        |ctx| Name::entry(ctx.arg(1), ctx.arg(2), false), Name::entry(ctx.arg(1), ctx.arg(0), false);
+);
+
+/// Decides by one object and reports a refusal.
+#[inline(always)]
+unsafe fn judge<C: EbpfContext>(
+    ctx: &C,
+    subject: &Subject,
+    action: RecordAction,
+    name: Name,
+    told: Option<(Name, u32)>,
+) -> i32 {
+    if subject.config.path_hooks == 0 {
+        return 0;
+    }
+    if subject.config.orphaned != 0 {
+        return answer(EPERM);
+    }
+    let scratch = subject.scratch();
+    if scratch.is_null() {
+        emit::count_loss(subject.sandbox_id, RecordKind::Change as u32, 0);
+        return answer(ENOMEM);
+    }
+    // SAFETY: the scratch is this task's; the names are the hook's.
+    unsafe {
+        let written = walk::write_path(scratch, 0, name.location);
+        let decision = weigh(subject, scratch, name, written);
+        if decision.allow {
+            return 0;
+        }
+        let record = &raw mut (*scratch).record;
+        subject.begin(record, RecordKind::Change);
+        (*record).action = action as u8;
+        (*record).path_len = written.length;
+        object::identify(record, typed::<*const u8>(name.dentry, &offsets::DENTRY_D_INODE) as u64);
+        if let Some((other, flags)) = told {
+            (*record).second_len = walk::write_path(scratch, written.length, other.location).length;
+            (*record).flags = flags;
+        }
+        let refuse = conclude(subject, decision, record);
+        emit::with_text(ctx, scratch);
+        if refuse { answer(EPERM) } else { 0 }
+    }
+}
+
+/// Decides on one object whose path stands at the text's beginning.
+#[inline(always)]
+unsafe fn weigh(subject: &Subject, scratch: *mut Scratch, name: Name, written: Written) -> Decision {
+    // SAFETY: as in `judge`.
+    let (tags, by_path) = unsafe {
+        (
+            object::by_tags(subject.sandbox_id, name.dentry),
+            object::by_path(subject.sandbox_id, scratch, 0, written.length),
+        )
+    };
+    if !tags.whole || !written.whole {
+        Decision::DENY_DEFAULT
+    } else if name.leaves && tags.pinned != 0 {
+        Decision::deny(tags.pinned)
+    } else {
+        decide_path(tags.hits.or(by_path), Operation::Change)
+    }
+}

@@ -1,0 +1,53 @@
+//! One file for each operation. A hook gathers facts, asks the decision core, and reports.
+
+mod change;
+mod connect;
+mod exec;
+mod open;
+mod syscall;
+mod task;
+
+use govsandbox_ebpf::{
+    abi::event::{EventRecord, RecordOutcome},
+    decide::Decision,
+};
+
+use super::subject::Subject;
+
+/// The errno of every refusal by a hook, as fanotify and the cgroup programs answer too.
+const EPERM: i32 = 1;
+const ENOMEM: i32 = 12;
+
+/// What an LSM program returns to refuse. The number passes through an instruction of its own, so that no arithmetic on a
+/// condition replaces it: the verifier wants to see an errno.
+#[inline(always)]
+fn answer(errno: i32) -> i32 {
+    let mut number = i64::from(-errno);
+    // SAFETY: changes nothing.
+    unsafe { core::arch::asm!("{0} += 0", inout(reg) number) };
+    number as i32
+}
+
+/// What a decision comes to in this sandbox: writes it into the record and says whether to refuse.
+///
+/// # Safety
+/// `record` points to one.
+#[inline(always)]
+unsafe fn conclude(subject: &Subject, decision: Decision, record: *mut EventRecord) -> bool {
+    let refuse = !decision.allow && subject.config.audit_mode == 0;
+    let outcome = match (decision.allow, refuse) {
+        (true, _) => RecordOutcome::Allowed,
+        (false, true) => RecordOutcome::Denied,
+        (false, false) => RecordOutcome::WouldDeny,
+    };
+    // SAFETY: the caller vouches for `record`; the mark is the current task's.
+    unsafe {
+        (*record).rule = decision.rule;
+        (*record).outcome = outcome as u8;
+        (*record).errno = if refuse { EPERM as u32 } else { 0 };
+        if refuse && !subject.mark.is_null() {
+            (*subject.mark).refused = 1;
+        }
+    }
+    refuse
+}

@@ -1,0 +1,103 @@
+//! Every map: what it holds, its size and why. All are keyed by sandbox, so that many run at once.
+
+use aya_ebpf::{
+    btf_maps::{Array, HashMap, HashOfMaps, InodeStorage, LpmTrie, LruHashMap, RingBuf},
+    macros::btf_map,
+};
+use govsandbox_ebpf::abi::{
+    event::EventRecord,
+    rule::{
+        Automaton, EgressKey, Loss, LossKey, PortTable, SYSCALLS_MAX, SandboxConfig, SyscallSpec, TagKey,
+        TagRule, TaskMark,
+    },
+};
+
+use super::task_storage::TaskStorage;
+
+/// Live sandboxes of one machine at most.
+pub const SANDBOXES_MAX: usize = 256;
+/// `BPF_F_NO_PREALLOC`: an entry costs memory only while it is there.
+const NO_PREALLOC: usize = 1;
+
+/// Folders of one path that are looked at; a deeper path is refused.
+pub const PATH_DEPTH_MAX: usize = 64;
+/// Steps of one path at most: its folders, and the mounts that it crosses. A power of two so that an index can be masked.
+pub const CHAIN_MAX: usize = 128;
+/// Room for the texts of a record, a power of two so that an offset can be masked.
+pub const TEXT_BYTES: usize = 1 << 14;
+/// Room behind it for what begins at the last masked offset.
+pub const TEXT_SLACK_BYTES: usize = 4096;
+
+/// Where a task composes a path and a record: too large for the stack, and not per CPU, because a program can be
+/// preempted by another task's.
+#[repr(C)]
+pub struct Scratch {
+    /// Dentries from the object up; 0 where a mount is crossed.
+    pub chain: [u64; CHAIN_MAX],
+    /// States of the automaton at the ends of the path's components.
+    pub kept: [u32; CHAIN_MAX],
+    pub record: EventRecord,
+    pub text: [u8; TEXT_BYTES + TEXT_SLACK_BYTES],
+}
+
+/// Whose sandbox a task is in.
+#[btf_map]
+pub static MARKS: TaskStorage<TaskMark> = TaskStorage::new();
+
+/// Thread-group id → sandbox, for the cgroup programs, which may not look into task storage.
+#[btf_map]
+pub static MEMBERS: HashMap<u32, u32, 262144, NO_PREALLOC> = HashMap::new();
+
+/// Made when a task of a sandbox first needs it.
+#[btf_map]
+pub static SCRATCH: TaskStorage<Scratch> = TaskStorage::new();
+
+/// Sandbox → how it is run.
+#[btf_map]
+pub static SANDBOXES: HashMap<u32, SandboxConfig, SANDBOXES_MAX> = HashMap::new();
+
+/// Inode → tag. The supervisor holds every tagged inode open: storage goes when the inode leaves memory.
+#[btf_map]
+pub static TAGS: InodeStorage<u32> = InodeStorage::new();
+
+/// Tag → what the rules say of it.
+#[btf_map]
+pub static TAG_RULES: HashMap<TagKey, TagRule, 262144, NO_PREALLOC> = HashMap::new();
+
+/// Sandbox → its path automaton.
+#[btf_map]
+pub static AUTOMATA: HashOfMaps<u32, Array<Automaton, 1>, SANDBOXES_MAX> = HashOfMaps::new();
+
+/// Networks of all sandboxes.
+#[btf_map]
+pub static EGRESS: LpmTrie<EgressKey, PortTable, 262144> = LpmTrie::new();
+
+/// Sandbox → ring buffer for what was allowed.
+#[btf_map]
+pub static EVENTS: HashOfMaps<u32, RingBuf<EventRecord, 4096>, SANDBOXES_MAX> = HashOfMaps::new();
+
+/// Sandbox → ring buffer for what was refused, so that no flood of the others can push it out.
+#[btf_map]
+pub static DENIALS: HashOfMaps<u32, RingBuf<EventRecord, 4096>, SANDBOXES_MAX> = HashOfMaps::new();
+
+/// Records that found no room. The host makes the entries, so that counting never needs memory.
+#[btf_map]
+pub static LOSSES: HashMap<LossKey, Loss, 4096, NO_PREALLOC> = HashMap::new();
+
+/// Opens that `trace.opens = "first"` has seen; the oldest are forgotten, which costs a repeated event.
+#[btf_map]
+pub static SEEN: LruHashMap<SeenKey, u32, 65536> = LruHashMap::new();
+
+/// Syscall number → how to read its arguments, by architecture.
+#[btf_map]
+pub static SYSCALLS: Array<SyscallSpec, SYSCALLS_MAX> = Array::new();
+
+/// One process and one file, reading and writing apart.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct SeenKey {
+    pub dev: u64,
+    pub ino: u64,
+    pub tgid: u32,
+    pub action: u32,
+}

@@ -1,0 +1,10 @@
+//! From a hook's arguments to facts, a decision and an event.
+
+mod emit;
+mod hooks;
+mod maps;
+mod object;
+mod offsets;
+mod subject;
+mod task_storage;
+mod walk;

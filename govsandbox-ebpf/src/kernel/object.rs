@@ -1,0 +1,177 @@
+//! What the rules say of a file: by the tags of its inode and of the folders above it, and by its path.
+
+use core::ffi::c_void;
+
+use aya_ebpf::{bindings::inode, helpers::generated::bpf_loop};
+use govsandbox_ebpf::{
+    abi::{
+        event::EventRecord,
+        rule::{Automaton, Hits, TagKey, TagRule},
+    },
+    decide::automaton,
+};
+
+use super::{
+    maps::{self, CHAIN_MAX, PATH_DEPTH_MAX, Scratch},
+    offsets::{self, probed, typed},
+    walk::text_at,
+};
+
+/// Bytes of a path that one call of the loop's body reads.
+const STEP_BYTES: u32 = 8;
+/// What is known of an object's rules.
+#[derive(Clone, Copy)]
+pub struct Matched {
+    pub hits: Hits,
+    /// A rule that holds the object's own name ([`TagRule::pinned`]).
+    pub pinned: u16,
+    /// Everything above it was looked at.
+    pub whole: bool,
+}
+
+/// Writes device and number of an inode into a record.
+///
+/// # Safety
+/// `record` points to one.
+#[inline(always)]
+pub unsafe fn identify(record: *mut EventRecord, inode: u64) {
+    let superblock: u64 = probed(inode, &offsets::INODE_I_SB);
+    let dev: u32 = probed(superblock, &offsets::SB_S_DEV);
+    // SAFETY: the caller vouches for `record`.
+    unsafe {
+        (*record).dev = u64::from(dev);
+        (*record).ino = probed(inode, &offsets::INODE_I_INO);
+    }
+}
+
+/// The rules of the inodes from `dentry` up to the root of its file system. Bind mounts play no part: the walk goes
+/// past a mount's root.
+///
+/// # Safety
+/// `dentry` is a pointer to a dentry that the verifier knows as such.
+#[inline(always)]
+pub unsafe fn by_tags(sandbox_id: u32, dentry: *const u8) -> Matched {
+    let mut ascent = Ascent { at: dentry, sandbox_id, whole: 0, found: TagRule::default() };
+    // SAFETY: the callback's type is what the helper calls; the context outlives the loop.
+    unsafe { bpf_loop(PATH_DEPTH_MAX as u32, ascent_step as *mut c_void, (&raw mut ascent).cast(), 0) };
+    Matched { hits: ascent.found.hits, pinned: ascent.found.pinned, whole: ascent.whole != 0 }
+}
+
+struct Ascent {
+    at: *const u8,
+    sandbox_id: u32,
+    whole: u32,
+    found: TagRule,
+}
+
+/// One dentry up. Returns 1 to stop.
+unsafe extern "C" fn ascent_step(index: u64, ascent: *mut Ascent) -> i64 {
+    // SAFETY: the helper hands back the context of `by_tags`; loads are of kernel types, and the hook's reference on the
+    // object keeps what is above it.
+    unsafe {
+        let at = (*ascent).at;
+        let inode: *mut inode = typed(at, &offsets::DENTRY_D_INODE);
+        if !inode.is_null() {
+            let tag = maps::TAGS.get_ptr_mut(inode);
+            if !tag.is_null() {
+                gather(ascent, *tag, index == 0);
+            }
+        }
+        let parent: *const u8 = typed(at, &offsets::DENTRY_D_PARENT);
+        if parent == at {
+            (*ascent).whole = 1;
+            return 1;
+        }
+        (*ascent).at = parent;
+    }
+    0
+}
+
+/// Joins what a tag's rules say to what was found below.
+#[inline(always)]
+unsafe fn gather(ascent: *mut Ascent, tag: u32, own: bool) {
+    // SAFETY: the caller vouches for `ascent`; an entry is replaced whole.
+    unsafe {
+        let key = TagKey { sandbox_id: (*ascent).sandbox_id, tag };
+        let Some(rule) = maps::TAG_RULES.get_ptr(&key) else { return };
+        (*ascent).found.hits = (*ascent).found.hits.or((*rule).hits);
+        if own {
+            (*ascent).found.pinned = (*rule).pinned;
+        }
+    }
+}
+
+struct PathScan {
+    automaton: *const Automaton,
+    scratch: *mut Scratch,
+    start: u32,
+    state: u32,
+    components: u32,
+    hits: Hits,
+}
+
+/// The rules that match a path which stands in the scratch's text; what follows it there is overwritten.
+///
+/// # Safety
+/// `scratch` points to a task's scratch.
+#[inline(always)]
+pub unsafe fn by_path(sandbox_id: u32, scratch: *mut Scratch, at: u32, length: u32) -> Hits {
+    // SAFETY: an entry of an array stays where it is while the program runs.
+    let Some(automaton) = (unsafe { maps::AUTOMATA.get_value(&sandbox_id, &0) }) else { return Hits::NONE };
+    let mut path =
+        PathScan { automaton, scratch, start: at, state: automaton::START, components: 0, hits: Hits::NONE };
+    // SAFETY: the callbacks' types are what the helper calls; the context outlives the loops; the room behind a masked
+    // offset holds what is written.
+    unsafe {
+        let end = text_at(scratch, at + length);
+        *end = b'/';
+        end.add(1).cast::<[u8; STEP_BYTES as usize]>().write_unaligned([0; STEP_BYTES as usize]);
+        bpf_loop(length / STEP_BYTES + 1, scan_step as *mut c_void, (&raw mut path).cast(), 0);
+        bpf_loop(path.components, merge_step as *mut c_void, (&raw mut path).cast(), 0);
+    }
+    path.hits
+}
+
+/// Body of the loop: the next [`STEP_BYTES`] bytes. At each slash the state is kept; what it means is looked up
+/// afterwards, because every branch here is one in each of the bytes to the verifier. The path's end is a slash too, and
+/// zeros behind it.
+unsafe extern "C" fn scan_step(index: u64, path: *mut PathScan) -> i64 {
+    // SAFETY: the helper hands back the context of `by_path`, whose pointers are valid while it runs; offsets are masked.
+    unsafe {
+        let automaton = &*(*path).automaton;
+        let scratch = (*path).scratch;
+        let text = text_at(scratch, (*path).start + (index as u32) * STEP_BYTES);
+        let kept = (&raw mut (*scratch).kept).cast::<u32>();
+        let (mut state, mut components) = ((*path).state, (*path).components);
+        let mut taken = 0;
+        while taken < STEP_BYTES as usize {
+            let byte = *text.add(taken);
+            *kept.add(components as usize & (CHAIN_MAX - 1)) = state;
+            components += is_slash(byte);
+            state = automaton::next(automaton, state, byte);
+            taken += 1;
+        }
+        (*path).state = state;
+        (*path).components = components & (CHAIN_MAX as u32 - 1);
+    }
+    0
+}
+
+/// 1 for a slash, else 0, without a branch.
+#[inline(always)]
+fn is_slash(byte: u8) -> u32 {
+    let mut difference = u64::from(byte ^ b'/');
+    // SAFETY: changes nothing; hides the comparison from the compiler, which would branch.
+    unsafe { core::arch::asm!("{0} += 0", inout(reg) difference) };
+    (difference.wrapping_sub(1) >> 63) as u32
+}
+
+/// Body of the loop: what the state at the end of one component means.
+unsafe extern "C" fn merge_step(index: u64, path: *mut PathScan) -> i64 {
+    // SAFETY: as in `scan_step`.
+    unsafe {
+        let state = (*(*path).scratch).kept[index as usize & (CHAIN_MAX - 1)];
+        (*path).hits = (*path).hits.or(automaton::hits(&*(*path).automaton, state));
+    }
+    0
+}

@@ -1,0 +1,83 @@
+//! Where the running kernel keeps what we read: set by the loader from its BTF, constants to the verifier.
+
+use core::{ffi::c_void, mem::MaybeUninit};
+
+use aya_ebpf::{Global, helpers::generated::bpf_probe_read_kernel};
+
+macro_rules! offsets {
+    ($($name:ident),* $(,)?) => {
+        $(
+            // SAFETY: the symbol's name is the loader's handle on it; no other object is linked in.
+            #[unsafe(no_mangle)]
+            pub static $name: Global<u32> = Global::new(0);
+        )*
+    };
+}
+
+// One for each row of the host's table (`bpf/offsets.rs`): STRUCT_MEMBER, in bytes.
+offsets!(
+    BPRM_FILE,
+    DENTRY_D_INODE,
+    DENTRY_D_NAME,
+    DENTRY_D_PARENT,
+    FDTABLE_FD,
+    FDTABLE_MAX_FDS,
+    FILES_FDT,
+    FILE_F_FLAGS,
+    FILE_F_INODE,
+    FILE_F_PATH,
+    FS_PWD,
+    INODE_I_INO,
+    INODE_I_MODE,
+    INODE_I_SB,
+    MM_ARG_END,
+    MM_ARG_START,
+    MOUNT_MNT,
+    MOUNT_MNT_MOUNTPOINT,
+    MOUNT_MNT_PARENT,
+    PATH_DENTRY,
+    PATH_MNT,
+    PT_REGS_ARG0,
+    PT_REGS_ARG1,
+    PT_REGS_ARG2,
+    PT_REGS_ARG3,
+    PT_REGS_ARG4,
+    PT_REGS_NR,
+    QSTR_NAME,
+    SB_S_DEV,
+    SIGNAL_LIVE,
+    TASK_EXIT_CODE,
+    TASK_FILES,
+    TASK_FS,
+    TASK_GROUP_LEADER,
+    TASK_MM,
+    TASK_PID,
+    TASK_REAL_PARENT,
+    TASK_SIGNAL,
+    TASK_START_BOOTTIME,
+    TASK_TGID,
+    VFSMOUNT_MNT_ROOT,
+);
+
+/// Reads a member by a load of its own; the verifier wants `base` to point to a kernel type it knows.
+///
+/// # Safety
+/// `base` is a pointer to a kernel structure (`PTR_TO_BTF_ID`) and `T` is what stands at `offset`.
+#[inline(always)]
+pub unsafe fn typed<T: Copy>(base: *const u8, offset: &Global<u32>) -> T {
+    // SAFETY: the verifier turns a load through such a pointer into one that yields 0 where nothing is mapped.
+    unsafe { *base.add(offset.load() as usize).cast::<T>() }
+}
+
+/// Reads a member through a helper; 0 where nothing is mapped (the helper clears what it can't read).
+#[inline(always)]
+pub fn probed<T: Copy>(base: u64, offset: &Global<u32>) -> T {
+    let mut value = MaybeUninit::<T>::uninit();
+    // SAFETY: the helper checks the address itself and writes every byte of `value`, whatever it answers; the types read
+    // are integers.
+    unsafe {
+        let address = (base + u64::from(offset.load())) as *const c_void;
+        bpf_probe_read_kernel(value.as_mut_ptr().cast(), size_of::<T>() as u32, address);
+        value.assume_init()
+    }
+}

@@ -1,0 +1,132 @@
+//! Is this task in a sandbox, and who is it?
+
+use aya_ebpf::{
+    bindings::task_struct,
+    helpers::{
+        bpf_get_current_uid_gid,
+        generated::{bpf_get_current_task_btf, bpf_ktime_get_boot_ns},
+    },
+};
+use govsandbox_ebpf::abi::{
+    event::{EventRecord, RecordKind},
+    rule::{SandboxConfig, TaskMark},
+};
+
+use super::{
+    maps::{self, Scratch},
+    offsets::{self, typed},
+};
+
+/// The current task, its mark and its sandbox.
+pub struct Subject {
+    pub task: *mut task_struct,
+    /// Null where the program may not look into task storage.
+    pub mark: *mut TaskMark,
+    pub sandbox_id: u32,
+    pub config: SandboxConfig,
+}
+
+/// What holds for a sandbox that nobody keeps any more: everything in it is refused.
+const ORPHANED: SandboxConfig = SandboxConfig {
+    supervisor_tgid: 0,
+    parent_id: 0,
+    trace_opens: 0,
+    audit_mode: 0,
+    trace_args: 0,
+    orphaned: 1,
+    path_hooks: 1,
+    _pad: [0; 3],
+};
+
+/// The current task as a subject; `None`: it is in no sandbox.
+#[inline(always)]
+pub fn current() -> Option<Subject> {
+    // SAFETY: no arguments; the current task always is, and the helper's answer is a trusted pointer.
+    let (task, mark) = unsafe {
+        let task: *mut task_struct = bpf_get_current_task_btf();
+        (task, maps::MARKS.get(task))
+    };
+    if mark.is_null() {
+        return None;
+    }
+    // SAFETY: not null, and task storage lives as long as its task.
+    let sandbox_id = unsafe { (*mark).sandbox_id };
+    if sandbox_id == 0 {
+        return None;
+    }
+    Some(Subject { task, mark, sandbox_id, config: config_of(sandbox_id) })
+}
+
+/// The same for programs that may not look into task storage: membership by thread group.
+#[inline(always)]
+pub fn current_member() -> Option<Subject> {
+    // SAFETY: no arguments; the value is copied at once.
+    let (task, sandbox_id) = unsafe {
+        let task: *mut task_struct = bpf_get_current_task_btf();
+        let tgid: u32 = typed(task.cast_const().cast(), &offsets::TASK_TGID);
+        (task, *maps::MEMBERS.get(&tgid)?)
+    };
+    Some(Subject { task, mark: core::ptr::null_mut(), sandbox_id, config: config_of(sandbox_id) })
+}
+
+#[inline(always)]
+fn config_of(sandbox_id: u32) -> SandboxConfig {
+    // SAFETY: copied at once; the host replaces an entry whole.
+    match unsafe { maps::SANDBOXES.get(&sandbox_id) } {
+        Some(config) => *config,
+        None => ORPHANED,
+    }
+}
+
+impl Subject {
+    /// The task's scratch; null when there was no memory for it.
+    #[inline(always)]
+    pub fn scratch(&self) -> *mut Scratch {
+        // SAFETY: `task` is the helper's trusted pointer.
+        unsafe { maps::SCRATCH.get_or_create(self.task) }
+    }
+
+    /// The task as kernel memory.
+    #[inline(always)]
+    pub fn as_bytes(&self) -> *const u8 {
+        self.task.cast_const().cast()
+    }
+
+    /// Zeroes a record and writes who and when.
+    ///
+    /// # Safety
+    /// `record` points to room for one.
+    #[inline(always)]
+    pub unsafe fn begin(&self, record: *mut EventRecord, kind: RecordKind) {
+        let task = self.as_bytes();
+        // SAFETY: `task` is a trusted pointer, the offsets are of its type; the caller vouches for `record`.
+        unsafe {
+            let parent: *const u8 = typed(task, &offsets::TASK_REAL_PARENT);
+            let leader: *const u8 = typed(task, &offsets::TASK_GROUP_LEADER);
+            (*record).time_boot_ns = bpf_ktime_get_boot_ns();
+            (*record).start_boot_ns = typed(leader, &offsets::TASK_START_BOOTTIME);
+            (*record).dev = 0;
+            (*record).ino = 0;
+            (*record).value = 0;
+            (*record).sandbox_id = self.sandbox_id;
+            (*record).tgid = typed(task, &offsets::TASK_TGID);
+            (*record).tid = typed(task, &offsets::TASK_PID);
+            (*record).ppid = typed(parent, &offsets::TASK_TGID);
+            (*record).uid = bpf_get_current_uid_gid() as u32;
+            (*record).errno = 0;
+            (*record).flags = 0;
+            (*record).path_len = 0;
+            (*record).second_len = 0;
+            (*record).argv_len = 0;
+            (*record).address = [0; 16];
+            (*record).port = 0;
+            (*record).family = 0;
+            (*record).protocol = 0;
+            (*record).rule = 0;
+            (*record).kind = kind as u8;
+            (*record).action = 0;
+            (*record).outcome = 0;
+            (*record)._pad = [0; 5];
+        }
+    }
+}

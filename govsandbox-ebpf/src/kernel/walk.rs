@@ -1,0 +1,157 @@
+//! From a dentry and its mount to an absolute path, as bytes in a task's scratch.
+
+use core::ffi::c_void;
+
+use aya_ebpf::helpers::generated::{bpf_loop, bpf_probe_read_kernel_str};
+
+use super::{
+    maps::{CHAIN_MAX, Scratch, TEXT_BYTES},
+    offsets::{self, probed},
+};
+
+/// Bytes of a name with its NUL (`NAME_MAX` + 1).
+const NAME_BYTES: u32 = 256;
+/// A path that is longer than this before its last name is cut.
+const PATH_BYTES_CUT: u32 = 4096;
+/// Above the longest length: the cut and a name.
+const LENGTH_MASK: u32 = 0x1fff;
+
+/// An object's place: addresses of a dentry and of its vfsmount (0: unknown, the path ends at the file system's root).
+#[derive(Clone, Copy)]
+pub struct Location {
+    pub dentry: u64,
+    pub mount: u64,
+}
+
+impl Location {
+    /// Of a `struct path` at this address.
+    #[inline(always)]
+    pub fn of_path(path: u64) -> Self {
+        Self { dentry: probed(path, &offsets::PATH_DENTRY), mount: probed(path, &offsets::PATH_MNT) }
+    }
+
+    /// Of an entry of the directory whose `struct path` is at this address.
+    #[inline(always)]
+    pub fn of_entry(directory: u64, dentry: u64) -> Self {
+        Self { dentry, mount: probed(directory, &offsets::PATH_MNT) }
+    }
+}
+
+/// A path that was written: its length in bytes, and whether it is whole.
+#[derive(Clone, Copy)]
+pub struct Written {
+    pub length: u32,
+    pub whole: bool,
+}
+
+/// Writes the path at `at` in the scratch's text. Both loops are `bpf_loop`: as plain ones they have more states than the
+/// verifier follows.
+///
+/// # Safety
+/// `scratch` points to a task's scratch.
+#[inline(always)]
+pub unsafe fn write_path(scratch: *mut Scratch, at: u32, location: Location) -> Written {
+    let Location { dentry, mount } = location;
+    let mut climb = Climb { scratch, dentry, mount, root: mount_root(mount), steps: 0, whole: 0 };
+    // SAFETY: the callbacks' types are what the helper calls; the contexts outlive the loops.
+    unsafe {
+        bpf_loop(CHAIN_MAX as u32, climb_step as *mut c_void, (&raw mut climb).cast(), 0);
+        let mut spelling = Spelling { scratch, at, length: 0, steps: climb.steps, whole: 0 };
+        bpf_loop(CHAIN_MAX as u32 + 1, spell_step as *mut c_void, (&raw mut spelling).cast(), 0);
+        if spelling.length == 0 {
+            *text_at(scratch, at) = b'/';
+            spelling.length = 1;
+        }
+        Written { length: spelling.length & LENGTH_MASK, whole: climb.whole != 0 && spelling.whole != 0 }
+    }
+}
+
+// What the steps carry along is never a number that the verifier knows exactly: each would be a state of its own. So the
+// place in the chain follows from the loop's index, and a length is masked.
+
+struct Climb {
+    scratch: *mut Scratch,
+    dentry: u64,
+    mount: u64,
+    root: u64,
+    steps: u32,
+    whole: u32,
+}
+
+/// One dentry up, or over to the folder that a mount stands on (a 0 in the chain). Returns 1 to stop.
+unsafe extern "C" fn climb_step(index: u64, climb: *mut Climb) -> i64 {
+    // SAFETY: the helper hands back the context of `write_path`; indices are masked.
+    unsafe {
+        let (dentry, mount) = ((*climb).dentry, (*climb).mount);
+        (*climb).steps = index as u32;
+        let slot = (&raw mut (*(*climb).scratch).chain).cast::<u64>().add(index as usize & (CHAIN_MAX - 1));
+        let parent: u64 = probed(dentry, &offsets::DENTRY_D_PARENT);
+        if dentry != (*climb).root && dentry != parent && parent != 0 {
+            *slot = dentry;
+            (*climb).dentry = parent;
+            return 0;
+        }
+        let holder = mount.wrapping_sub(u64::from(offsets::MOUNT_MNT.load()));
+        let above: u64 = if mount == 0 { 0 } else { probed(holder, &offsets::MOUNT_MNT_PARENT) };
+        if above == holder || above == 0 {
+            (*climb).whole = u32::from(dentry != 0);
+            return 1;
+        }
+        *slot = 0;
+        (*climb).dentry = probed(holder, &offsets::MOUNT_MNT_MOUNTPOINT);
+        (*climb).mount = above + u64::from(offsets::MOUNT_MNT.load());
+        (*climb).root = mount_root((*climb).mount);
+    }
+    0
+}
+
+struct Spelling {
+    scratch: *mut Scratch,
+    at: u32,
+    length: u32,
+    steps: u32,
+    whole: u32,
+}
+
+/// A slash and the next name, from the root down. Returns 1 to stop.
+unsafe extern "C" fn spell_step(index: u64, spelling: *mut Spelling) -> i64 {
+    // SAFETY: the helper hands back the context of `write_path`; the index is masked to the chain, the offset to the
+    // text's room, behind which a name of `NAME_BYTES` still fits.
+    unsafe {
+        let (steps, length) = ((*spelling).steps, (*spelling).length & LENGTH_MASK);
+        if index as u32 >= steps {
+            (*spelling).whole = 1;
+            return 1;
+        }
+        if length > PATH_BYTES_CUT {
+            return 1;
+        }
+        let scratch = (*spelling).scratch;
+        let slot = (steps - 1 - index as u32) as usize & (CHAIN_MAX - 1);
+        let dentry = *(&raw const (*scratch).chain).cast::<u64>().add(slot);
+        if dentry == 0 {
+            return 0;
+        }
+        let name: u64 = probed(dentry + u64::from(offsets::DENTRY_D_NAME.load()), &offsets::QSTR_NAME);
+        let text = text_at(scratch, (*spelling).at + length);
+        *text = b'/';
+        let read = bpf_probe_read_kernel_str(text.add(1).cast(), NAME_BYTES, name as *const _);
+        (*spelling).length = (length + if read > 0 { read as u32 } else { 1 }) & LENGTH_MASK;
+    }
+    0
+}
+
+/// The byte of the scratch's text at an offset, masked to its room.
+///
+/// # Safety
+/// `scratch` points to a task's scratch.
+#[inline(always)]
+pub unsafe fn text_at(scratch: *mut Scratch, at: u32) -> *mut u8 {
+    // SAFETY: the caller vouches for `scratch`; the mask keeps the offset within its room.
+    unsafe { (&raw mut (*scratch).text).cast::<u8>().add(at as usize & (TEXT_BYTES - 1)) }
+}
+
+#[inline(always)]
+fn mount_root(mount: u64) -> u64 {
+    if mount == 0 { 0 } else { probed(mount, &offsets::VFSMOUNT_MNT_ROOT) }
+}

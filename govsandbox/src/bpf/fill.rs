@@ -1,0 +1,1 @@
+//! Fills the maps of one sandbox.

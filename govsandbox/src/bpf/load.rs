@@ -1,0 +1,328 @@
+//! Loads the kernel programs once for the machine: they stay pinned, and later runs find them.
+
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    io,
+    path::{Path, PathBuf},
+};
+
+use aya::{
+    Btf, Ebpf, EbpfLoader, VerifierLogLevel,
+    maps::MapData,
+    programs::{
+        CgroupAttachMode, Program, ProgramError,
+        links::{FdLink, PinnedLink},
+    },
+};
+use govsandbox_ebpf::abi::ABI_VERSION;
+use sha2::{Digest as _, Sha256};
+
+use super::{
+    btf::{BtfError, KernelBtf, VMLINUX},
+    mount::{self, MountError},
+    offsets,
+};
+use crate::sys::mountinfo;
+
+/// The kernel programs, as `cargo xtask ebpf` built them.
+static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("GOVSANDBOX_BPF_OBJECT"));
+
+/// How a program is attached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Hook {
+    Lsm,
+    Tracepoint,
+    Cgroup,
+}
+
+/// Every program of the object. The name of a program is that of its hook, but for the tracepoints of a process.
+const PROGRAMS: &[(&str, Hook, &str)] = &[
+    ("task_newtask", Hook::Tracepoint, "task_newtask"),
+    ("process_exec", Hook::Tracepoint, "sched_process_exec"),
+    ("process_exit", Hook::Tracepoint, "sched_process_exit"),
+    ("sys_exit", Hook::Tracepoint, "sys_exit"),
+    ("connect4", Hook::Cgroup, ""),
+    ("connect6", Hook::Cgroup, ""),
+    ("sendmsg4", Hook::Cgroup, ""),
+    ("sendmsg6", Hook::Cgroup, ""),
+    ("task_alloc", Hook::Lsm, "task_alloc"),
+    ("file_open", Hook::Lsm, "file_open"),
+    ("file_receive", Hook::Lsm, "file_receive"),
+    ("path_mkdir", Hook::Lsm, "path_mkdir"),
+    ("path_mknod", Hook::Lsm, "path_mknod"),
+    ("path_symlink", Hook::Lsm, "path_symlink"),
+    ("path_unlink", Hook::Lsm, "path_unlink"),
+    ("path_rmdir", Hook::Lsm, "path_rmdir"),
+    ("path_truncate", Hook::Lsm, "path_truncate"),
+    ("path_chmod", Hook::Lsm, "path_chmod"),
+    ("path_chown", Hook::Lsm, "path_chown"),
+    ("path_rename", Hook::Lsm, "path_rename"),
+    ("path_rename_to", Hook::Lsm, "path_rename"),
+    ("path_link", Hook::Lsm, "path_link"),
+    ("path_link_to", Hook::Lsm, "path_link"),
+    ("inode_setxattr", Hook::Lsm, "inode_setxattr"),
+    ("inode_removexattr", Hook::Lsm, "inode_removexattr"),
+];
+
+/// The kernel side could not be set up.
+#[derive(Debug, thiserror::Error, miette::Diagnostic)]
+pub enum LoadError {
+    /// bpffs.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Mount(#[from] MountError),
+    /// Structure offsets.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Btf(#[from] BtfError),
+    /// Another process loads, and the lock is out of reach.
+    #[error("cannot lock {path}")]
+    #[diagnostic(help("run as root"))]
+    Lock {
+        /// The lock file.
+        path: String,
+        /// Why.
+        source: io::Error,
+    },
+    /// `bpf(2)` itself.
+    #[error("this kernel takes no BPF object: {reason}")]
+    #[diagnostic(help(
+        "run as root (CAP_BPF, CAP_PERFMON, CAP_NET_ADMIN, CAP_SYS_ADMIN) on a kernel with CONFIG_BPF_SYSCALL; `govsandbox doctor` says more"
+    ))]
+    Object {
+        /// What the loader says.
+        reason: String,
+    },
+    /// A program that no backend can do without.
+    #[error("cannot load or attach the BPF program \"{program}\": {reason}")]
+    #[diagnostic(help("`govsandbox doctor` says what this kernel lacks"))]
+    Program {
+        /// Its name.
+        program: &'static str,
+        /// Why.
+        reason: String,
+    },
+    /// cgroup v2.
+    #[error("cgroup v2 is not mounted")]
+    #[diagnostic(help("mount -t cgroup2 none /sys/fs/cgroup/unified (it may stand beside v1)"))]
+    NoCgroup2,
+    /// A file under bpffs.
+    #[error("cannot use {path}")]
+    #[diagnostic(help("`govsandbox unload` removes what an earlier version left there"))]
+    Pin {
+        /// Which.
+        path: String,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+/// The loaded programs of this machine.
+#[derive(Debug)]
+pub struct Loaded {
+    folder: PathBuf,
+    /// Programs that this kernel did not take, with the reason; empty when they were loaded by an earlier run.
+    pub left_out: BTreeMap<&'static str, String>,
+    /// bpffs was not mounted and now is.
+    pub mounted_bpffs: bool,
+    /// They were there already.
+    pub warm: bool,
+}
+
+/// Finds the pinned programs, or loads, attaches and pins them.
+///
+/// # Errors
+/// When a program that every backend needs can't be loaded; LSM programs may be missing.
+pub fn load() -> Result<Loaded, LoadError> {
+    let (bpffs, mounted_bpffs) = mount::bpffs()?;
+    let folder = bpffs.join("govsandbox").join(format!("v{ABI_VERSION}-{}", object_id()));
+    let _lock = lock()?;
+    let mut loaded = Loaded { folder, left_out: BTreeMap::new(), mounted_bpffs, warm: true };
+    if !loaded.folder.join("complete").exists() {
+        loaded.warm = false;
+        discard(&loaded.folder)?;
+        loaded.fresh()?;
+    }
+    Ok(loaded)
+}
+
+/// Takes the pins of every version away; the programs go with them.
+///
+/// # Errors
+/// When bpffs can't be read or written.
+pub fn unload() -> Result<bool, LoadError> {
+    let Some(bpffs) = mountinfo::find("bpf").map_err(MountError::Mountinfo)? else { return Ok(false) };
+    let _lock = lock()?;
+    let folder = bpffs.join("govsandbox");
+    let present = folder.exists();
+    discard(&folder)?;
+    Ok(present)
+}
+
+/// Twelve hex digits of the object's digest: an object that differs is another object, whatever its version says.
+fn object_id() -> String {
+    Sha256::digest(OBJECT).iter().take(6).map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn lock() -> Result<File, LoadError> {
+    let path = Path::new("/run/govsandbox/bpf.lock");
+    let taken = path.parent().map_or(Ok(()), std::fs::create_dir_all).and_then(|()| {
+        let file = File::options().create(true).truncate(false).write(true).open(path)?;
+        file.lock()?;
+        Ok(file)
+    });
+    taken.map_err(|source| LoadError::Lock { path: path.display().to_string(), source })
+}
+
+fn discard(folder: &Path) -> Result<(), LoadError> {
+    match std::fs::remove_dir_all(folder) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => {
+            Err(LoadError::Pin { path: folder.display().to_string(), source })
+        }
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+impl Loaded {
+    /// Is the program attached?
+    #[must_use]
+    pub fn has(&self, program: &str) -> bool {
+        self.link_path(program).exists()
+    }
+
+    /// Are all LSM programs attached? Whether the kernel calls them is another question: try.
+    #[must_use]
+    pub fn has_lsm(&self) -> bool {
+        PROGRAMS.iter().filter(|(_, hook, _)| *hook == Hook::Lsm).all(|(name, _, _)| self.has(name))
+    }
+
+    /// A pinned map.
+    ///
+    /// # Errors
+    /// When its pin can't be opened.
+    pub fn map(&self, name: &str) -> Result<MapData, LoadError> {
+        let path = self.map_path(name);
+        MapData::from_pin(&path).map_err(|error| LoadError::Pin {
+            path: path.display().to_string(),
+            source: io::Error::other(error),
+        })
+    }
+
+    fn map_path(&self, name: &str) -> PathBuf {
+        self.folder.join(format!("map_{name}"))
+    }
+
+    fn link_path(&self, program: &str) -> PathBuf {
+        self.folder.join(format!("link_{program}"))
+    }
+
+    fn fresh(&mut self) -> Result<(), LoadError> {
+        let offsets = offsets::all(&KernelBtf::read(Path::new(VMLINUX))?)?;
+        let btf = Btf::from_sys_fs().map_err(|error| LoadError::Object { reason: error.to_string() })?;
+        let mut loader = EbpfLoader::new();
+        let level = log_level();
+        let verifier = if level == 0 { VerifierLogLevel::empty() } else { VerifierLogLevel::DEBUG };
+        loader.allow_unsupported_maps().btf(Some(&btf)).verifier_log_level(verifier);
+        for (global, offset) in &offsets {
+            loader.override_global(global, offset, true);
+        }
+        loader.override_global(aya_log::LEVEL, &level, false);
+        let mut object = loader.load(OBJECT).map_err(|error| LoadError::Object { reason: chain(&error) })?;
+
+        std::fs::create_dir_all(&self.folder)
+            .map_err(|source| LoadError::Pin { path: self.folder.display().to_string(), source })?;
+        let cgroup =
+            mountinfo::find("cgroup2").map_err(MountError::Mountinfo)?.ok_or(LoadError::NoCgroup2)?;
+        let cgroup = File::open(&cgroup)
+            .map_err(|source| LoadError::Pin { path: cgroup.display().to_string(), source })?;
+        for &(name, hook, target) in PROGRAMS {
+            match attach(&mut object, name, target, &btf, &cgroup, &self.link_path(name)) {
+                Ok(()) => {}
+                Err(reason) if hook == Hook::Lsm => drop(self.left_out.insert(name, reason)),
+                Err(reason) => return Err(LoadError::Program { program: name, reason }),
+            }
+        }
+        for (name, map) in object.maps() {
+            if !name.starts_with('.') {
+                let path = self.map_path(name);
+                map.pin(&path).map_err(|error| LoadError::Pin {
+                    path: path.display().to_string(),
+                    source: io::Error::other(error),
+                })?;
+            }
+        }
+        // The last pin says that all others are there.
+        let complete = self.folder.join("complete");
+        let done = object.map("SYSCALLS").map_or(Ok(()), |map| map.pin(&complete));
+        done.map_err(|error| LoadError::Pin {
+            path: complete.display().to_string(),
+            source: io::Error::other(error),
+        })
+    }
+}
+
+fn attach(
+    object: &mut Ebpf,
+    name: &str,
+    target: &str,
+    btf: &Btf,
+    cgroup: &File,
+    pin: &Path,
+) -> Result<(), String> {
+    let Some(program) = object.program_mut(name) else { return Err("not in the object".to_owned()) };
+    let link = (|| -> Result<FdLink, Box<dyn std::error::Error>> {
+        Ok(match program {
+            Program::Lsm(program) => {
+                program.load(target, btf)?;
+                let link = program.attach()?;
+                program.take_link(link)?.into()
+            }
+            Program::BtfTracePoint(program) => {
+                program.load(target, btf)?;
+                let link = program.attach()?;
+                program.take_link(link)?.into()
+            }
+            Program::CgroupSockAddr(program) => {
+                program.load()?;
+                let link = program.attach(cgroup, CgroupAttachMode::Single)?;
+                program.take_link(link)?.try_into()?
+            }
+            _ => return Err(ProgramError::UnexpectedProgramType.into()),
+        })
+    })();
+    let pinned: PinnedLink =
+        link.map_err(|error| chain(error.as_ref()))?.pin(pin).map_err(|error| chain(&error))?;
+    drop(pinned);
+    Ok(())
+}
+
+/// An error with its causes, on one line; of the verifier's log the end.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text.push_str(": ");
+            text.push_str(&cause_text);
+        }
+        source = cause.source();
+    }
+    let lines: Vec<&str> = text.lines().filter(|line| !line.trim().is_empty()).collect();
+    let tail =
+        lines.len().saturating_sub(if std::env::var_os("GOVSANDBOX_BPF_LOG").is_some() { 400 } else { 3 });
+    lines.get(tail..).unwrap_or_default().join(" | ")
+}
+
+/// `GOVSANDBOX_BPF_LOG`: error, warn, info, debug or trace turns the programs' own messages on, at load.
+fn log_level() -> u8 {
+    match std::env::var("GOVSANDBOX_BPF_LOG").as_deref() {
+        Ok("error") => 1,
+        Ok("warn") => 2,
+        Ok("info") => 3,
+        Ok("debug") => 4,
+        Ok("trace") => 5,
+        _ => 0,
+    }
+}

@@ -1,0 +1,80 @@
+//! The structure members that the kernel programs read; each is a global of the object, set before it is loaded.
+
+use super::btf::{BtfError, KernelBtf};
+
+/// Global of the object, structure, member.
+type Row = (&'static str, &'static str, &'static str);
+
+const MEMBERS: &[Row] = &[
+    ("BPRM_FILE", "linux_binprm", "file"),
+    ("DENTRY_D_INODE", "dentry", "d_inode"),
+    ("DENTRY_D_NAME", "dentry", "d_name"),
+    ("DENTRY_D_PARENT", "dentry", "d_parent"),
+    ("FDTABLE_FD", "fdtable", "fd"),
+    ("FDTABLE_MAX_FDS", "fdtable", "max_fds"),
+    ("FILES_FDT", "files_struct", "fdt"),
+    ("FILE_F_FLAGS", "file", "f_flags"),
+    ("FILE_F_INODE", "file", "f_inode"),
+    ("FILE_F_PATH", "file", "f_path"),
+    ("FS_PWD", "fs_struct", "pwd"),
+    ("INODE_I_INO", "inode", "i_ino"),
+    ("INODE_I_MODE", "inode", "i_mode"),
+    ("INODE_I_SB", "inode", "i_sb"),
+    ("MM_ARG_END", "mm_struct", "arg_end"),
+    ("MM_ARG_START", "mm_struct", "arg_start"),
+    ("MOUNT_MNT", "mount", "mnt"),
+    ("MOUNT_MNT_MOUNTPOINT", "mount", "mnt_mountpoint"),
+    ("MOUNT_MNT_PARENT", "mount", "mnt_parent"),
+    ("PATH_DENTRY", "path", "dentry"),
+    ("PATH_MNT", "path", "mnt"),
+    ("QSTR_NAME", "qstr", "name"),
+    ("SB_S_DEV", "super_block", "s_dev"),
+    ("SIGNAL_LIVE", "signal_struct", "live"),
+    ("TASK_EXIT_CODE", "task_struct", "exit_code"),
+    ("TASK_FILES", "task_struct", "files"),
+    ("TASK_FS", "task_struct", "fs"),
+    ("TASK_GROUP_LEADER", "task_struct", "group_leader"),
+    ("TASK_MM", "task_struct", "mm"),
+    ("TASK_PID", "task_struct", "pid"),
+    ("TASK_REAL_PARENT", "task_struct", "real_parent"),
+    ("TASK_SIGNAL", "task_struct", "signal"),
+    ("TASK_START_BOOTTIME", "task_struct", "start_boottime"),
+    ("TASK_TGID", "task_struct", "tgid"),
+    ("VFSMOUNT_MNT_ROOT", "vfsmount", "mnt_root"),
+];
+
+/// Where a syscall's number and its arguments stand at its exit (arch/x86/entry, the System V syscall convention).
+#[cfg(target_arch = "x86_64")]
+const REGISTERS: &[Row] = &[
+    ("PT_REGS_NR", "pt_regs", "orig_ax"),
+    ("PT_REGS_ARG0", "pt_regs", "di"),
+    ("PT_REGS_ARG1", "pt_regs", "si"),
+    ("PT_REGS_ARG2", "pt_regs", "dx"),
+    ("PT_REGS_ARG3", "pt_regs", "r10"),
+    ("PT_REGS_ARG4", "pt_regs", "r8"),
+];
+
+/// The same (arch/arm64/include/asm/ptrace.h); the first argument is overwritten by the result and kept in `orig_x0`.
+#[cfg(target_arch = "aarch64")]
+const REGISTERS: &[Row] = &[("PT_REGS_NR", "pt_regs", "syscallno"), ("PT_REGS_ARG0", "pt_regs", "orig_x0")];
+
+/// Every global with its value on this kernel, in bytes.
+///
+/// # Errors
+/// When the kernel has no such member.
+pub fn all(btf: &KernelBtf) -> Result<Vec<(&'static str, u32)>, BtfError> {
+    let mut found = Vec::with_capacity(MEMBERS.len() + REGISTERS.len());
+    for &(global, structure, member) in MEMBERS.iter().chain(REGISTERS) {
+        found.push((global, btf.offset(structure, member)?));
+    }
+    #[cfg(target_arch = "aarch64")]
+    {
+        let registers = btf.offset("pt_regs", "regs")?;
+        for (place, global) in
+            ["PT_REGS_ARG1", "PT_REGS_ARG2", "PT_REGS_ARG3", "PT_REGS_ARG4"].into_iter().enumerate()
+        {
+            found.push((global, registers + 8 * (place as u32 + 1)));
+        }
+    }
+    Ok(found)
+}

@@ -1,0 +1,1 @@
+//! Reads the ring buffers of one sandbox.

@@ -1,0 +1,109 @@
+//! `bpf(2)` where aya has no type: task storage, maps within maps, ring buffers made at run time.
+#![expect(unsafe_code, reason = "one raw syscall")]
+
+use std::{
+    io,
+    os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+};
+
+const BPF_MAP_CREATE: libc::c_long = 0;
+const BPF_MAP_UPDATE_ELEM: libc::c_long = 2;
+const BPF_MAP_DELETE_ELEM: libc::c_long = 3;
+const BPF_MAP_TYPE_ARRAY: u32 = 2;
+const BPF_MAP_TYPE_RINGBUF: u32 = 27;
+
+/// `union bpf_attr` of the map element commands (include/uapi/linux/bpf.h).
+#[repr(C)]
+struct ElementAttr {
+    map_fd: u32,
+    _pad: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
+}
+
+/// `union bpf_attr` of `BPF_MAP_CREATE`, as far as it is used.
+#[repr(C)]
+struct CreateAttr {
+    map_type: u32,
+    key_size: u32,
+    value_size: u32,
+    max_entries: u32,
+    map_flags: u32,
+}
+
+/// Writes one element; key and value as bytes, of the map's sizes.
+///
+/// # Errors
+/// What the kernel answers.
+pub fn map_update(map: BorrowedFd<'_>, key: &[u8], value: &[u8]) -> io::Result<()> {
+    let attr = ElementAttr {
+        map_fd: map.as_raw_fd() as u32,
+        _pad: 0,
+        key: key.as_ptr() as u64,
+        value: value.as_ptr() as u64,
+        flags: 0,
+    };
+    // SAFETY: the attribute is of the size that is given, and its pointers outlive the call; the caller gives key and
+    // value of the map's sizes.
+    unsafe { bpf(BPF_MAP_UPDATE_ELEM, &attr) }.map(drop)
+}
+
+/// Removes one element; one that is not there is no error.
+///
+/// # Errors
+/// What the kernel answers.
+pub fn map_delete(map: BorrowedFd<'_>, key: &[u8]) -> io::Result<()> {
+    let attr =
+        ElementAttr { map_fd: map.as_raw_fd() as u32, _pad: 0, key: key.as_ptr() as u64, value: 0, flags: 0 };
+    // SAFETY: as in `map_update`.
+    match unsafe { bpf(BPF_MAP_DELETE_ELEM, &attr) } {
+        Err(error) if error.raw_os_error() != Some(libc::ENOENT) => Err(error),
+        Ok(_) | Err(_) => Ok(()),
+    }
+}
+
+/// Makes a ring buffer of that many bytes (a power of two, whole pages).
+///
+/// # Errors
+/// What the kernel answers.
+pub fn create_ring_buffer(size_bytes: u32) -> io::Result<OwnedFd> {
+    create(CreateAttr {
+        map_type: BPF_MAP_TYPE_RINGBUF,
+        key_size: 0,
+        value_size: 0,
+        max_entries: size_bytes,
+        map_flags: 0,
+    })
+}
+
+/// Makes an array of one element.
+///
+/// # Errors
+/// What the kernel answers.
+pub fn create_array_of_one(value_size: u32) -> io::Result<OwnedFd> {
+    create(CreateAttr { map_type: BPF_MAP_TYPE_ARRAY, key_size: 4, value_size, max_entries: 1, map_flags: 0 })
+}
+
+/// Puts a map into a map of maps.
+///
+/// # Errors
+/// What the kernel answers.
+pub fn insert_inner(outer: BorrowedFd<'_>, key: u32, inner: impl AsFd) -> io::Result<()> {
+    map_update(outer, &key.to_ne_bytes(), &inner.as_fd().as_raw_fd().to_ne_bytes())
+}
+
+fn create(attr: CreateAttr) -> io::Result<OwnedFd> {
+    // SAFETY: the attribute is of the size that is given and has no pointers.
+    let fd = unsafe { bpf(BPF_MAP_CREATE, &attr) }?;
+    // SAFETY: the kernel has just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// # Safety
+/// The attribute is what the command expects, its pointers are valid for it.
+unsafe fn bpf<T>(command: libc::c_long, attr: &T) -> io::Result<i32> {
+    // SAFETY: the caller vouches for the attribute.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_ref(attr), size_of::<T>()) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(result as i32) }
+}
