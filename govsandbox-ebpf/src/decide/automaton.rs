@@ -21,16 +21,33 @@ pub fn hits(automaton: &Automaton, state: u32) -> Hits {
     automaton.hits[state as usize & (AUTOMATON_STATES_MAX - 1)]
 }
 
+/// Where a scan stands: after some bytes of a path.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Scan {
+    state: u32,
+    hits: Hits,
+}
+
+impl Scan {
+    /// Before the first byte.
+    pub const START: Self = Self { state: START, hits: Hits::NONE };
+
+    /// Goes on by one byte. A slash ends a component: what matches there covers everything below.
+    #[must_use]
+    pub fn step(self, automaton: &Automaton, byte: u8) -> Self {
+        let hits = if byte == b'/' { self.hits.or(hits(automaton, self.state)) } else { self.hits };
+        Self { state: next(automaton, self.state, byte), hits }
+    }
+
+    /// The rules that match the path read so far or a folder above it.
+    #[must_use]
+    pub fn end(self, automaton: &Automaton) -> Hits {
+        self.hits.or(hits(automaton, self.state))
+    }
+}
+
 /// The rules that match an absolute path (`/a/b`, no slash at the end) or a folder above it.
 #[must_use]
 pub fn scan(automaton: &Automaton, path: &[u8]) -> Hits {
-    let mut state = START;
-    let mut found = Hits::NONE;
-    for byte in path {
-        if *byte == b'/' {
-            found = found.or(hits(automaton, state));
-        }
-        state = next(automaton, state, *byte);
-    }
-    found.or(hits(automaton, state))
+    path.iter().fold(Scan::START, |scan, byte| scan.step(automaton, *byte)).end(automaton)
 }
