@@ -1,34 +1,32 @@
 //! All path patterns of a sandbox → one table that [`govsandbox_ebpf::decide::automaton`] runs over a path's bytes.
 //!
-//! Each pattern becomes a regular expression, all of them one deterministic automaton. What a state then keeps is only
-//! its best deny and its best protect rule, so that states that differ in nothing else are merged.
+//! Each byte that a pattern asks for is a position; `Positions` has for each what may follow it (Glushkov's
+//! construction). A state of the table is the set of positions that a path may have come to. What a state then keeps is
+//! only its best deny and its best protect rule, so that states that differ in nothing else are merged.
 
-use std::collections::HashMap;
+mod positions;
+
+use std::collections::{HashMap, VecDeque};
 
 use govsandbox_ebpf::abi::rule::{AUTOMATON_STATES_MAX, AUTOMATON_TRANSITIONS_MAX, Automaton, Hits};
-use regex_automata::{
-    Anchored, MatchKind,
-    dfa::{Automaton as _, StartError, StartKind, dense},
-    nfa::thompson,
-    util::{primitives::StateID, start, syntax},
-};
+use positions::{Positions, Set};
 use zerocopy::FromZeros;
 
 use super::{
     compile::{GlobRule, PathEffect},
-    rule::glob::{self, GlobError, Part, Segment},
+    rule::glob::{self, GlobError},
 };
 
-/// Memory for building, in bytes. A policy that needs more would not fit the table either.
+/// Memory for the sets of positions while building, in bytes. What needs more would not fit the table either.
 const BUILD_BYTES_MAX: usize = 64 << 20;
+/// States before they are merged. Merging seldom saves more than a tenth.
+const UNMERGED_STATES_MAX: usize = 4 * AUTOMATON_STATES_MAX;
 
 /// Why patterns can't become a table.
 #[derive(Debug, thiserror::Error, miette::Diagnostic)]
 pub enum AutomatonError {
     /// The table has no room.
-    #[error(
-        "the path patterns of this policy are too many or too wild: {states} states of {classes} byte classes"
-    )]
+    #[error("the path patterns of this policy need more than {states} states of {classes} byte classes")]
     #[diagnostic(
         code(policy::automaton::too_large),
         help(
@@ -37,22 +35,11 @@ pub enum AutomatonError {
         )
     )]
     TooLarge {
-        /// States needed.
+        /// States it has so far.
         states: usize,
-        /// Byte classes needed.
+        /// Byte classes that the patterns tell apart.
         classes: usize,
     },
-    /// Not even building it fits into memory.
-    #[error("the path patterns of this policy are too many or too wild to be built in {} MiB", BUILD_BYTES_MAX >> 20)]
-    #[diagnostic(
-        code(policy::automaton::too_large_to_build),
-        help("use fewer patterns with `**` or `*` in their middle, or name folders")
-    )]
-    Build(#[source] Box<dense::BuildError>),
-    /// The library built something else than it was asked for.
-    #[error("the automaton of the path patterns has no start")]
-    #[diagnostic(code(policy::automaton::start))]
-    Start(#[from] StartError),
     /// A pattern that is none: the caller didn't check it.
     #[error("`{pattern}` is not a path pattern")]
     #[diagnostic(code(policy::automaton::pattern))]
@@ -74,79 +61,19 @@ pub enum AutomatonError {
 /// # Errors
 /// [`AutomatonError`]; [`AutomatonError::Pattern`] never for patterns of a [`super::compile::Compiled`].
 pub fn build(globs: &[GlobRule]) -> Result<Box<Automaton>, AutomatonError> {
-    let mut expressions = Vec::with_capacity(globs.len());
+    let mut positions = Positions::default();
     for glob in globs {
         let segments = glob::segments(&glob.pattern).map_err(|source| AutomatonError::Pattern {
             pattern: String::from_utf8_lossy(&glob.pattern).into_owned(),
             source,
         })?;
-        expressions.push(expression(&segments));
+        let hits = match glob.effect {
+            PathEffect::Deny => Hits { deny: glob.rule.0, protect: 0 },
+            PathEffect::Protect => Hits { deny: 0, protect: glob.rule.0 },
+        };
+        positions.add(&segments, hits);
     }
-    let dfa = dense::Builder::new()
-        .configure(
-            dense::Config::new()
-                .match_kind(MatchKind::All)
-                .start_kind(StartKind::Anchored)
-                .dfa_size_limit(Some(BUILD_BYTES_MAX))
-                .determinize_size_limit(Some(BUILD_BYTES_MAX)),
-        )
-        .syntax(syntax::Config::new().unicode(false).utf8(false))
-        .thompson(thompson::Config::new().utf8(false).nfa_size_limit(Some(BUILD_BYTES_MAX)))
-        .build_many(&expressions)
-        .map_err(|error| AutomatonError::Build(Box::new(error)))?;
-    let graph = Graph::of(&dfa, globs)?;
-    graph.merged().table()
-}
-
-/// The regular expression for whole paths that a pattern matches.
-fn expression(segments: &[Segment]) -> String {
-    let mut out = String::new();
-    for segment in segments {
-        match segment {
-            Segment::AnyDepth => out.push_str("(?:/[^/]+)*"),
-            Segment::Name(parts) if *parts == [Part::Run] => out.push_str("/[^/]+"),
-            Segment::Name(parts) => {
-                out.push('/');
-                push_parts(parts, &mut out);
-            }
-        }
-    }
-    // Anchored at the start by the search, at the end here.
-    out.push_str(r"\z");
-    out
-}
-
-fn push_parts(parts: &[Part], out: &mut String) {
-    for part in parts {
-        match part {
-            Part::Byte(byte) => push_byte(*byte, out),
-            Part::One => out.push_str("[^/]"),
-            Part::Run => out.push_str("[^/]*"),
-            Part::Class { negated, ranges } => {
-                out.push_str(if *negated { "[^/" } else { "[" });
-                for (first, last) in ranges {
-                    push_byte(*first, out);
-                    out.push('-');
-                    push_byte(*last, out);
-                }
-                // A range such as `[!-~]` runs over the slash, which no name has.
-                out.push_str(if *negated { "]" } else { "&&[^/]]" });
-            }
-            Part::Either(alternatives) => {
-                for (index, alternative) in alternatives.iter().enumerate() {
-                    out.push_str(if index == 0 { "(?:" } else { "|" });
-                    push_parts(alternative, out);
-                }
-                out.push(')');
-            }
-        }
-    }
-}
-
-fn push_byte(byte: u8, out: &mut String) {
-    use std::fmt::Write;
-    // Writing to a String can't fail.
-    let _ = write!(out, r"\x{byte:02X}");
+    Graph::of(&positions)?.merged().table()
 }
 
 /// A deterministic automaton, states numbered from 0; 0 is dead, 1 is the start.
@@ -159,47 +86,35 @@ struct Graph {
     classes: [u8; 256],
 }
 
-/// Room for states before they are merged: numbers are `u16`.
-const UNMERGED_STATES_MAX: usize = u16::MAX as usize;
-
 impl Graph {
-    /// What can be reached of a built automaton.
-    fn of(dfa: &dense::DFA<Vec<u32>>, globs: &[GlobRule]) -> Result<Self, AutomatonError> {
-        let built = dfa.byte_classes();
-        // One byte of each class stands for all of them.
-        let mut representatives: Vec<u8> = Vec::new();
-        let mut classes = [0; 256];
-        for (byte, class) in (0..=u8::MAX).zip(&mut classes) {
-            *class = built.get(byte);
-            if representatives.last().is_none_or(|last| built.get(*last) < *class) {
-                representatives.push(byte);
-            }
-        }
-        let start = dfa.start_state(&start::Config::new().anchored(Anchored::Yes))?;
-        let mut graph = Self { hits: vec![Hits::NONE], next: vec![vec![0; representatives.len()]], classes };
-        let mut numbers: HashMap<StateID, u16> = HashMap::new();
-        let mut queue = vec![start];
-        numbers.insert(start, 1);
-        let mut done = 0;
-        while let Some(state) = queue.get(done).copied() {
-            done += 1;
-            graph.hits.push(hits(dfa, state, globs));
-            let mut row = Vec::with_capacity(representatives.len());
-            for byte in &representatives {
-                let next = dfa.next_state(state, *byte);
-                row.push(if dfa.is_dead_state(next) {
-                    0
-                } else if let Some(number) = numbers.get(&next) {
-                    *number
-                } else {
-                    queue.push(next);
-                    let number = u16::try_from(queue.len()).map_err(|_| AutomatonError::TooLarge {
-                        states: UNMERGED_STATES_MAX,
-                        classes: representatives.len(),
-                    })?;
-                    numbers.insert(next, number);
-                    number
-                });
+    /// All sets of positions that some path comes to.
+    fn of(positions: &Positions) -> Result<Self, AutomatonError> {
+        let (classes, members) = positions.classes();
+        let mut graph = Self { hits: vec![Hits::NONE], next: vec![vec![0; members.len()]], classes };
+        // The start is no position, so it has a number and no set; neither has the dead state.
+        graph.hits.push(positions.hits_at_start());
+        let mut numbers: HashMap<Set, u16> = HashMap::from([(positions.empty(), 0)]);
+        let mut waiting = VecDeque::from([positions.after_start()]);
+        let set_bytes = size_of_val(positions.empty().as_slice());
+        while let Some(after) = waiting.pop_front() {
+            let mut row = Vec::with_capacity(members.len());
+            for member in &members {
+                let set = positions::both(&after, member);
+                if let Some(number) = numbers.get(&set) {
+                    row.push(*number);
+                    continue;
+                }
+                let states = graph.hits.len();
+                let too_large = AutomatonError::TooLarge { states, classes: members.len() };
+                // A waiting set and a numbered one for each state.
+                if states >= UNMERGED_STATES_MAX || 2 * states * set_bytes > BUILD_BYTES_MAX {
+                    return Err(too_large);
+                }
+                let number = u16::try_from(states).map_err(|_| too_large)?;
+                graph.hits.push(positions.hits(&set));
+                waiting.push_back(positions.after(&set));
+                numbers.insert(set, number);
+                row.push(number);
             }
             graph.next.push(row);
         }
@@ -243,59 +158,25 @@ impl Graph {
 
     /// The kernel's form.
     fn table(&self) -> Result<Box<Automaton>, AutomatonError> {
-        let classes = self.used_classes();
-        let class_count = classes.iter().max().map_or(1, |last| usize::from(*last) + 1);
+        let class_count = self.next.first().map_or(1, Vec::len);
         let class_bits = class_count.next_power_of_two().trailing_zeros();
         let states = self.hits.len();
         if states > AUTOMATON_STATES_MAX || states << class_bits > AUTOMATON_TRANSITIONS_MAX {
             return Err(AutomatonError::TooLarge { states, classes: class_count });
         }
         let mut table = Automaton::new_box_zeroed().map_err(|_| AutomatonError::Memory)?;
-        table.classes = classes;
+        table.classes = self.classes;
         table.class_bits = class_bits;
         for (to, from) in table.hits.iter_mut().zip(&self.hits) {
             *to = *from;
         }
-        for (state, row) in self.next.iter().enumerate() {
-            for (byte_class, class) in self.classes.iter().zip(&classes) {
-                let index = (state << class_bits) + usize::from(*class);
-                if let (Some(to), Some(next)) =
-                    (table.transitions.get_mut(index), row.get(usize::from(*byte_class)))
-                {
-                    *to = *next;
-                }
+        for (to, row) in table.transitions.chunks_exact_mut(1 << class_bits).zip(&self.next) {
+            for (to, next) in to.iter_mut().zip(row) {
+                *to = *next;
             }
         }
         Ok(table)
     }
-
-    /// Class of each byte, bytes that no state tells apart in one class.
-    fn used_classes(&self) -> [u8; 256] {
-        let columns = self.classes.iter().map(|class| {
-            let column: Vec<_> = self.next.iter().map(|row| row.get(usize::from(*class)).copied()).collect();
-            column
-        });
-        let mut classes = [0; 256];
-        for (to, number) in classes.iter_mut().zip(number_distinct(columns)) {
-            // 256 bytes have at most 256 columns.
-            *to = u8::try_from(number).unwrap_or(u8::MAX);
-        }
-        classes
-    }
-}
-
-/// The best rules of those that match if the path ends in this state.
-fn hits(dfa: &dense::DFA<Vec<u32>>, state: StateID, globs: &[GlobRule]) -> Hits {
-    // The automaton knows of a match one step late: at the end of the input.
-    let end = dfa.next_eoi_state(state);
-    let matching = if dfa.is_match_state(end) { dfa.match_len(end) } else { 0 };
-    let matching = (0..matching).filter_map(|index| globs.get(dfa.match_pattern(end, index).as_usize()));
-    matching.fold(Hits::NONE, |hits, glob| {
-        hits.or(match glob.effect {
-            PathEffect::Deny => Hits { deny: glob.rule.0, protect: 0 },
-            PathEffect::Protect => Hits { deny: 0, protect: glob.rule.0 },
-        })
-    })
 }
 
 /// Numbers values from 0 in the order in which they first come; equal values have equal numbers.
@@ -395,7 +276,7 @@ mod tests {
         // The n-th byte from the end: a deterministic automaton must remember the last n.
         let globs = [deny(1, &format!("/**/*a{}", "?".repeat(16)))];
         let error = build(&globs).unwrap_err();
-        assert!(matches!(error, AutomatonError::TooLarge { .. } | AutomatonError::Build(_)), "{error}");
+        assert!(matches!(error, AutomatonError::TooLarge { .. }), "{error}");
         let help = miette::Diagnostic::help(&error).unwrap().to_string();
         assert!(help.contains("use fewer patterns"), "{help}");
     }
