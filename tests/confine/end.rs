@@ -19,7 +19,9 @@ pub(crate) const TESTS: &[(&str, fn())] = &[
     ("a_command_that_stops_stops_the_supervisor", a_command_that_stops_stops_the_supervisor),
 ];
 
-/// Longest time from a guard's death to that of the last process.
+/// Longest time from the guardian's death to the end: nothing passes meanwhile, the supervisor is there.
+const ENDED_WITHIN: Duration = Duration::from_secs(1);
+/// Longest time from the supervisor's death to that of the last process.
 const GONE_WITHIN: Duration = Duration::from_millis(100);
 
 fn the_status_is_the_commands_own() {
@@ -104,7 +106,7 @@ fn a_killed_guardian_ends_the_run() {
     kill_process(guardians_of(&supervisor)[0], Signal::KILL).unwrap();
     let took = wait_until_gone(&mark, start);
     println!("measured: guardian killed, 30 processes gone after {took:?}");
-    assert!(took < GONE_WITHIN, "{took:?}");
+    assert!(took < ENDED_WITHIN, "{took:?}");
     let outcome = supervisor.finish();
     assert_eq!(outcome.status, 125, "{outcome:?}");
     assert!(outcome.stderr.contains("guardian"), "{outcome:?}");

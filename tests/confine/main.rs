@@ -14,13 +14,14 @@ mod end;
 mod fanotify;
 mod privilege;
 mod start;
+mod work;
 
 use std::process::{Command, ExitCode};
 
 type Test = (&'static str, fn());
 
 fn tests() -> Vec<Test> {
-    [privilege::TESTS, end::TESTS, start::TESTS, fanotify::TESTS].concat()
+    [privilege::TESTS, end::TESTS, start::TESTS, fanotify::TESTS, work::TESTS].concat()
 }
 
 fn main() -> ExitCode {

@@ -4,11 +4,14 @@
 use std::{fs::File, io};
 
 use rustix::{
-    process::{Pid, Signal, getpgrp},
+    process::{Pid, Signal},
     termios::{tcgetpgrp, tcsetpgrp},
 };
 
-use crate::sys::signal::{self, Mask, SignalStream};
+use crate::sys::{
+    process_group,
+    signal::{self, Mask, SignalStream},
+};
 
 /// Sent to the supervisor by a process, these are handed on to the command. From the terminal they reach it by
 /// themselves.
@@ -71,7 +74,7 @@ pub(super) struct Terminal(Option<(File, Pid)>);
 
 impl Terminal {
     pub(super) fn remember() -> Self {
-        let group = getpgrp();
+        let Some(group) = process_group::own() else { return Self(None) };
         let opened = File::options().read(true).write(true).open("/dev/tty").ok();
         Self(opened.filter(|terminal| tcgetpgrp(terminal) == Ok(group)).map(|terminal| (terminal, group)))
     }

@@ -9,4 +9,5 @@ pub mod fanotify;
 pub mod landlock;
 pub mod mount_setattr;
 pub mod mountinfo;
+pub mod process_group;
 pub mod signal;

@@ -3,10 +3,9 @@
 use std::{
     fs, io,
     os::{
-        fd::{AsFd, AsRawFd, OwnedFd},
-        unix::{ffi::OsStrExt, fs::MetadataExt},
+        fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+        unix::{ffi::OsStringExt, fs::MetadataExt},
     },
-    path::PathBuf,
     sync::mpsc::Sender,
     thread::JoinHandle,
 };
@@ -14,7 +13,7 @@ use std::{
 use govsandbox_ebpf::decide::path::{Operation, decide_path};
 use rustix::{
     event::{EventfdFlags, PollFd, PollFlags, eventfd, poll},
-    fs::{FileType, Stat, fstat, major, minor},
+    fs::{FileType, Mode as FileMode, OFlags, Stat, fstat, major, minor},
     process::{Signal, pidfd_send_signal},
     time::{ClockId, clock_gettime},
 };
@@ -86,6 +85,8 @@ struct Judge {
     group: Group,
     rules: PathRules,
     mode: Mode,
+    /// What stands before every path where the supervisor's root is not that of its mount namespace (a chroot).
+    prefix: Vec<u8>,
     /// The sandbox's pid namespace: `st_dev` and inode of `/proc/INIT/ns/pid`.
     namespace: (u64, u64),
     refusals: Sender<Refusal>,
@@ -108,9 +109,10 @@ impl Verdicts {
         let group = forked.fanotify.ok_or_else(|| io::Error::from_raw_os_error(libc::EBADF))?.try_clone()?;
         let init = forked.init.try_clone_to_owned()?;
         let namespace = namespace_of(forked.init_pid)?;
+        let prefix = prefix_of(forked.init_pid)?;
         let stop = eventfd(0, EventfdFlags::CLOEXEC)?;
         let stopped = stop.try_clone()?;
-        let mut judge = Judge { group, rules, mode, namespace, refusals, counts: Counts::default() };
+        let mut judge = Judge { group, rules, mode, prefix, namespace, refusals, counts: Counts::default() };
         let thread = std::thread::Builder::new().name("verdicts".to_owned()).spawn(move || {
             if judge.run(&stopped).is_err() {
                 // Nobody would answer any more, so nothing may go on waiting. Fails only when it is gone.
@@ -166,7 +168,7 @@ impl Judge {
     }
 
     fn judge(&self, event: &Event) -> Verdict {
-        let path = path_of(event);
+        let path = path_of(event, &self.prefix);
         let found = fstat(&event.object).ok();
         let Some(found) = found else {
             return self.refuse(event, path.unwrap_or_default(), None, Purpose::Write, 0);
@@ -233,9 +235,27 @@ impl Judge {
     }
 }
 
-fn path_of(event: &Event) -> Option<Vec<u8>> {
-    let link = PathBuf::from(format!("/proc/self/fd/{}", event.object.as_raw_fd()));
-    Some(fs::read_link(link).ok()?.into_os_string().as_bytes().to_vec())
+/// The object's path as the sandbox sees it. `None`: it has none.
+fn path_of(event: &Event, prefix: &[u8]) -> Option<Vec<u8>> {
+    let path = link_of(event.object.as_fd()).ok()?;
+    let inside = path.strip_prefix(prefix)?;
+    Some(if inside.is_empty() { b"/".to_vec() } else { inside.to_vec() })
+}
+
+/// The path by which the sandbox's root is known to us.
+fn prefix_of(init: i32) -> io::Result<Vec<u8>> {
+    let root = rustix::fs::open(
+        format!("/proc/{init}/root"),
+        OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC,
+        FileMode::empty(),
+    )?;
+    let path = link_of(root.as_fd())?;
+    Ok(if path == b"/" { Vec::new() } else { path })
+}
+
+fn link_of(descriptor: BorrowedFd<'_>) -> io::Result<Vec<u8>> {
+    let link = fs::read_link(format!("/proc/self/fd/{}", descriptor.as_raw_fd()))?;
+    Ok(link.into_os_string().into_vec())
 }
 
 fn namespace_of(tid: i32) -> io::Result<(u64, u64)> {
