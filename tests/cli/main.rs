@@ -3,4 +3,5 @@
 
 mod bed;
 mod check;
+mod doctor;
 mod show;

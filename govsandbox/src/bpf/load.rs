@@ -28,6 +28,11 @@ use crate::sys::mountinfo;
 /// The kernel programs, as `cargo xtask ebpf` built them.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("GOVSANDBOX_BPF_OBJECT"));
 
+/// Folder under bpffs that holds one folder for each version.
+pub(super) const PINS_FOLDER: &str = "govsandbox";
+/// The last pin of a version.
+pub(super) const COMPLETE: &str = "complete";
+
 /// How a program is attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Hook {
@@ -136,10 +141,10 @@ pub struct Loaded {
 /// When a program that every backend needs can't be loaded; LSM programs may be missing.
 pub fn load() -> Result<Loaded, LoadError> {
     let (bpffs, mounted_bpffs) = mount::bpffs()?;
-    let folder = bpffs.join("govsandbox").join(format!("v{ABI_VERSION}-{}", object_id()));
+    let folder = bpffs.join(PINS_FOLDER).join(folder_name());
     let _lock = lock()?;
     let mut loaded = Loaded { folder, left_out: BTreeMap::new(), mounted_bpffs, warm: true };
-    if !loaded.folder.join("complete").exists() {
+    if !loaded.folder.join(COMPLETE).exists() {
         loaded.warm = false;
         discard(&loaded.folder)?;
         loaded.fresh()?;
@@ -147,17 +152,9 @@ pub fn load() -> Result<Loaded, LoadError> {
     Ok(loaded)
 }
 
-/// Takes the pins of every version away; the programs go with them.
-///
-/// # Errors
-/// When bpffs can't be read or written.
-pub fn unload() -> Result<bool, LoadError> {
-    let Some(bpffs) = mountinfo::find("bpf").map_err(MountError::Mountinfo)? else { return Ok(false) };
-    let _lock = lock()?;
-    let folder = bpffs.join("govsandbox");
-    let present = folder.exists();
-    discard(&folder)?;
-    Ok(present)
+/// Names the folder of this binary's programs: the version of the ABI, and the object itself.
+pub(super) fn folder_name() -> String {
+    format!("v{ABI_VERSION}-{}", object_id())
 }
 
 /// Twelve hex digits of the object's digest: an object that differs is another object, whatever its version says.
@@ -165,7 +162,8 @@ fn object_id() -> String {
     Sha256::digest(OBJECT).iter().take(6).map(|byte| format!("{byte:02x}")).collect()
 }
 
-fn lock() -> Result<File, LoadError> {
+/// Held by who loads or unloads.
+pub(super) fn lock() -> Result<File, LoadError> {
     let path = Path::new("/run/govsandbox/bpf.lock");
     let taken = path.parent().map_or(Ok(()), std::fs::create_dir_all).and_then(|()| {
         let file = File::options().create(true).truncate(false).write(true).open(path)?;
@@ -175,7 +173,8 @@ fn lock() -> Result<File, LoadError> {
     taken.map_err(|source| LoadError::Lock { path: path.display().to_string(), source })
 }
 
-fn discard(folder: &Path) -> Result<(), LoadError> {
+/// Removes a folder of pins; one that is not there is no error.
+pub(super) fn discard(folder: &Path) -> Result<(), LoadError> {
     match std::fs::remove_dir_all(folder) {
         Err(source) if source.kind() != io::ErrorKind::NotFound => {
             Err(LoadError::Pin { path: folder.display().to_string(), source })
@@ -253,7 +252,7 @@ impl Loaded {
             }
         }
         // The last pin says that all others are there.
-        let complete = self.folder.join("complete");
+        let complete = self.folder.join(COMPLETE);
         let done = object.map("SYSCALLS").map_or(Ok(()), |map| map.pin(&complete));
         done.map_err(|error| LoadError::Pin {
             path: complete.display().to_string(),

@@ -5,4 +5,6 @@ pub mod fill;
 pub mod load;
 pub mod mount;
 pub mod offsets;
+pub mod probe;
 pub mod reader;
+pub mod unload;

@@ -1,7 +1,9 @@
 //! The command line: one file for each subcommand.
 
 pub mod audit;
+pub mod doctor;
 pub mod policy;
+pub mod unload;
 
 use std::{
     io::{self, Write as _},
@@ -23,7 +25,9 @@ struct Cli {
 #[derive(Debug, clap::Subcommand)]
 enum Command {
     Audit(audit::AuditArgs),
+    Doctor(doctor::DoctorArgs),
     Policy(policy::PolicyArgs),
+    Unload(unload::UnloadArgs),
 }
 
 /// Parses the command line and runs what it asks for.
@@ -39,7 +43,9 @@ pub fn main() -> ExitCode {
     let mut out = io::stdout().lock();
     let result = match &cli.command {
         Command::Audit(args) => args.run(&mut out),
+        Command::Doctor(args) => args.run(&mut out),
         Command::Policy(args) => args.run(&mut out),
+        Command::Unload(args) => args.run(&mut out),
     };
     let flushed = out.flush();
     match (result, flushed) {

@@ -61,6 +61,33 @@ pub fn was_mounted_by_us(root: &Path) -> bool {
     root == Path::new(OWN_MOUNT_POINT)
 }
 
+/// Removes what stays when the last sandbox is gone: the folder of all sandboxes, and the mount of our own making.
+/// `None`: there was nothing. A folder that still holds a sandbox stays, and that is no error.
+///
+/// # Errors
+/// The mount table can't be read, or what is there can't be removed.
+pub fn remove_root() -> Result<Option<PathBuf>, LaunchError> {
+    let table =
+        MountTable::read().map_err(|source| LaunchError::system("read", "/proc/self/mountinfo", source))?;
+    let usable = |mount: &&Mount| mount.kind == "cgroup2" && mount.root == Path::new("/");
+    let Some(mount) = table.mounts().iter().find(usable) else { return Ok(None) };
+    let parent = mount.point.join(PARENT);
+    remove_leftovers(&parent);
+    match fs::remove_dir(&parent) {
+        Ok(()) => {}
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) if error.raw_os_error() == Some(libc::EBUSY) => return Ok(None),
+        Err(source) => {
+            return Err(LaunchError::system("remove the cgroup", parent.display().to_string(), source));
+        }
+    }
+    if was_mounted_by_us(&mount.point) {
+        let unmounted = rustix::mount::unmount(&mount.point, rustix::mount::UnmountFlags::empty());
+        unmounted.map_err(|errno| LaunchError::system("unmount", OWN_MOUNT_POINT, errno))?;
+    }
+    Ok(Some(parent))
+}
+
 impl Cgroup {
     /// Creates it, with the limits that are set; removes what dead runs left behind.
     ///
@@ -69,17 +96,26 @@ impl Cgroup {
     pub fn create(plan: &CgroupPlan) -> Result<Self, LaunchError> {
         let root = root()?;
         let parent = root.join(PARENT);
-        make_folder(&parent)?;
-        remove_leftovers(&parent);
         let limits = [("pids", "pids.max", plan.pids_max), ("memory", "memory.max", plan.memory_max_bytes)];
         let path = parent.join(format!("{}-{}", plan.name, std::process::id()));
-        for (controller, _, limit) in limits {
-            if limit.is_some() {
-                enable(&root, controller)?;
-                enable(&parent, controller)?;
+        let make = || {
+            make_folder(&parent)?;
+            remove_leftovers(&parent);
+            for (controller, _, limit) in limits {
+                if limit.is_some() {
+                    enable(&root, controller)?;
+                    enable(&parent, controller)?;
+                }
             }
+            make_folder(&path)
+        };
+        if let Err(error) = make() {
+            // `unload` may have removed the folder of all sandboxes right then.
+            if parent.exists() {
+                return Err(error);
+            }
+            make()?;
         }
-        make_folder(&path)?;
         let refuse =
             |source: rustix::io::Errno| LaunchError::system("open", path.display().to_string(), source);
         let folder = open(&path, OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).map_err(refuse)?;

@@ -1,6 +1,7 @@
 //! Records → text for people.
 
 pub mod details;
+pub mod doctor;
 pub mod json;
 pub mod layout;
 pub mod line;

@@ -19,7 +19,8 @@ const ALLOWED: [(&str, &[&str]); 14] = [
     ("egress", &["id", "sys", "policy::compile", "ebpf::abi"]),
     // `ebpf::decide`: what answers fanotify's questions asks the decision core.
     ("backend", &["id", "sys", "policy::compile", "ebpf::abi", "ebpf::decide", "bpf", "launch", "egress"]),
-    ("report", &["id", "audit", "event", "policy::explain"]),
+    // `backend::machine`: what `doctor` found.
+    ("report", &["id", "audit", "event", "policy::explain", "backend::machine"]),
     (
         "supervisor",
         &[
@@ -39,7 +40,21 @@ const ALLOWED: [(&str, &[&str]); 14] = [
         ],
     ),
     // `audit`, `event`: `audit show` and `tail` select records by what is in them, and write them out.
-    ("cli", &["id", "supervisor", "policy", "report", "audit", "event", "bpf::probe", "diagnostic"]),
+    // `backend::machine`, `backend::unload`: `doctor` and `unload` need no supervisor.
+    (
+        "cli",
+        &[
+            "id",
+            "supervisor",
+            "policy",
+            "report",
+            "audit",
+            "event",
+            "backend::machine",
+            "backend::unload",
+            "diagnostic",
+        ],
+    ),
 ];
 
 /// The names in this file that its module may not import, with their lines.

@@ -1,7 +1,7 @@
 //! `audit`: reads the log back.
 
 mod location;
-mod output;
+pub(super) mod output;
 mod show;
 mod stats;
 mod tail;

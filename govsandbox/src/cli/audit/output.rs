@@ -28,7 +28,7 @@ pub(super) enum Format {
 }
 
 /// For the terminal that stdout is, or for a file.
-pub(super) fn stdout_layout() -> Layout {
+pub(in crate::cli) fn stdout_layout() -> Layout {
     let stdout = io::stdout();
     let is_terminal = stdout.is_terminal();
     let size = if is_terminal { rustix::termios::tcgetwinsize(&stdout).ok() } else { None };

@@ -1,0 +1,140 @@
+//! Which layer holds what, for each backend.
+
+use serde::Serialize;
+
+use super::fanotify;
+
+/// Names of the backends, as `session.start` has them.
+pub(super) const LSM: &str = "lsm";
+pub(super) const FANOTIFY: &str = "fanotify";
+
+/// First Landlock ABI with scopes for signals and abstract unix sockets.
+const SCOPE_ABI: i32 = 6;
+
+/// What neither backend holds in this version.
+const NOT_HELD: &[&str] = &[
+    "connections to unix sockets by path: what a daemon outside does for whoever may write to its socket (docker, dbus, \
+     ssh-agent); the sandbox gets no further than its user",
+    "names of hosts: a name is held by the addresses that it had when it was last resolved",
+];
+
+/// One promise.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct Guarantee {
+    /// What is promised; stable.
+    pub name: &'static str,
+    /// The layers that hold it; none: it is not held.
+    pub held_by: Vec<&'static str>,
+    /// What should be known about it.
+    pub note: Option<&'static str>,
+}
+
+/// What holds on a machine with that backend and that Landlock.
+pub(super) fn table(backend: Option<&'static str>, landlock_abi: i32) -> Vec<Guarantee> {
+    let by_hooks = backend == Some(LSM);
+    let is_scoped = landlock_abi >= SCOPE_ABI;
+    let verdicts = if by_hooks { "BPF LSM hooks" } else { "fanotify verdicts" };
+    let whole_tree =
+        if by_hooks { "mark in task storage (task_alloc)" } else { "mark in task storage, for the trace" };
+    let mut rows = vec![
+        row(
+            "the limit covers the whole process tree",
+            &[whole_tree, "pid and mount namespace", "cgroup", "Landlock", "seccomp"],
+            None,
+        ),
+        row(
+            "denied paths can't be opened, by any name",
+            if by_hooks { &["BPF LSM hooks"] } else { &["fanotify verdicts", "mounts"] },
+            None,
+        ),
+        row(
+            "protected paths can't be changed",
+            if by_hooks { &["BPF LSM hooks"] } else { &["read-only mounts", "fanotify verdicts"] },
+            (!by_hooks).then_some("files that come into being during the run are held at their opens alone"),
+        ),
+        row("files outside the allow-lists can't be written or read", &["Landlock"], None),
+        row("connections go only where the policy allows", &["cgroup programs", "seccomp"], None),
+        row(
+            "processes outside can't be traced or signalled",
+            if is_scoped { &["pid namespace", "Landlock"] } else { &["pid namespace"] },
+            None,
+        ),
+        row(
+            "abstract unix sockets of processes outside can't be reached",
+            if is_scoped { &["Landlock"] } else { &[] },
+            (!is_scoped).then_some("needs Landlock ABI 6: a kernel from 6.12 on"),
+        ),
+        row("no new privileges", &["no_new_privs", "empty capability sets", "seccomp"], None),
+        row(
+            "control file systems and the machine's settings can't be changed",
+            &["read-only mounts", "file modes"],
+            None,
+        ),
+        row(
+            "everything ends when the supervisor is killed",
+            if by_hooks {
+                &["two guardians", "pid namespace", "pinned programs"]
+            } else {
+                &["two guardians", "pid namespace"]
+            },
+            None,
+        ),
+        row(
+            "every refusal is recorded",
+            &[verdicts, "cgroup programs", "sys_exit tracepoint", "ring buffer of its own"],
+            None,
+        ),
+        row(
+            "the trace: exec, exit, opens, connections",
+            if by_hooks {
+                &["tracepoints", "BPF LSM hooks", "cgroup programs"]
+            } else {
+                &["tracepoints", "cgroup programs"]
+            },
+            None,
+        ),
+    ];
+    if backend.is_none() {
+        for row in &mut rows {
+            row.held_by.clear();
+            row.note = Some("nothing is started without a backend");
+        }
+    }
+    rows
+}
+
+/// What is not held, whatever the policy.
+pub(super) fn not_held(backend: Option<&'static str>) -> Vec<&'static str> {
+    let own = if backend == Some(FANOTIFY) { fanotify::NOT_HELD } else { &[] };
+    own.iter().chain(NOT_HELD).copied().filter(|_| backend.is_some()).collect()
+}
+
+fn row(name: &'static str, held_by: &[&'static str], note: Option<&'static str>) -> Guarantee {
+    Guarantee { name, held_by: held_by.to_vec(), note }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_guarantee_is_held_on_both_backends_with_todays_landlock() {
+        for backend in [LSM, FANOTIFY] {
+            assert!(table(Some(backend), SCOPE_ABI).iter().all(|row| !row.held_by.is_empty()), "{backend}");
+        }
+    }
+
+    #[test]
+    fn what_an_old_landlock_does_not_hold_is_said() {
+        let rows = table(Some(LSM), SCOPE_ABI - 1);
+        let lacking: Vec<_> = rows.iter().filter(|row| row.held_by.is_empty()).collect();
+        assert_eq!(lacking.len(), 1, "{lacking:?}");
+        assert!(lacking[0].note.unwrap().contains("ABI 6"));
+    }
+
+    #[test]
+    fn without_a_backend_nothing_is_promised() {
+        assert!(table(None, SCOPE_ABI).iter().all(|row| row.held_by.is_empty()));
+        assert!(not_held(None).is_empty());
+    }
+}
