@@ -1,5 +1,13 @@
 //! What happened, in the schema `govsandbox.event/1`: one file for each step from kernel record to event.
 
+mod clock;
+pub mod decode;
 pub mod errno;
+mod follow;
 pub mod model;
+mod object;
+mod open_flags;
+mod processes;
+mod record;
+mod refused;
 pub mod text;

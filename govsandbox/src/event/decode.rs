@@ -1,0 +1,249 @@
+//! From records of kernel and verdict threads to events.
+
+use std::{
+    collections::HashMap, ffi::OsString, os::unix::ffi::OsStrExt, path::Path, path::PathBuf, sync::Arc,
+};
+
+use govsandbox_ebpf::abi::{
+    event::{EventRecord, FLAG_ARGV_CUT, FLAG_PATH_AS_GIVEN, RecordKind, RecordOutcome},
+    rule::Automaton,
+};
+
+pub use super::record::DecodeError;
+use super::{
+    clock::Clock,
+    model::{Action, Event, Kind, Object, Outcome, Rule},
+    object,
+    processes::{Processes, Program, Subject},
+    record::Record,
+    refused::{Meant, Refusals},
+    text::Text,
+};
+use crate::{
+    id::RuleId,
+    policy::compile::{Compiled, EgressTarget, Layer, RuleInfo},
+};
+
+/// Refusals of verdict threads whose syscall did not end yet, at most; beyond that a refusal may be told twice.
+const UNFINISHED_MAX: usize = 4096;
+
+/// Makes events of one sandbox's records.
+///
+/// Records may come out of order between the two ring buffers. Hand in a verdict thread's refusals before the ring
+/// buffers' records: the thread tells of them before the syscall goes on.
+#[derive(Debug)]
+pub struct Decoder {
+    refusals: Refusals,
+    /// By rule number from 1: the host name that the rule is about.
+    names: Vec<Option<String>>,
+    enforcing: bool,
+    clock: Clock,
+    processes: Processes,
+    /// By thread: when a verdict thread refused its open, and the object's last name.
+    unfinished: HashMap<u32, (u64, Vec<u8>)>,
+}
+
+impl Decoder {
+    /// `compiled` has its links followed (`policy::explain::with_links_followed`); `root` is where the sandbox's file
+    /// system is seen from here (`/proc/INIT/root`). `enforcing`: the policy's mode is not `audit`.
+    #[must_use]
+    pub fn new(compiled: Arc<Compiled>, automaton: Arc<Automaton>, root: PathBuf, enforcing: bool) -> Self {
+        Self {
+            names: names(&compiled),
+            refusals: Refusals { compiled, automaton, root },
+            enforcing,
+            clock: Clock::measured(),
+            processes: Processes::default(),
+            unfinished: HashMap::new(),
+        }
+    }
+
+    /// The command before its first exec, so that its fork and events have a parent. Call it before the first record.
+    pub fn command(&mut self, tgid: u32, argv: &[OsString], cwd: &Path) {
+        let mut bytes = Vec::new();
+        for argument in argv {
+            bytes.extend_from_slice(argument.as_bytes());
+            bytes.push(0);
+        }
+        let program = Program { exe: None, argv: bytes, argv_truncated: false, cwd: Some(Text::from(cwd)) };
+        self.processes.begin(tgid, program);
+    }
+
+    /// One record of a ring buffer: an `EventRecord` followed by its texts. `None`: nothing for the log (a fork; a
+    /// refusal that was reported already; an exit that was).
+    ///
+    /// # Errors
+    /// The bytes are no record of this ABI.
+    pub fn record(&mut self, bytes: &[u8]) -> Result<Option<Event>, DecodeError> {
+        let record = Record::parse(bytes)?;
+        let subject = subject(&record.head);
+        let number = || {
+            let value = record.head.value;
+            u32::try_from(value).map_err(|_| DecodeError::Value { kind: record.kind, value })
+        };
+        if record.outcome == RecordOutcome::Failed && record.has(FLAG_PATH_AS_GIVEN) {
+            return Ok(self.failed(&record));
+        }
+        let object = match record.kind {
+            RecordKind::Fork => {
+                self.processes.fork(&subject, number()?);
+                return Ok(None);
+            }
+            RecordKind::Exit => {
+                let object = object::end(number()?);
+                if !self.processes.exit(&subject) {
+                    return Ok(None);
+                }
+                object
+            }
+            RecordKind::Exec => {
+                if record.outcome == RecordOutcome::Allowed {
+                    self.processes.exec(&subject, program(&record));
+                }
+                object::walked(&record)
+            }
+            RecordKind::Open | RecordKind::Change => object::walked(&record),
+            RecordKind::Connect | RecordKind::Send => {
+                let place = usize::from(record.head.rule).checked_sub(1);
+                let name = place.and_then(|place| self.names.get(place)?.as_deref());
+                object::destination(&record.head, name)
+            }
+            RecordKind::Privilege => {
+                Object { detail: Some(format!("syscall {}", record.head.value)), ..Object::default() }
+            }
+        };
+        Ok(Some(self.event(&record, object)))
+    }
+
+    /// A refusal that a verdict thread of the host made (backend `fanotify`); the syscall's own exit record with EPERM,
+    /// which follows, is then not reported again. Where `start_boot_ns` is 0 the youngest process of that number is
+    /// meant, and `ppid` and `uid` are its.
+    pub fn refusal(&mut self, record: &EventRecord, path: &[u8]) -> Event {
+        let record = Record::of(record, path);
+        if record.outcome == RecordOutcome::Denied {
+            if self.unfinished.len() >= UNFINISHED_MAX {
+                self.unfinished.clear();
+            }
+            self.unfinished.insert(record.head.tid, (record.head.time_boot_ns, last_name(path).to_vec()));
+        }
+        self.event(&record, object::walked(&record))
+    }
+
+    /// A syscall that ended in an errno: is one of our rules behind it?
+    fn failed(&mut self, record: &Record<'_>) -> Option<Event> {
+        let Meant { path, target, rule } = self.refusals.explain(record);
+        if self.is_reported(record, &path) {
+            return None;
+        }
+        let object = Object {
+            path: object::text(&path),
+            target: target.as_deref().and_then(object::text),
+            ..object::file(record)
+        };
+        let outcome = match (&rule, self.enforcing) {
+            (Some(_), true) => Outcome::Denied,
+            (Some(_), false) => Outcome::WouldDeny,
+            (None, _) => Outcome::Failed,
+        };
+        Some(Event { outcome, rule: rule.map(into_rule), ..self.event(record, object) })
+    }
+
+    /// Is this the end of an open that a verdict thread refused and [`Self::refusal`] told of? It is the thread's next
+    /// failure, so that a later one of the same name is told.
+    fn is_reported(&mut self, record: &Record<'_>, path: &[u8]) -> bool {
+        let Some((refused_ns, _)) = self.unfinished.get(&record.head.tid) else { return false };
+        if record.head.time_boot_ns < *refused_ns {
+            return false;
+        }
+        let Some((_, name)) = self.unfinished.remove(&record.head.tid) else { return false };
+        i32::try_from(record.head.errno) == Ok(libc::EPERM) && last_name(path) == name
+    }
+
+    fn event(&mut self, record: &Record<'_>, object: Object) -> Event {
+        let head = &record.head;
+        let (kind, action) = record.kind_and_action().unwrap_or((Kind::FileOpen, Action::Read));
+        let outcome = match record.outcome {
+            RecordOutcome::Allowed => Outcome::Allowed,
+            RecordOutcome::Denied => Outcome::Denied,
+            RecordOutcome::WouldDeny => Outcome::WouldDeny,
+            RecordOutcome::Failed => Outcome::Failed,
+        };
+        Event {
+            time: self.clock.utc(head.time_boot_ns),
+            kind,
+            action,
+            outcome,
+            errno: i32::try_from(head.errno).ok().filter(|errno| *errno != 0),
+            rule: self.rule(head.rule, record.kind, outcome),
+            process: Some(self.processes.describe(&subject(head))),
+            object,
+        }
+    }
+
+    fn rule(&self, number: u16, kind: RecordKind, outcome: Outcome) -> Option<Rule> {
+        if let Some(rule) = self.refusals.compiled.rule(number) {
+            return Some(into_rule(rule.clone()));
+        }
+        let id = match (outcome, kind) {
+            (Outcome::Allowed | Outcome::Failed, _) => return None,
+            (Outcome::Denied | Outcome::WouldDeny, RecordKind::Connect | RecordKind::Send) => {
+                "default/network.allow"
+            }
+            // The kernel program refuses what it can't judge.
+            (
+                Outcome::Denied | Outcome::WouldDeny,
+                RecordKind::Exec | RecordKind::Open | RecordKind::Change,
+            ) => "builtin/path-unreadable",
+            (
+                Outcome::Denied | Outcome::WouldDeny,
+                RecordKind::Exit | RecordKind::Fork | RecordKind::Privilege,
+            ) => return None,
+        };
+        Some(Rule { id: RuleId(id.to_owned()), layer: Layer::Builtin })
+    }
+}
+
+/// The host name behind each rule; a rule about addresses has none.
+fn names(compiled: &Compiled) -> Vec<Option<String>> {
+    let mut names = vec![None; compiled.rules.len()];
+    for rule in compiled.egress.iter().flat_map(|lists| &lists.rules) {
+        let place = usize::from(rule.rule.0).checked_sub(1);
+        match (&rule.target, place.and_then(|place| names.get_mut(place))) {
+            (EgressTarget::Name(name), Some(slot)) => *slot = Some(name.clone()),
+            (EgressTarget::Name(_) | EgressTarget::Network { .. }, _) => {}
+        }
+    }
+    names
+}
+
+fn subject(head: &EventRecord) -> Subject {
+    Subject {
+        tgid: head.tgid,
+        tid: head.tid,
+        start_ns: head.start_boot_ns,
+        ppid: head.ppid,
+        uid: head.uid,
+        time_ns: head.time_boot_ns,
+    }
+}
+
+fn program(record: &Record<'_>) -> Program {
+    Program {
+        exe: object::text(record.path),
+        argv: record.argv.to_vec(),
+        argv_truncated: record.has(FLAG_ARGV_CUT),
+        cwd: object::text(record.second),
+    }
+}
+
+fn into_rule(rule: RuleInfo) -> Rule {
+    Rule { id: rule.id, layer: rule.layer }
+}
+
+fn last_name(path: &[u8]) -> &[u8] {
+    path.rsplit(|byte| *byte == b'/').next().unwrap_or(path)
+}
+
+#[cfg(test)]
+#[path = "decode_tests.rs"]
+mod tests;
