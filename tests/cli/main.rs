@@ -4,4 +4,5 @@
 mod bed;
 mod check;
 mod doctor;
+mod generated;
 mod show;

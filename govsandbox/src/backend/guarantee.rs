@@ -15,6 +15,7 @@ const SCOPE_ABI: i32 = 6;
 const NOT_HELD: &[&str] = &[
     "connections to unix sockets by path: what a daemon outside does for whoever may write to its socket (docker, dbus, \
      ssh-agent); the sandbox gets no further than its user",
+    "a record of system calls that seccomp refuses: they fail, and the log does not tell",
     "names of hosts: a name is held by the addresses that it had when it was last resolved",
 ];
 
@@ -80,9 +81,9 @@ pub(super) fn table(backend: Option<&'static str>, landlock_abi: i32) -> Vec<Gua
             None,
         ),
         row(
-            "every refusal is recorded",
+            "every refusal by a rule is recorded",
             &[verdicts, "cgroup programs", "sys_exit tracepoint", "ring buffer of its own"],
-            None,
+            Some("but for system calls that seccomp refuses"),
         ),
         row(
             "the trace: exec, exit, opens, connections",

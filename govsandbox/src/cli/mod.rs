@@ -1,6 +1,7 @@
 //! The command line: one file for each subcommand.
 
 pub mod audit;
+pub mod completions;
 pub mod doctor;
 pub mod policy;
 pub mod unload;
@@ -25,7 +26,9 @@ struct Cli {
 #[derive(Debug, clap::Subcommand)]
 enum Command {
     Audit(audit::AuditArgs),
+    Completions(completions::CompletionsArgs),
     Doctor(doctor::DoctorArgs),
+    Man(completions::ManArgs),
     Policy(policy::PolicyArgs),
     Unload(unload::UnloadArgs),
 }
@@ -43,7 +46,9 @@ pub fn main() -> ExitCode {
     let mut out = io::stdout().lock();
     let result = match &cli.command {
         Command::Audit(args) => args.run(&mut out),
+        Command::Completions(args) => args.run(&mut out),
         Command::Doctor(args) => args.run(&mut out),
+        Command::Man(args) => args.run(&mut out),
         Command::Policy(args) => args.run(&mut out),
         Command::Unload(args) => args.run(&mut out),
     };
