@@ -50,6 +50,9 @@ pub(super) fn follow(root: &Path, base: &[u8], given: &[u8], last: LastLink) -> 
     }
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let root = openat(CWD, root, flags, Mode::empty()).ok();
+    if let Some(path) = root.as_ref().and_then(|root| at_once(root, &path, given, last)) {
+        return Found { path, exists: true };
+    }
     let mut names: VecDeque<Vec<u8>> = split(given).collect();
     let mut is_there = root.is_some();
     let (mut links, mut looks) = (0, 0);
@@ -81,6 +84,25 @@ pub(super) fn follow(root: &Path, base: &[u8], given: &[u8], last: LastLink) -> 
         path.push(b'/');
     }
     Found { path, exists: is_there }
+}
+
+/// The same in one look: most paths have no links. `None`: this one has, or it can't be told so.
+fn at_once(root: &OwnedFd, base: &[u8], given: &[u8], last: LastLink) -> Option<Vec<u8>> {
+    let mut path = base.to_vec();
+    for name in given.split(|byte| *byte == b'/') {
+        // Where it leads depends on what stands before it.
+        if name == b".." {
+            return None;
+        }
+        push(&mut path, name);
+    }
+    match look(root, &path) {
+        Seen::Object => Some(path).filter(|path| !path.is_empty()),
+        Seen::Link(_) if last == LastLink::Keep && !given.ends_with(b"/") && !given.ends_with(b"/.") => {
+            Some(path)
+        }
+        Seen::Link(_) | Seen::Nothing => None,
+    }
 }
 
 fn split(path: &[u8]) -> impl Iterator<Item = Vec<u8>> {
@@ -178,6 +200,7 @@ mod tests {
             ("relative", LastLink::Follow, found("/secret/key", true)),
             ("relative", LastLink::Keep, found("/app/relative", true)),
             ("absolute/", LastLink::Keep, found("/secret", true)),
+            ("absolute/.", LastLink::Keep, found("/secret", true)),
             ("absolute/../app/file", LastLink::Follow, found("/app/file", true)),
             ("dangling", LastLink::Follow, found("/secret/later", false)),
         ] {
