@@ -19,4 +19,5 @@ mod signals;
 mod status;
 mod streams;
 mod terminal;
+mod unload;
 mod work;

@@ -8,6 +8,8 @@ use super::fanotify;
 pub(super) const LSM: &str = "lsm";
 pub(super) const FANOTIFY: &str = "fanotify";
 
+/// First Landlock ABI that refuses truncate(2).
+const TRUNCATE_ABI: i32 = 3;
 /// First Landlock ABI with scopes for signals and abstract unix sockets.
 const SCOPE_ABI: i32 = 6;
 
@@ -53,13 +55,14 @@ pub(super) fn table(backend: Option<&'static str>, landlock_abi: i32) -> Vec<Gua
             if by_hooks { &["BPF LSM hooks"] } else { &["read-only mounts", "fanotify verdicts"] },
             (!by_hooks).then_some("files that come into being during the run are held at their opens alone"),
         ),
-        row("files outside the allow-lists can't be written or read", &["Landlock"], None),
-        row("connections go only where the policy allows", &["cgroup programs", "seccomp"], None),
         row(
-            "processes outside can't be traced or signalled",
-            if is_scoped { &["pid namespace", "Landlock"] } else { &["pid namespace"] },
-            None,
+            "files outside the allow-lists can't be written or read",
+            &["Landlock"],
+            (landlock_abi < TRUNCATE_ABI)
+                .then_some("but truncate(2), which needs Landlock ABI 3: a kernel from 6.2 on"),
         ),
+        row("connections go only where the policy allows", &["cgroup programs", "seccomp"], None),
+        row("processes outside can't be traced or signalled", &["pid namespace", "Landlock"], None),
         row(
             "abstract unix sockets of processes outside can't be reached",
             if is_scoped { &["Landlock"] } else { &[] },

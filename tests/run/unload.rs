@@ -1,0 +1,58 @@
+//! `unload` takes everything away, and nothing from under the feet of a sandbox.
+
+use std::{process::Command, time::Duration};
+
+use crate::bed::{
+    TestBed, binary,
+    procs::{until, wait_with_output},
+    sh,
+};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+#[test]
+fn programs_stay_while_a_sandbox_is_alive() {
+    let bed = TestBed::new("unload-alive");
+    bed.file("secret", "CANARY");
+    let script = ": > started; while [ ! -e go ]; do sleep 0.05; done; cat secret || echo held";
+    let mut start = bed.start(&[&bed.deny(&["secret"])], sh(script));
+    let child = start.spawn();
+    let supervisor = child.id();
+    assert!(until(PATIENCE, || bed.project().join("started").exists()), "it does not start");
+
+    let unload = Command::new(binary()).arg("unload").output().unwrap();
+    let said = String::from_utf8(unload.stdout).unwrap();
+    assert_eq!(unload.status.code(), Some(1), "{said}");
+    assert!(said.contains(&format!("supervised by process {supervisor}")), "{said}");
+    assert!(said.contains("nothing was removed"), "{said}");
+
+    bed.file("go", "");
+    let run = start.read(wait_with_output(child, PATIENCE));
+    assert_eq!((run.status.code(), run.out().as_str()), (Some(0), "held\n"), "{run}");
+}
+
+/// Under a bpffs of the test's own, since other tests use that of the machine.
+#[test]
+fn nothing_is_left_when_no_sandbox_is_alive() {
+    let bed = TestBed::new("unload-all");
+    let start = bed.start(&[&bed.deny(&["secret"])], sh("echo ran"));
+    let script = "mount -t bpf bpf /sys/fs/bpf && \"$0\" \"$@\" && ls /sys/fs/bpf/govsandbox && \"$0\" unload && \
+                  test ! -e /sys/fs/bpf/govsandbox && \"$0\" unload && \"$0\" \"$@\"";
+    let mut shell = Command::new("unshare");
+    shell.args(["--mount", "/bin/sh", "-c", script]);
+    shell.arg(start.process.get_program()).args(start.process.get_args()).current_dir(bed.project());
+    for (name, value) in start.process.get_envs() {
+        shell.env(name, value.unwrap_or_default());
+    }
+    let output = shell.output().unwrap();
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{output:?}");
+    let lines: Vec<&str> = said.lines().filter(|line| !line.contains("/cgroup")).collect();
+    assert_eq!(lines.len(), 5, "{said}");
+    assert_eq!((lines[0], lines[3], lines[4]), ("ran", "nothing is loaded", "ran"), "{said}");
+    assert!(lines[1].starts_with('v'), "the programs are pinned: {said}");
+    assert!(
+        lines[2].starts_with("removed  /sys/fs/bpf/govsandbox/v") && lines[2].contains(" programs, "),
+        "{said}"
+    );
+}
