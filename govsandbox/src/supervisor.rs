@@ -1,1 +1,394 @@
-//! Not built yet.
+//! A run from policy to the last event: the one place that joins all stages.
+
+mod observe;
+mod resolve;
+mod session;
+
+use std::{
+    collections::BTreeMap,
+    ffi::OsString,
+    io,
+    os::unix::ffi::OsStrExt as _,
+    path::{Path, PathBuf},
+    sync::{Arc, mpsc},
+};
+
+use govsandbox_ebpf::abi::rule::SandboxConfig;
+use rustix::process::{PidfdFlags, getpid, pidfd_open};
+
+use self::{
+    observe::{Observed, Observer},
+    resolve::Resolver,
+    session::Session,
+};
+use crate::{
+    audit::{
+        self,
+        log::{AuditLog, Ownership},
+        recorder::{Recorder, RecorderOptions, Summary},
+    },
+    backend::{self, Kind, fanotify, lsm},
+    bpf::{
+        fill::{Contents, Sandbox},
+        load::{self, Loaded},
+    },
+    diagnostic::Status,
+    id::{RuleId, RuleIndex},
+    launch::{
+        self, LaunchError, LaunchPlan,
+        landlock::{LandlockLayer, LandlockPlan},
+        mount::MountPlan,
+        plan::CgroupPlan,
+        privilege::{Identity, Origin},
+        seccomp::SeccompPlan,
+    },
+    policy::{
+        self, Context, Sources, User,
+        compile::{Compiled, Layer, Mode, RootPolicy, RuleInfo},
+    },
+};
+
+/// `govsandbox run` as asked for.
+#[derive(Clone, Debug)]
+pub struct RunOptions {
+    /// `-p`.
+    pub policies: Vec<String>,
+    /// `--project`.
+    pub project: Option<PathBuf>,
+    /// `--mode`.
+    pub mode: Option<Mode>,
+    /// `--audit-log`.
+    pub audit_log: Option<PathBuf>,
+    /// `--tag`.
+    pub tags: BTreeMap<String, String>,
+    /// `--user`.
+    pub user: Option<String>,
+    /// `--quiet`.
+    pub quiet: bool,
+    /// The command and its arguments, at least one.
+    pub command: Vec<OsString>,
+}
+
+/// What only the supervisor can find wrong.
+#[derive(Debug, thiserror::Error, miette::Diagnostic)]
+enum RunError {
+    #[error("`run` needs root to set up the kernel's limits")]
+    #[diagnostic(help("sudo govsandbox run … (the command itself runs as you, without any privilege)"))]
+    NotRoot,
+    #[error("the command would run as root, and the policy says `process.root = \"refuse\"`")]
+    #[diagnostic(help("start through sudo as the user it should run as, or name one: --user NAME"))]
+    RootRefused,
+    #[error("descriptor {number} is {path}, which the policy does not let the command {verb}")]
+    #[diagnostic(help("redirect to a file that the policy allows, or through a pipe: `cat FILE | govsandbox run …`"))]
+    Redirected { number: i32, path: String, verb: &'static str },
+    #[error("cannot {what}")]
+    System { what: &'static str, source: io::Error },
+}
+
+fn system(what: &'static str) -> impl Fn(io::Error) -> RunError {
+    move |source| RunError::System { what, source }
+}
+
+/// Runs the command in a sandbox; its status, or one of [`Status`].
+///
+/// # Errors
+/// When the sandbox can't be set up: the command was not started.
+pub fn run(options: &RunOptions) -> miette::Result<u8> {
+    if !rustix::process::geteuid().is_root() {
+        return Err(RunError::NotRoot.into());
+    }
+    let env: Vec<(OsString, OsString)> = std::env::vars_os().collect();
+    let identity = Identity::resolve(options.user.as_deref(), &env)?;
+    let cwd = std::env::current_dir().map_err(system("tell the working directory"))?;
+    let (policy, automaton) = load_policy(options, &identity)?;
+    if identity.uid == 0 {
+        if policy.compiled.root == RootPolicy::Refuse {
+            return Err(RunError::RootRefused.into());
+        }
+        if identity.origin == Origin::PlainRoot && !options.quiet {
+            eprintln!("govsandbox: warning: the command runs as uid 0 without any capability; --user NAME names another");
+        }
+    }
+    let log = open_log(&policy.compiled, &identity)?;
+    let loaded = load::load()?;
+    if loaded.mounted_bpffs && !options.quiet {
+        eprintln!("govsandbox: bpffs was not mounted; it is now, at {}", crate::bpf::mount::BPFFS);
+    }
+    let choice = backend::choose(&loaded, policy.compiled.require)?;
+    let start = Start { options, identity, cwd, env, policy, automaton, loaded, kind: choice.kind };
+    start.run(log)
+}
+
+/// The policy of a run with govsandbox's own files in it.
+struct Policy {
+    compiled: Compiled,
+    /// What must not be changed from inside.
+    own_files: Vec<PathBuf>,
+    own_rule: RuleIndex,
+}
+
+fn load_policy(
+    options: &RunOptions,
+    identity: &Identity,
+) -> miette::Result<(Policy, Box<govsandbox_ebpf::abi::rule::Automaton>)> {
+    let user = User {
+        uid: identity.uid,
+        gid: identity.gid,
+        name: identity.name.clone(),
+        home_passwd: identity.home.clone(),
+    };
+    let command = options.command.first().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+    let sources = Sources {
+        policies: options.policies.clone(),
+        command_name: command,
+        context: Context::discover(&user, options.project.as_deref())?,
+        mode_override: options.mode,
+    };
+    let loaded = policy::load(&sources)?;
+    if !options.quiet {
+        for warning in loaded.warnings {
+            crate::diagnostic::report(&warning.into());
+        }
+    }
+    let mut compiled = loaded.compiled;
+    if let Some(path) = &options.audit_log {
+        compiled.audit_log = std::path::absolute(path).map_err(system("tell the audit log's folder"))?;
+    }
+    compiled.rules.push(RuleInfo { id: RuleId("builtin/own-files".to_owned()), layer: Layer::Builtin });
+    let own_rule = RuleIndex(u16::try_from(compiled.rules.len()).unwrap_or(u16::MAX));
+    let mut own_files = loaded.files;
+    own_files.push(compiled.audit_log.clone());
+    own_files.push(std::env::current_exe().map_err(system("tell where govsandbox itself lies"))?);
+    Ok((Policy { compiled, own_files, own_rule }, loaded.automaton))
+}
+
+/// Opens the log where the sandbox can't write.
+fn open_log(compiled: &Compiled, identity: &Identity) -> miette::Result<AuditLog> {
+    let writable: Vec<PathBuf> = match compiled.mode {
+        // Without Landlock only owner and mode bits count.
+        Mode::Audit => Vec::new(),
+        Mode::Enforce => {
+            compiled.paths.allow.iter().flat_map(|lists| &lists.write).map(|entry| entry.path.clone()).collect()
+        }
+    };
+    let subject = audit::Subject { uid: identity.uid, gids: &identity.groups, writable: &writable };
+    audit::check_location(&compiled.audit_log, &subject)?;
+    Ok(AuditLog::open(&compiled.audit_log, Some(Ownership { uid: 0, gid: identity.gid }))?)
+}
+
+/// Everything that is decided before anything is created.
+struct Start<'a> {
+    options: &'a RunOptions,
+    identity: Identity,
+    cwd: PathBuf,
+    env: Vec<(OsString, OsString)>,
+    policy: Policy,
+    automaton: Box<govsandbox_ebpf::abi::rule::Automaton>,
+    loaded: Loaded,
+    kind: Kind,
+}
+
+/// What the backend needs in the kernel, around the child and beside it.
+struct Layers {
+    kernel: lsm::Prepared,
+    mounts: MountPlan,
+    fanotify: Option<(launch::plan::FanotifyPlan, fanotify::PathRules)>,
+    seccomp: SeccompPlan,
+    not_held: Vec<String>,
+}
+
+impl Start<'_> {
+    fn run(self, log: AuditLog) -> miette::Result<u8> {
+        let compiled = &self.policy.compiled;
+        let enforce = compiled.mode == Mode::Enforce;
+        let layers = self.layers()?;
+        let mut resolver = Resolver::new(&compiled.egress, RuleIndex(0))?;
+        let config = SandboxConfig {
+            trace_opens: compiled.trace_opens as u8,
+            audit_mode: u8::from(!enforce),
+            trace_args: u8::from(compiled.trace_args),
+            path_hooks: u8::from(self.kind == Kind::Lsm),
+            ..SandboxConfig::default()
+        };
+        let automaton = (self.kind == Kind::Lsm).then_some(&*layers.kernel.automaton);
+        let tables = resolver.tables()?;
+        let contents = Contents { config, held: layers.kernel.held, automaton, egress: &tables };
+        let (sandbox, rings) = Sandbox::create(&self.loaded, contents)?;
+        let own = pidfd_open(getpid(), PidfdFlags::empty());
+        sandbox.mark_supervisor(std::os::fd::AsFd::as_fd(
+            &own.map_err(|errno| system("refer to this process")(errno.into()))?,
+        ))?;
+
+        let session = Session::new(&self.identity, compiled, sandbox.id, self.options);
+        let (plan, rules) = self.plan(layers.mounts, layers.fanotify, layers.seccomp, &session);
+        let mode = if enforce { fanotify::Mode::Enforce } else { fanotify::Mode::Audit };
+        let (refusals, refused) = mpsc::channel();
+        let mut verdicts = None;
+        let mut init_pid = 0;
+        let prepared = launch::spawn(&plan, |forked| {
+            init_pid = forked.init_pid;
+            if let Some(rules) = rules {
+                verdicts = Some(fanotify::Verdicts::start(forked, rules, mode, refusals)?);
+            }
+            Ok(())
+        });
+        let prepared = match prepared {
+            Ok(prepared) => prepared,
+            Err(error) => return give_up(error),
+        };
+        self.check_redirected(prepared.redirected())?;
+        let killer = prepared.cgroup_path().map(Path::to_owned);
+        let on_fatal: audit::recorder::OnFatal = Box::new(move |_| {
+            if let Some(cgroup) = &killer {
+                launch::cgroup::kill(cgroup);
+            }
+        });
+        let required = compiled.audit_required;
+        let recorder_options = RecorderOptions { required, on_fatal: Some(on_fatal), ..RecorderOptions::default() };
+        let recorder =
+            Recorder::spawn(log, session.fields.clone(), recorder_options).map_err(system("start the recorder"))?;
+        sandbox.mark(prepared.command())?;
+        recorder.record(session.start(&self.options.command, self.kind, layers.not_held));
+        let observed = Observed {
+            sandbox,
+            rings,
+            refused,
+            resolver,
+            compiled: Arc::new(policy::explain::with_links_followed(compiled)),
+            automaton: Arc::from(self.automaton),
+            root: PathBuf::from(format!("/proc/{init_pid}/root")),
+            recorder: recorder.handle(),
+        };
+        let observer = Observer::start(observed).map_err(system("start the thread that reads events"))?;
+
+        let ended = prepared.release().and_then(launch::Running::wait);
+        if let Some(verdicts) = verdicts {
+            let _ = verdicts.stop(); // its refusals are in the log already
+        }
+        observer.stop();
+        let fatal = recorder.is_fatal();
+        let status = match &ended {
+            Ok(ended) if !fatal => ended.status(),
+            Ok(_) => Status::Failure as u8,
+            Err(error) => error.status() as u8,
+        };
+        let summary = recorder.finish(Some(session.end(ended.as_ref().ok().copied(), status)));
+        self.summarize(&summary, fatal, &session);
+        match ended {
+            Ok(_) => Ok(status),
+            Err(error) => give_up(error),
+        }
+    }
+
+    fn layers(&self) -> miette::Result<Layers> {
+        let Policy { compiled, own_files, own_rule } = &self.policy;
+        match self.kind {
+            Kind::Lsm => Ok(Layers {
+                kernel: lsm::prepare(&compiled.paths, own_files, own_rule.0)?,
+                mounts: MountPlan::default(),
+                fanotify: None,
+                seccomp: SeccompPlan::HOOKS,
+                not_held: Vec::new(),
+            }),
+            Kind::Fanotify => {
+                let mode = match compiled.mode {
+                    Mode::Enforce => fanotify::Mode::Enforce,
+                    Mode::Audit => fanotify::Mode::Audit,
+                };
+                let setup = fanotify::prepare(fanotify::Input {
+                    paths: &compiled.paths,
+                    automaton: self.automaton.clone(),
+                    own_files: own_files.clone(),
+                    mode,
+                })
+                .map_err(system("find the files that the policy names"))?;
+                let kernel = lsm::Prepared { held: Vec::new(), automaton: self.automaton.clone() };
+                Ok(Layers {
+                    kernel,
+                    mounts: setup.mounts,
+                    fanotify: Some((setup.fanotify, setup.rules)),
+                    seccomp: SeccompPlan::FANOTIFY,
+                    not_held: setup.not_held,
+                })
+            }
+        }
+    }
+
+    fn plan(
+        &self,
+        mounts: MountPlan,
+        fanotify: Option<(launch::plan::FanotifyPlan, fanotify::PathRules)>,
+        seccomp: SeccompPlan,
+        session: &Session,
+    ) -> (LaunchPlan, Option<fanotify::PathRules>) {
+        let compiled = &self.policy.compiled;
+        let layers = match compiled.mode {
+            Mode::Audit => Vec::new(),
+            Mode::Enforce => compiled.paths.allow.iter().map(landlock_layer).collect(),
+        };
+        let (fanotify, rules) = fanotify.unzip();
+        let plan = LaunchPlan {
+            argv: self.options.command.clone(),
+            cwd: self.cwd.clone(),
+            env: self.identity.environment(&self.env),
+            identity: self.identity.clone(),
+            cgroup: CgroupPlan {
+                name: session.fields.session.0.clone(),
+                pids_max: compiled.pids_max,
+                memory_max_bytes: compiled.memory_max_bytes,
+            },
+            mounts,
+            landlock: LandlockPlan { layers },
+            seccomp,
+            fanotify,
+        };
+        (plan, rules)
+    }
+
+    /// A file that was opened outside, and that the policy would not have let the command open.
+    fn check_redirected(&self, files: &[launch::fd::RedirectedFile]) -> Result<(), RunError> {
+        use govsandbox_ebpf::decide::path::Operation;
+        let compiled = policy::explain::with_links_followed(&self.policy.compiled);
+        for file in files.iter().filter(|_| compiled.mode == Mode::Enforce) {
+            // What the caller's shell opened for writing is the caller's own choice; what is denied or protected is not.
+            let operation = if file.write { Operation::Change } else { Operation::Read };
+            let verdict = policy::explain::path(&compiled, &self.automaton, file.path.as_os_str().as_bytes(), operation);
+            let by_default = verdict.rule.as_ref().is_some_and(|rule| rule.id.0.starts_with("default/"));
+            if !verdict.allowed && !by_default {
+                let verb = if file.write { "write" } else { "read" };
+                return Err(RunError::Redirected { number: file.number, path: file.path.display().to_string(), verb });
+            }
+        }
+        Ok(())
+    }
+
+    fn summarize(&self, summary: &Summary, fatal: bool, session: &Session) {
+        if fatal {
+            eprintln!(
+                "govsandbox: the audit log {} could not be written and the policy requires it: the run was ended",
+                summary.log.display()
+            );
+        }
+        let denied = summary.denied();
+        if denied > 0 && !self.options.quiet {
+            let noun = if denied == 1 { "action was" } else { "actions were" };
+            eprintln!(
+                "govsandbox: {denied} {noun} denied; see: govsandbox audit show {} --outcome denied --log {}",
+                session.fields.session,
+                summary.log.display()
+            );
+        }
+    }
+}
+
+fn landlock_layer(lists: &policy::compile::AllowLists) -> LandlockLayer {
+    let paths = |entries: &[policy::compile::AllowedPath]| entries.iter().map(|entry| entry.path.clone()).collect();
+    LandlockLayer { read: paths(&lists.read), write: paths(&lists.write) }
+}
+
+/// Tells why the command did not start or was lost, with the status that a shell would give.
+fn give_up(error: LaunchError) -> miette::Result<u8> {
+    let status = error.status() as u8;
+    crate::diagnostic::report(&error.into());
+    Ok(status)
+}

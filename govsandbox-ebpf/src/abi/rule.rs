@@ -62,7 +62,8 @@ pub struct TagRule {
     pub hits: Hits,
     /// For the inode's own name only: a rule that would be got around if it were renamed or removed. 0: none.
     pub pinned: u16,
-    pub _pad: u16,
+    /// For the inode and everything below it: govsandbox's own files, never changed from inside, in any mode. 0: none.
+    pub own: u16,
 }
 const _: () = assert!(size_of::<TagRule>() == 8);
 

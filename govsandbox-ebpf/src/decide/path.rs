@@ -27,6 +27,16 @@ pub const fn decide_path(hits: Hits, operation: Operation) -> Decision {
     }
 }
 
+/// Decides by govsandbox's own files: readable, never changed. Holds in every mode.
+#[inline(always)]
+#[must_use]
+pub const fn decide_own(own: u16, operation: Operation) -> Decision {
+    match operation {
+        Operation::Change if own != 0 => Decision::deny(own),
+        Operation::Change | Operation::Read => Decision::ALLOW,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -60,6 +60,10 @@ pub static SANDBOXES: HashMap<u32, SandboxConfig, SANDBOXES_MAX> = HashMap::new(
 #[btf_map]
 pub static TAGS: InodeStorage<u32> = InodeStorage::new();
 
+/// The last tag that was given; the host counts under its lock.
+#[btf_map]
+pub static TAG_COUNTER: Array<u32, 1> = Array::new();
+
 /// Tag → what the rules say of it.
 #[btf_map]
 pub static TAG_RULES: HashMap<TagKey, TagRule, 262144, NO_PREALLOC> = HashMap::new();

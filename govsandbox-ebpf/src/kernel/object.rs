@@ -25,6 +25,8 @@ pub struct Matched {
     pub hits: Hits,
     /// A rule that holds the object's own name ([`TagRule::pinned`]).
     pub pinned: u16,
+    /// The rule of govsandbox's own files ([`TagRule::own`]).
+    pub own: u16,
     /// Everything above it was looked at.
     pub whole: bool,
 }
@@ -54,7 +56,7 @@ pub unsafe fn by_tags(sandbox_id: u32, dentry: *const u8) -> Matched {
     let mut ascent = Ascent { at: dentry, sandbox_id, whole: 0, found: TagRule::default() };
     // SAFETY: the callback's type is what the helper calls; the context outlives the loop.
     unsafe { bpf_loop(PATH_DEPTH_MAX as u32, ascent_step as *mut c_void, (&raw mut ascent).cast(), 0) };
-    Matched { hits: ascent.found.hits, pinned: ascent.found.pinned, whole: ascent.whole != 0 }
+    Matched { hits: ascent.found.hits, pinned: ascent.found.pinned, own: ascent.found.own, whole: ascent.whole != 0 }
 }
 
 struct Ascent {
@@ -89,13 +91,16 @@ unsafe extern "C" fn ascent_step(index: u64, ascent: *mut Ascent) -> i64 {
 
 /// Joins what a tag's rules say to what was found below.
 #[inline(always)]
-unsafe fn gather(ascent: *mut Ascent, tag: u32, own: bool) {
+unsafe fn gather(ascent: *mut Ascent, tag: u32, lowest: bool) {
     // SAFETY: the caller vouches for `ascent`; an entry is replaced whole.
     unsafe {
         let key = TagKey { sandbox_id: (*ascent).sandbox_id, tag };
         let Some(rule) = maps::TAG_RULES.get_ptr(&key) else { return };
         (*ascent).found.hits = (*ascent).found.hits.or((*rule).hits);
-        if own {
+        if (*rule).own != 0 {
+            (*ascent).found.own = (*rule).own;
+        }
+        if lowest {
             (*ascent).found.pinned = (*rule).pinned;
         }
     }

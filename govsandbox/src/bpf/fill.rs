@@ -1,1 +1,328 @@
-//! Fills the maps of one sandbox.
+//! Writes one sandbox into the kernel's maps, and takes it out again. The only writer.
+
+use std::{
+    collections::BTreeMap,
+    io,
+    os::fd::{AsFd, BorrowedFd},
+};
+
+use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, lpm_trie::Key};
+use govsandbox_ebpf::abi::{
+    event::RecordKind,
+    rule::{
+        Automaton, EgressKey, Loss, LossKey, PortTable, SandboxConfig, SyscallSpec, TagKey, TagRule, TaskMark,
+    },
+};
+use zerocopy::IntoBytes as _;
+
+use super::{
+    egress::Network,
+    load::{LoadError, Loaded, lock},
+    reader::Rings,
+    syscalls,
+    tag::{Held, TagError},
+};
+use crate::{id::SandboxId, sys};
+
+/// Sandbox ids are tried from the supervisor's pid on.
+const ID_TRIES: u32 = 1024;
+/// Kinds of records that can be lost.
+const KINDS: [RecordKind; 8] = [
+    RecordKind::Exec,
+    RecordKind::Exit,
+    RecordKind::Open,
+    RecordKind::Change,
+    RecordKind::Connect,
+    RecordKind::Send,
+    RecordKind::Fork,
+    RecordKind::Privilege,
+];
+
+/// The maps could not be filled.
+#[derive(Debug, thiserror::Error, miette::Diagnostic)]
+pub enum FillError {
+    /// The pins.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Load(#[from] LoadError),
+    /// A file that a rule names.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Tag(#[from] TagError),
+    /// One map.
+    #[error("cannot write the kernel map {map}")]
+    #[diagnostic(help(
+        "`govsandbox unload` removes what an earlier version left; a full map means too many sandboxes"
+    ))]
+    Map {
+        /// Its name.
+        map: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+    /// All ids are taken.
+    #[error("too many sandboxes are running")]
+    #[diagnostic(help("wait for one to end: `govsandbox doctor` lists what is loaded"))]
+    NoId,
+}
+
+/// What holds in one sandbox, as the kernel needs it.
+#[derive(Debug)]
+pub struct Contents<'a> {
+    /// How it is run; `supervisor_tgid` is filled in.
+    pub config: SandboxConfig,
+    /// Paths held by inode: those of the backend `lsm`.
+    pub held: Vec<Held>,
+    /// The path patterns.
+    pub automaton: Option<&'a Automaton>,
+    /// Egress.
+    pub egress: &'a BTreeMap<Network, PortTable>,
+}
+
+/// One sandbox's entries; dropped, they are gone, and whatever still bears its mark is refused everything.
+#[derive(Debug)]
+pub struct Sandbox {
+    /// Its id.
+    pub id: SandboxId,
+    maps: Maps,
+    tags: Vec<u32>,
+    networks: Vec<Network>,
+    /// Keeps the tagged inodes in memory, and their tags with them.
+    _held: Vec<Held>,
+}
+
+/// The maps that are written while a sandbox lives.
+#[derive(Debug)]
+struct Maps {
+    sandboxes: HashMap<MapData, u32, SandboxConfig>,
+    marks: MapData,
+    tag_rules: HashMap<MapData, TagKey, TagRule>,
+    automata: MapData,
+    egress: LpmTrie<MapData, EgressKey, PortTable>,
+    events: MapData,
+    denials: MapData,
+    losses: HashMap<MapData, LossKey, Loss>,
+}
+
+impl Sandbox {
+    /// Writes everything and makes the ring buffers.
+    ///
+    /// # Errors
+    /// [`FillError`]; nothing is left behind.
+    pub fn create(loaded: &Loaded, contents: Contents<'_>) -> Result<(Self, Rings), FillError> {
+        let _lock = lock()?;
+        let mut maps = Maps::open(loaded)?;
+        maps.forget_orphans();
+        let id = maps.free_id()?;
+        let mut syscalls: Array<_, SyscallSpec> = typed(loaded, "SYSCALLS", Map::Array)?;
+        for (number, spec) in syscalls::table() {
+            syscalls.set(number, spec, 0).map_err(map_error("SYSCALLS"))?;
+        }
+        let mut held = contents.held;
+        let mut sandbox = Self { id, maps, tags: Vec::new(), networks: Vec::new(), _held: Vec::new() };
+        super::tag::give(loaded, &mut held)?;
+        for object in &held {
+            let key = TagKey { sandbox_id: id.0, tag: object.tag };
+            let before = sandbox.maps.tag_rules.get(&key, 0).unwrap_or_default();
+            sandbox
+                .maps
+                .tag_rules
+                .insert(key, object.rule_joined(before), 0)
+                .map_err(map_error("TAG_RULES"))?;
+            sandbox.tags.push(object.tag);
+        }
+        sandbox._held = held;
+        let rings = sandbox.make_rings(contents.automaton)?;
+        sandbox.set_egress(contents.egress)?;
+        // Last: from here on the sandbox exists.
+        let config = SandboxConfig { supervisor_tgid: std::process::id(), ..contents.config };
+        sandbox.maps.sandboxes.insert(id.0, config, 0).map_err(map_error("SANDBOXES"))?;
+        Ok((sandbox, rings))
+    }
+
+    fn make_rings(&mut self, automaton: Option<&Automaton>) -> Result<Rings, FillError> {
+        let raw = |map| move |source| FillError::Map { map, source };
+        if let Some(automaton) = automaton {
+            let inner =
+                sys::bpf::create_array_of_one(size_of::<Automaton>() as u32).map_err(raw("AUTOMATA"))?;
+            sys::bpf::map_update(inner.as_fd(), &0_u32.to_ne_bytes(), automaton.as_bytes())
+                .map_err(raw("AUTOMATA"))?;
+            sys::bpf::insert_inner(self.maps.automata.fd().as_fd(), self.id.0, inner)
+                .map_err(raw("AUTOMATA"))?;
+        }
+        for kind in KINDS {
+            let key = LossKey { sandbox_id: self.id.0, kind: kind as u32 };
+            self.maps.losses.insert(key, Loss::default(), 0).map_err(map_error("LOSSES"))?;
+        }
+        let rings = Rings::create().map_err(raw("EVENTS"))?;
+        sys::bpf::insert_inner(self.maps.events.fd().as_fd(), self.id.0, rings.events())
+            .map_err(raw("EVENTS"))?;
+        sys::bpf::insert_inner(self.maps.denials.fd().as_fd(), self.id.0, rings.denials())
+            .map_err(raw("DENIALS"))?;
+        Ok(rings)
+    }
+
+    /// Replaces the networks: new ones first, so that what stays allowed is never refused in between.
+    ///
+    /// # Errors
+    /// [`FillError::Map`]; then the old ones hold, and what was new is there too.
+    pub fn set_egress(&mut self, tables: &BTreeMap<Network, PortTable>) -> Result<(), FillError> {
+        for (network, table) in tables {
+            self.maps.egress.insert(&self.key(*network), table, 0).map_err(map_error("EGRESS"))?;
+            if !self.networks.contains(network) {
+                self.networks.push(*network);
+            }
+        }
+        let gone: Vec<Network> =
+            self.networks.iter().copied().filter(|network| !tables.contains_key(network)).collect();
+        for network in gone {
+            self.maps.egress.remove(&self.key(network)).map_err(map_error("EGRESS"))?;
+            self.networks.retain(|kept| *kept != network);
+        }
+        Ok(())
+    }
+
+    fn key(&self, network: Network) -> Key<EgressKey> {
+        let sandbox_id_be = self.id.0.to_be_bytes();
+        Key::new(32 + u32::from(network.bits), EgressKey { sandbox_id_be, address: network.address })
+    }
+
+    /// Marks a process as a member: one thread, stopped before the command's first instruction.
+    ///
+    /// # Errors
+    /// [`FillError::Map`].
+    pub fn mark(&self, command: BorrowedFd<'_>) -> Result<(), FillError> {
+        self.write_mark(command, TaskMark { sandbox_id: self.id.0, ..TaskMark::default() })
+    }
+
+    /// Ties the sandbox to this process: when it ends the kernel refuses everything in the sandbox.
+    ///
+    /// # Errors
+    /// [`FillError::Map`].
+    pub fn mark_supervisor(&self, supervisor: BorrowedFd<'_>) -> Result<(), FillError> {
+        self.write_mark(supervisor, TaskMark { supervises: self.id.0, ..TaskMark::default() })
+    }
+
+    fn write_mark(&self, task: BorrowedFd<'_>, mark: TaskMark) -> Result<(), FillError> {
+        use std::os::fd::AsRawFd as _;
+        let key = task.as_raw_fd().to_ne_bytes();
+        let mut value = [0_u8; size_of::<TaskMark>()];
+        for (bytes, word) in value.chunks_exact_mut(4).zip([mark.sandbox_id, mark.refused, mark.supervises]) {
+            bytes.copy_from_slice(&word.to_ne_bytes());
+        }
+        sys::bpf::map_update(self.maps.marks.fd().as_fd(), &key, &value)
+            .map_err(|source| FillError::Map { map: "MARKS", source })
+    }
+
+    /// Records that found no room since the start, by kind.
+    #[must_use]
+    pub fn losses(&self) -> Vec<(RecordKind, Loss)> {
+        let loss = |kind: RecordKind| {
+            let key = LossKey { sandbox_id: self.id.0, kind: kind as u32 };
+            self.maps.losses.get(&key, 0).ok().map(|loss| (kind, loss))
+        };
+        KINDS.into_iter().filter_map(loss).collect()
+    }
+}
+
+impl Drop for Sandbox {
+    fn drop(&mut self) {
+        let id = self.id.0;
+        let networks: Vec<_> = self.networks.iter().map(|network| self.key(*network)).collect();
+        for key in networks {
+            self.maps.egress.remove(&key).ok(); // what can't be removed is refused: the sandbox is gone from the list
+        }
+        self.maps.forget(id, &self.tags);
+    }
+}
+
+impl Maps {
+    fn open(loaded: &Loaded) -> Result<Self, FillError> {
+        Ok(Self {
+            sandboxes: typed(loaded, "SANDBOXES", Map::HashMap)?,
+            marks: loaded.map("MARKS")?,
+            tag_rules: typed(loaded, "TAG_RULES", Map::HashMap)?,
+            automata: loaded.map("AUTOMATA")?,
+            egress: typed(loaded, "EGRESS", Map::LpmTrie)?,
+            events: loaded.map("EVENTS")?,
+            denials: loaded.map("DENIALS")?,
+            losses: typed(loaded, "LOSSES", Map::HashMap)?,
+        })
+    }
+
+    fn free_id(&self) -> Result<SandboxId, FillError> {
+        let first = std::process::id();
+        let mut ids = (0..ID_TRIES).map(|more| first.wrapping_add(more << 22)).filter(|id| *id != 0);
+        ids.find(|id| self.sandboxes.get(id, 0).is_err()).map(SandboxId).ok_or(FillError::NoId)
+    }
+
+    /// Removes what supervisors left that were killed. The kernel itself has seen them end, whatever their pid namespace.
+    fn forget_orphans(&mut self) {
+        let dead: Vec<u32> = self
+            .sandboxes
+            .iter()
+            .flatten()
+            .filter(|(_, config)| config.orphaned != 0)
+            .map(|(id, _)| id)
+            .collect();
+        for id in dead {
+            let tags: Vec<u32> = self
+                .tag_rules
+                .keys()
+                .flatten()
+                .filter(|key| key.sandbox_id == id)
+                .map(|key| key.tag)
+                .collect();
+            let networks: Vec<Key<EgressKey>> = self
+                .egress
+                .keys()
+                .flatten()
+                .filter(|key| key.data().sandbox_id_be == id.to_be_bytes())
+                .collect();
+            for key in networks {
+                self.egress.remove(&key).ok(); // as in `Sandbox::drop`
+            }
+            self.forget(id, &tags);
+        }
+    }
+
+    /// Takes a sandbox out. Its entry goes first: a task that still bears the mark is refused everything from then on.
+    fn forget(&mut self, id: u32, tags: &[u32]) {
+        self.sandboxes.remove(&id).ok(); // each of these may be gone already
+        for tag in tags {
+            self.tag_rules.remove(&TagKey { sandbox_id: id, tag: *tag }).ok();
+        }
+        for kind in KINDS {
+            self.losses.remove(&LossKey { sandbox_id: id, kind: kind as u32 }).ok();
+        }
+        for map in [&self.automata, &self.events, &self.denials] {
+            sys::bpf::map_delete(map.fd().as_fd(), &id.to_ne_bytes()).ok();
+        }
+    }
+}
+
+/// Sandboxes that are alive: their ids and their supervisors' thread-group ids.
+///
+/// # Errors
+/// When the pins can't be opened.
+pub fn alive(loaded: &Loaded) -> Result<Vec<(SandboxId, u32)>, FillError> {
+    let sandboxes: HashMap<_, u32, SandboxConfig> = typed(loaded, "SANDBOXES", Map::HashMap)?;
+    let entries = sandboxes.iter().flatten().filter(|(_, config)| config.orphaned == 0);
+    Ok(entries.map(|(id, config)| (SandboxId(id), config.supervisor_tgid)).collect())
+}
+
+/// A pinned map as aya's type for it.
+pub(super) fn typed<M>(
+    loaded: &Loaded,
+    name: &'static str,
+    kind: impl Fn(MapData) -> Map,
+) -> Result<M, FillError>
+where
+    M: TryFrom<Map, Error = MapError>,
+{
+    M::try_from(kind(loaded.map(name)?)).map_err(map_error(name))
+}
+
+pub(super) fn map_error(map: &'static str) -> impl Fn(MapError) -> FillError {
+    move |error| FillError::Map { map, source: io::Error::other(error) }
+}

@@ -162,7 +162,10 @@ fn object_id() -> String {
     Sha256::digest(OBJECT).iter().take(6).map(|byte| format!("{byte:02x}")).collect()
 }
 
+<<<<<<< HEAD
 /// Held by who loads or unloads.
+=======
+>>>>>>> 6615084 (wip)
 pub(super) fn lock() -> Result<File, LoadError> {
     let path = Path::new("/run/govsandbox/bpf.lock");
     let taken = path.parent().map_or(Ok(()), std::fs::create_dir_all).and_then(|()| {
@@ -206,6 +209,25 @@ impl Loaded {
             path: path.display().to_string(),
             source: io::Error::other(error),
         })
+    }
+
+    /// Remembers something that is true of these programs on this kernel, as long as they are loaded.
+    ///
+    /// # Errors
+    /// When bpffs can't be written.
+    pub fn remember(&self, fact: &str) -> Result<(), LoadError> {
+        let path = self.folder.join(fact);
+        let pinned = self.map("SYSCALLS")?.pin(&path);
+        pinned.map_err(|error| LoadError::Pin {
+            path: path.display().to_string(),
+            source: io::Error::other(error),
+        })
+    }
+
+    /// Was it remembered?
+    #[must_use]
+    pub fn remembers(&self, fact: &str) -> bool {
+        self.folder.join(fact).exists()
     }
 
     fn map_path(&self, name: &str) -> PathBuf {

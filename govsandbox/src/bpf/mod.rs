@@ -1,10 +1,16 @@
 //! The kernel programs from the host's side: loading them, filling their maps, reading their records.
 
 pub mod btf;
+pub mod egress;
 pub mod fill;
 pub mod load;
 pub mod mount;
 pub mod offsets;
 pub mod probe;
 pub mod reader;
+<<<<<<< HEAD
 pub mod unload;
+=======
+pub mod syscalls;
+pub mod tag;
+>>>>>>> 6615084 (wip)

@@ -5,7 +5,7 @@ use govsandbox_ebpf::{
     abi::event::{FLAG_TARGET_FIRST, RecordAction, RecordKind},
     decide::{
         Decision,
-        path::{Operation, decide_path},
+        path::{Operation, decide_own, decide_path},
     },
 };
 
@@ -129,7 +129,7 @@ unsafe fn judge<C: EbpfContext>(
     // SAFETY: the scratch is this task's; the names are the hook's.
     unsafe {
         let written = walk::write_path(scratch, 0, name.location);
-        let decision = weigh(subject, scratch, name, written);
+        let (decision, always) = weigh(subject, scratch, name, written);
         if decision.allow {
             return 0;
         }
@@ -142,15 +142,15 @@ unsafe fn judge<C: EbpfContext>(
             (*record).second_len = walk::write_path(scratch, written.length, other.location).length;
             (*record).flags = flags;
         }
-        let refuse = conclude(subject, decision, record);
+        let refuse = conclude(subject, decision, always, record);
         emit::with_text(ctx, scratch);
         if refuse { answer(EPERM) } else { 0 }
     }
 }
 
-/// Decides on one object whose path stands at the text's beginning.
+/// Decides on one object whose path stands at the text's beginning; `true`: holds in audit mode too.
 #[inline(always)]
-unsafe fn weigh(subject: &Subject, scratch: *mut Scratch, name: Name, written: Written) -> Decision {
+unsafe fn weigh(subject: &Subject, scratch: *mut Scratch, name: Name, written: Written) -> (Decision, bool) {
     // SAFETY: as in `judge`.
     let (tags, by_path) = unsafe {
         (
@@ -158,11 +158,16 @@ unsafe fn weigh(subject: &Subject, scratch: *mut Scratch, name: Name, written: W
             object::by_path(subject.sandbox_id, scratch, 0, written.length),
         )
     };
-    if !tags.whole || !written.whole {
+    let own = decide_own(tags.own, Operation::Change);
+    if !own.allow {
+        return (own, true);
+    }
+    let decision = if !tags.whole || !written.whole {
         Decision::DENY_DEFAULT
     } else if name.leaves && tags.pinned != 0 {
         Decision::deny(tags.pinned)
     } else {
         decide_path(tags.hits.or(by_path), Operation::Change)
-    }
+    };
+    (decision, false)
 }

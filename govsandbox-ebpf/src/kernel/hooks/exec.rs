@@ -1,12 +1,13 @@
 //! A new program image.
 
 use aya_ebpf::{
-    helpers::generated::bpf_probe_read_user, macros::btf_tracepoint, programs::BtfTracePointContext,
+    helpers::generated::{bpf_probe_read_user, bpf_send_signal}, macros::btf_tracepoint, programs::BtfTracePointContext,
 };
 use govsandbox_ebpf::abi::event::{ARGV_BYTES_MAX, FLAG_ARGV_CUT, FLAG_PATH_CUT, RecordKind};
 
+use super::SIGKILL;
 use crate::kernel::{
-    emit, object,
+    emit, maps, object,
     offsets::{self, typed},
     subject,
     walk::{self, Location},
@@ -17,6 +18,14 @@ use crate::kernel::{
 #[btf_tracepoint(function = "sched_process_exec")]
 pub fn process_exec(ctx: BtfTracePointContext) -> i32 {
     let Some(subject) = subject::current() else { return 0 };
+    // The command itself was marked by the host, which may not know its id as the kernel has it.
+    // SAFETY: the subject's task is trusted.
+    let tgid: u32 = unsafe { typed(subject.as_bytes(), &offsets::TASK_TGID) };
+    if maps::MEMBERS.insert(&tgid, &subject.sandbox_id, 0).is_err() {
+        // SAFETY: no pointers.
+        unsafe { bpf_send_signal(SIGKILL) };
+        return 0;
+    }
     let scratch = subject.scratch();
     if scratch.is_null() {
         emit::count_loss(subject.sandbox_id, RecordKind::Exec as u32, 0);
@@ -56,7 +65,7 @@ pub fn process_exec(ctx: BtfTracePointContext) -> i32 {
 
 /// Copies argv, NUL-separated, behind the two paths.
 #[inline(always)]
-unsafe fn write_argv(subject: &subject::Subject, scratch: *mut crate::kernel::maps::Scratch, at: u32) {
+unsafe fn write_argv(subject: &subject::Subject, scratch: *mut maps::Scratch, at: u32) {
     // SAFETY: offsets are of the types that are read; the room behind the masked offset holds `ARGV_BYTES_MAX` bytes.
     unsafe {
         let record = &raw mut (*scratch).record;

@@ -17,6 +17,8 @@ use super::subject::Subject;
 /// The errno of every refusal by a hook, as fanotify and the cgroup programs answer too.
 const EPERM: i32 = 1;
 const ENOMEM: i32 = 12;
+/// Ends what can't be kept track of.
+const SIGKILL: u32 = 9;
 
 /// What an LSM program returns to refuse. The number passes through an instruction of its own, so that no arithmetic on a
 /// condition replaces it: the verifier wants to see an errno.
@@ -28,13 +30,14 @@ fn answer(errno: i32) -> i32 {
     number as i32
 }
 
-/// What a decision comes to in this sandbox: writes it into the record and says whether to refuse.
+/// What a decision comes to in this sandbox: writes it into the record and says whether to refuse. `always`: in audit mode
+/// too.
 ///
 /// # Safety
 /// `record` points to one.
 #[inline(always)]
-unsafe fn conclude(subject: &Subject, decision: Decision, record: *mut EventRecord) -> bool {
-    let refuse = !decision.allow && subject.config.audit_mode == 0;
+unsafe fn conclude(subject: &Subject, decision: Decision, always: bool, record: *mut EventRecord) -> bool {
+    let refuse = !decision.allow && (always || subject.config.audit_mode == 0);
     let outcome = match (decision.allow, refuse) {
         (true, _) => RecordOutcome::Allowed,
         (false, true) => RecordOutcome::Denied,

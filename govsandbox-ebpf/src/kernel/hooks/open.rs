@@ -8,7 +8,7 @@ use govsandbox_ebpf::{
     },
     decide::{
         Decision,
-        path::{Operation, decide_path},
+        path::{Operation, decide_own, decide_path},
     },
 };
 
@@ -81,9 +81,15 @@ unsafe fn judge<C: EbpfContext>(ctx: &C, subject: &Subject, file: *const u8) -> 
         }
         let operation =
             if (*record).action == RecordAction::Write as u8 { Operation::Change } else { Operation::Read };
-        let decision =
-            if tags.whole && written.whole { decide_path(hits, operation) } else { Decision::DENY_DEFAULT };
-        let refuse = conclude(subject, decision, record);
+        let own = decide_own(tags.own, operation);
+        let decision = if !own.allow {
+            own
+        } else if tags.whole && written.whole {
+            decide_path(hits, operation)
+        } else {
+            Decision::DENY_DEFAULT
+        };
+        let refuse = conclude(subject, decision, !own.allow, record);
         if wanted(subject, record) {
             emit::with_text(ctx, scratch);
         }

@@ -9,14 +9,12 @@ use aya_ebpf::{
 };
 use govsandbox_ebpf::abi::event::{EventRecord, RecordKind};
 
-use super::{ENOMEM, answer};
+use super::{ENOMEM, SIGKILL, answer};
 use crate::kernel::{
     emit, maps,
     offsets::{self, typed},
     subject,
 };
-
-const SIGKILL: u32 = 9;
 
 /// `task_alloc(struct task_struct *task, unsigned long clone_flags)`: a child without the mark must not be.
 #[lsm(hook = "task_alloc")]

@@ -1,0 +1,198 @@
+//! Verdicts by BPF LSM programs: paths become tags on inodes and one automaton.
+
+use std::{
+    collections::BTreeMap,
+    fs::File,
+    io::{self, Write as _},
+    os::fd::AsFd as _,
+    path::{Path, PathBuf},
+};
+
+use govsandbox_ebpf::abi::rule::{Automaton, Hits, SandboxConfig, TagRule};
+use rustix::process::{WaitOptions, waitpid};
+
+use crate::{
+    bpf::{
+        fill::{Contents, FillError, Sandbox},
+        load::Loaded,
+        tag::{self, Held, TagError},
+    },
+    id::RuleIndex,
+    policy::{
+        automaton::{self, AutomatonError},
+        compile::{GlobRule, LiteralRule, PathEffect, PathPlan},
+    },
+    sys::{clone, mountinfo},
+};
+
+/// Why LSM programs do not hold here.
+#[derive(Debug, thiserror::Error)]
+pub enum ProbeError {
+    /// The kernel did not take them.
+    #[error("this kernel takes no LSM programs ({0})")]
+    NotLoaded(String),
+    /// It took them and does not call them.
+    #[error("LSM programs load but are never called: `bpf` is not in the kernel's lsm= list")]
+    NotCalled,
+    /// They refuse what no rule is about.
+    #[error("LSM programs refuse a file that no rule names")]
+    RefusesAll,
+    /// The trial itself.
+    #[error("cannot try: {0}")]
+    Trial(String),
+}
+
+/// What the kernel is to hold.
+#[derive(Debug)]
+pub struct Prepared {
+    /// For [`Contents::held`].
+    pub held: Vec<Held>,
+    /// For [`Contents::automaton`].
+    pub automaton: Box<Automaton>,
+}
+
+/// The rules can't be turned into what the kernel holds.
+#[derive(Debug, thiserror::Error, miette::Diagnostic)]
+pub enum PrepareError {
+    /// A named path.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Tag(#[from] TagError),
+    /// The patterns.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Automaton(#[from] AutomatonError),
+    /// The mounts.
+    #[error("cannot read /proc/self/mountinfo")]
+    #[diagnostic(help("mount /proc"))]
+    Mountinfo(#[source] io::Error),
+}
+
+/// Finds what exists and holds it by inode; what does not exist yet becomes a pattern, its nearest folder is pinned.
+///
+/// # Errors
+/// [`PrepareError`].
+pub fn prepare(paths: &PathPlan, own_files: &[PathBuf], own_rule: u16) -> Result<Prepared, PrepareError> {
+    let mounts = mountinfo::read(Path::new("/proc/self/mountinfo")).map_err(PrepareError::Mountinfo)?;
+    let points: Vec<PathBuf> = mounts.into_iter().map(|mount| mount.point).collect();
+    let mut held = Vec::new();
+    let mut globs = paths.globs.clone();
+    for literal in &paths.literals {
+        let LiteralRule { path, effect, rule } = literal;
+        match path.canonicalize() {
+            Ok(_) => {
+                let hits = match effect {
+                    PathEffect::Deny => Hits { deny: rule.0, protect: 0 },
+                    PathEffect::Protect => Hits { deny: 0, protect: rule.0 },
+                };
+                held.extend(tag::hold(path, TagRule { hits, pinned: 0, own: 0 }, rule.0, &points)?);
+            }
+            Err(_) => {
+                let (folder, pattern) = place_of(path);
+                held.extend(tag::hold_place(&folder, rule.0)?);
+                globs.push(GlobRule { pattern, effect: *effect, rule: RuleIndex(rule.0) });
+            }
+        }
+    }
+    for path in own_files.iter().filter(|path| path.exists()) {
+        held.extend(tag::hold(
+            path,
+            TagRule { hits: Hits::NONE, pinned: 0, own: own_rule },
+            own_rule,
+            &points,
+        )?);
+    }
+    Ok(Prepared { held, automaton: automaton::build(&globs)? })
+}
+
+/// The nearest folder that exists, symlinks followed, and a pattern for the names below it.
+fn place_of(path: &Path) -> (PathBuf, Vec<u8>) {
+    use std::os::unix::ffi::OsStrExt as _;
+    for ancestor in path.ancestors().skip(1) {
+        if let (Ok(folder), Ok(rest)) = (ancestor.canonicalize(), path.strip_prefix(ancestor)) {
+            let mut pattern = Vec::new();
+            for byte in folder.join(rest).as_os_str().as_bytes() {
+                if b"*?[]{}\\".contains(byte) {
+                    pattern.push(b'\\');
+                }
+                pattern.push(*byte);
+            }
+            return (folder, pattern);
+        }
+    }
+    (PathBuf::from("/"), path.as_os_str().as_bytes().to_vec())
+}
+
+/// Marks a child of this process, lets it open a file that a rule denies and one that none does, and sees what it gets.
+///
+/// # Errors
+/// [`ProbeError`] says why the hooks do not hold here.
+pub fn probe(loaded: &Loaded) -> Result<(), ProbeError> {
+    if !loaded.has_lsm() {
+        let reason =
+            loaded.left_out.get("file_open").map_or("they were left out when loading", String::as_str);
+        return Err(ProbeError::NotLoaded(reason.to_owned()));
+    }
+    let trial = |error: io::Error| ProbeError::Trial(error.to_string());
+    let folder = PathBuf::from(format!("/run/govsandbox/probe-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).map_err(trial)?;
+    let seen = open_two_files(loaded, &folder);
+    std::fs::remove_dir_all(&folder).map_err(trial)?;
+    match seen.map_err(|error| ProbeError::Trial(error.to_string()))? {
+        DENIED_ONLY => Ok(()),
+        BOTH_OPEN => Err(ProbeError::NotCalled),
+        _ => Err(ProbeError::RefusesAll),
+    }
+}
+
+/// Exit statuses of the child that tries.
+const DENIED_ONLY: i32 = 0;
+const BOTH_OPEN: i32 = 1;
+const ALLOWED_REFUSED: i32 = 2;
+
+fn open_two_files(loaded: &Loaded, folder: &Path) -> Result<i32, FillError> {
+    let raw = |source| FillError::Map { map: "TAGS", source };
+    let (denied, allowed) = (folder.join("denied"), folder.join("allowed"));
+    for path in [&denied, &allowed] {
+        std::fs::write(path, "").map_err(raw)?;
+    }
+    let rule = TagRule { hits: Hits { deny: 1, protect: 0 }, pinned: 0, own: 0 };
+    let held = Held::open(&denied, rule).map_err(FillError::from)?.into_iter().collect();
+    let config = SandboxConfig { path_hooks: 1, ..SandboxConfig::default() };
+    let contents = Contents { config, held, automaton: None, egress: &BTreeMap::new() };
+    let (sandbox, _rings) = Sandbox::create(loaded, contents)?;
+    let (wait, mut go) = io::pipe().map_err(raw)?;
+    let child = clone::fork(clone::Descriptors::All, move || {
+        let mut wait = wait;
+        let mut byte = [0];
+        if io::Read::read_exact(&mut wait, &mut byte).is_err() {
+            return ALLOWED_REFUSED;
+        }
+        match (File::open(&denied), File::open(&allowed)) {
+            (Err(_), Ok(_)) => DENIED_ONLY,
+            (Ok(_), Ok(_)) => BOTH_OPEN,
+            (_, Err(_)) => ALLOWED_REFUSED,
+        }
+    })
+    .map_err(raw)?;
+    let marked = sandbox.mark(child.pidfd.as_fd());
+    if marked.is_ok() {
+        go.write_all(&[1]).map_err(raw)?;
+    }
+    drop(go);
+    let status = waitpid(Some(child.pid), WaitOptions::empty()).map_err(|errno| raw(errno.into()))?;
+    marked?;
+    Ok(status.and_then(|(_, status)| status.exit_status()).unwrap_or(ALLOWED_REFUSED))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_path_becomes_a_pattern_below_the_nearest_folder() {
+        let (folder, pattern) = place_of(Path::new("/proc/self/no*such/deep"));
+        assert_eq!(folder, Path::new("/proc").join(std::process::id().to_string()));
+        assert_eq!(pattern, format!("/proc/{}/no\\*such/deep", std::process::id()).into_bytes());
+    }
+}

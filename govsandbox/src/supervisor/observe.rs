@@ -1,0 +1,221 @@
+//! The thread that turns records into events, and keeps names and losses up to date.
+
+use std::{
+    io,
+    os::fd::{AsFd as _, OwnedFd},
+    path::PathBuf,
+    sync::{Arc, mpsc::Receiver},
+    thread::JoinHandle,
+    time::{Duration, Instant},
+};
+
+use govsandbox_ebpf::abi::{
+    event::{EventRecord, RecordAction, RecordKind, RecordOutcome},
+    rule::{Automaton, Loss},
+};
+use rustix::event::{EventfdFlags, eventfd};
+
+use super::resolve::Resolver;
+use crate::{
+    audit::recorder::RecorderHandle,
+    backend::fanotify::Refusal,
+    bpf::{
+        fill::Sandbox,
+        reader::{Rings, Woken},
+    },
+    event::{
+        clock,
+        decode::Decoder,
+        model::{Event, Kind},
+    },
+    policy::compile::Compiled,
+};
+
+/// How often losses are looked at, and refusals that no record follows.
+const TICK_MS: u32 = 100;
+/// How long a name's addresses are taken for true.
+const NAMES_KEPT: Duration = Duration::from_secs(60);
+/// How long the end waits for records that are still being written.
+const LAST_RECORDS: Duration = Duration::from_millis(20);
+
+/// What the thread works on.
+pub(super) struct Observed {
+    pub(super) sandbox: Sandbox,
+    pub(super) rings: Rings,
+    pub(super) refused: Receiver<Refusal>,
+    pub(super) resolver: Resolver,
+    pub(super) compiled: Arc<Compiled>,
+    pub(super) automaton: Arc<Automaton>,
+    pub(super) root: PathBuf,
+    pub(super) recorder: RecorderHandle,
+}
+
+/// The running thread.
+pub(super) struct Observer {
+    thread: JoinHandle<()>,
+    stop: OwnedFd,
+}
+
+impl Observer {
+    pub(super) fn start(observed: Observed) -> io::Result<Self> {
+        let stop = eventfd(0, EventfdFlags::CLOEXEC)?;
+        let stopped = stop.try_clone()?;
+        let thread = std::thread::Builder::new().name("observer".to_owned()).spawn(move || {
+            let decoder = Decoder::new(
+                Arc::clone(&observed.compiled),
+                Arc::clone(&observed.automaton),
+                observed.root.clone(),
+            );
+            Work { observed, decoder, reported: Vec::new() }.run(&stopped);
+        })?;
+        Ok(Self { thread, stop })
+    }
+
+    /// Ends it once the sandbox is gone and everything that was written has been read.
+    pub(super) fn stop(self) {
+        rustix::io::write(&self.stop, &1_u64.to_ne_bytes()).ok(); // an eventfd takes 1
+        if self.thread.join().is_err() {
+            eprintln!("govsandbox: the thread that reads events failed; the log is not complete");
+        }
+    }
+}
+
+struct Work {
+    observed: Observed,
+    decoder: Decoder,
+    /// Losses that are in the log already, by kind.
+    reported: Vec<(RecordKind, u64)>,
+}
+
+impl Work {
+    fn run(&mut self, stop: &OwnedFd) {
+        let mut names_due = Instant::now();
+        let mut losses_due = Instant::now();
+        loop {
+            let woken = self.observed.rings.wait(stop.as_fd(), TICK_MS);
+            while self.read() {}
+            let now = Instant::now();
+            if now >= losses_due {
+                self.report_losses();
+                losses_due = now + Duration::from_secs(1);
+            }
+            if self.observed.resolver.has_names() && now >= names_due {
+                self.refresh_names();
+                names_due = now + NAMES_KEPT;
+            }
+            match woken {
+                Ok(Woken::Other) => break,
+                Ok(Woken::Records | Woken::Timeout) => {}
+                Err(error) => {
+                    tracing::error!(%error, "cannot wait for records");
+                    break;
+                }
+            }
+        }
+        // A process that was killed may still be on its way out on another processor.
+        std::thread::sleep(LAST_RECORDS);
+        while self.read() {}
+        self.report_losses();
+    }
+
+    /// `true`: there may be more.
+    fn read(&mut self) -> bool {
+        let Observed { rings, refused, recorder, .. } = &mut self.observed;
+        let decoder = &mut self.decoder;
+        rings.drain(|record| {
+            // A refusal is handed over before the open goes on, so before the record of that syscall's end is there.
+            for refusal in refused.try_iter() {
+                recorder.record(decoder.refusal(&as_record(&refusal), &refusal.path));
+            }
+            match decoder.record(record) {
+                Ok(Some(event)) => recorder.record(event),
+                Ok(None) => {}
+                Err(error) => {
+                    let now = jiff::Timestamp::now();
+                    recorder.record(Event::gap(now, Kind::AuditGap, 1, (now, now), error.to_string()));
+                }
+            }
+        })
+    }
+
+    fn report_losses(&mut self) {
+        for refusal in self.observed.refused.try_iter() {
+            self.observed.recorder.record(self.decoder.refusal(&as_record(&refusal), &refusal.path));
+        }
+        for (kind, loss) in self.observed.sandbox.losses() {
+            let known = self.reported.iter().find(|(known, _)| *known == kind).map_or(0, |(_, count)| *count);
+            if loss.count > known {
+                self.observed.recorder.record(gap(kind, loss, loss.count - known));
+                self.reported.retain(|(known, _)| *known != kind);
+                self.reported.push((kind, loss.count));
+            }
+        }
+    }
+
+    fn refresh_names(&mut self) {
+        self.observed.resolver.look_up();
+        let written = self
+            .observed
+            .resolver
+            .tables()
+            .map_err(|error| error.to_string())
+            .and_then(|tables| self.observed.sandbox.set_egress(&tables).map_err(|error| error.to_string()));
+        if let Err(error) = written {
+            tracing::error!(error, "the addresses of names were not renewed");
+        }
+    }
+}
+
+fn gap(kind: RecordKind, loss: Loss, count: u64) -> Event {
+    let (from, to) = (clock::utc(loss.first_boot_ns), clock::utc(loss.last_boot_ns));
+    let kind = match kind {
+        RecordKind::Exec | RecordKind::Fork => Kind::ProcessExec,
+        RecordKind::Exit => Kind::ProcessExit,
+        RecordKind::Open => Kind::FileOpen,
+        RecordKind::Change => Kind::FileChange,
+        RecordKind::Connect => Kind::NetConnect,
+        RecordKind::Send => Kind::NetSend,
+        RecordKind::Privilege => Kind::PrivilegeUse,
+    };
+    Event::gap(to, kind, count, (from, to), "the kernel's buffer was full".to_owned())
+}
+
+/// A refusal by the verdict thread in the form of the kernel's records.
+fn as_record(refusal: &Refusal) -> EventRecord {
+    let action = if refusal.exec {
+        RecordAction::Execute
+    } else if refusal.list {
+        RecordAction::List
+    } else if refusal.write {
+        RecordAction::Write
+    } else {
+        RecordAction::Read
+    };
+    let outcome = if refusal.refused { RecordOutcome::Denied } else { RecordOutcome::WouldDeny };
+    EventRecord {
+        time_boot_ns: refusal.time_boot_ns,
+        start_boot_ns: 0,
+        dev: refusal.dev,
+        ino: refusal.ino,
+        value: 0,
+        sandbox_id: 0,
+        tgid: refusal.tgid,
+        tid: refusal.tid,
+        ppid: 0,
+        uid: 0,
+        errno: if refusal.refused { libc::EPERM as u32 } else { 0 },
+        flags: 0,
+        path_len: refusal.path.len() as u32,
+        second_len: 0,
+        argv_len: 0,
+        address: [0; 16],
+        port: 0,
+        family: 0,
+        protocol: 0,
+        rule: refusal.rule,
+        kind: RecordKind::Open as u8,
+        action: action as u8,
+        outcome: outcome as u8,
+        _pad: [0; 5],
+    }
+}
