@@ -9,15 +9,16 @@ use std::{
     ffi::OsString,
     io,
     os::unix::ffi::OsStrExt as _,
-    path::{Path, PathBuf},
+    path::PathBuf,
     sync::{Arc, mpsc},
+    time::Duration,
 };
 
 use govsandbox_ebpf::abi::rule::SandboxConfig;
 use rustix::process::{PidfdFlags, getpid, pidfd_open};
 
 use self::{
-    observe::{Observed, Observer},
+    observe::{Command, Observed, Observer},
     resolve::Resolver,
     session::Session,
 };
@@ -47,6 +48,9 @@ use crate::{
         compile::{Compiled, Layer, Mode, RootPolicy, RuleInfo},
     },
 };
+
+/// How long the start waits for the addresses of names; what comes later counts from then on.
+const NAMES_PATIENCE: Duration = Duration::from_secs(2);
 
 /// `govsandbox run` as asked for.
 #[derive(Clone, Debug)]
@@ -79,7 +83,9 @@ enum RunError {
     #[diagnostic(help("start through sudo as the user it should run as, or name one: --user NAME"))]
     RootRefused,
     #[error("descriptor {number} is {path}, which the policy does not let the command {verb}")]
-    #[diagnostic(help("redirect to a file that the policy allows, or through a pipe: `cat FILE | govsandbox run …`"))]
+    #[diagnostic(help(
+        "redirect to a file that the policy allows, or through a pipe: `cat FILE | govsandbox run …`"
+    ))]
     Redirected { number: i32, path: String, verb: &'static str },
     #[error("cannot {what}")]
     System { what: &'static str, source: io::Error },
@@ -106,7 +112,9 @@ pub fn run(options: &RunOptions) -> miette::Result<u8> {
             return Err(RunError::RootRefused.into());
         }
         if identity.origin == Origin::PlainRoot && !options.quiet {
-            eprintln!("govsandbox: warning: the command runs as uid 0 without any capability; --user NAME names another");
+            eprintln!(
+                "govsandbox: warning: the command runs as uid 0 without any capability; --user NAME names another"
+            );
         }
     }
     let log = open_log(&policy.compiled, &identity)?;
@@ -125,6 +133,8 @@ struct Policy {
     /// What must not be changed from inside.
     own_files: Vec<PathBuf>,
     own_rule: RuleIndex,
+    /// Allows resolv.conf's servers.
+    dns_rule: RuleIndex,
 }
 
 fn load_policy(
@@ -154,12 +164,15 @@ fn load_policy(
     if let Some(path) = &options.audit_log {
         compiled.audit_log = std::path::absolute(path).map_err(system("tell the audit log's folder"))?;
     }
-    compiled.rules.push(RuleInfo { id: RuleId("builtin/own-files".to_owned()), layer: Layer::Builtin });
-    let own_rule = RuleIndex(u16::try_from(compiled.rules.len()).unwrap_or(u16::MAX));
+    let mut builtin = |name: &str| {
+        compiled.rules.push(RuleInfo { id: RuleId(format!("builtin/{name}")), layer: Layer::Builtin });
+        RuleIndex(u16::try_from(compiled.rules.len()).unwrap_or(u16::MAX))
+    };
+    let (own_rule, dns_rule) = (builtin("own-files"), builtin("dns"));
     let mut own_files = loaded.files;
     own_files.push(compiled.audit_log.clone());
     own_files.push(std::env::current_exe().map_err(system("tell where govsandbox itself lies"))?);
-    Ok((Policy { compiled, own_files, own_rule }, loaded.automaton))
+    Ok((Policy { compiled, own_files, own_rule, dns_rule }, loaded.automaton))
 }
 
 /// Opens the log where the sandbox can't write.
@@ -167,9 +180,13 @@ fn open_log(compiled: &Compiled, identity: &Identity) -> miette::Result<AuditLog
     let writable: Vec<PathBuf> = match compiled.mode {
         // Without Landlock only owner and mode bits count.
         Mode::Audit => Vec::new(),
-        Mode::Enforce => {
-            compiled.paths.allow.iter().flat_map(|lists| &lists.write).map(|entry| entry.path.clone()).collect()
-        }
+        Mode::Enforce => compiled
+            .paths
+            .allow
+            .iter()
+            .flat_map(|lists| &lists.write)
+            .map(|entry| entry.path.clone())
+            .collect(),
     };
     let subject = audit::Subject { uid: identity.uid, gids: &identity.groups, writable: &writable };
     audit::check_location(&compiled.audit_log, &subject)?;
@@ -202,7 +219,7 @@ impl Start<'_> {
         let compiled = &self.policy.compiled;
         let enforce = compiled.mode == Mode::Enforce;
         let layers = self.layers()?;
-        let mut resolver = Resolver::new(&compiled.egress, RuleIndex(0))?;
+        let mut resolver = Resolver::new(&compiled.egress, self.policy.dns_rule);
         let config = SandboxConfig {
             trace_opens: compiled.trace_opens as u8,
             audit_mode: u8::from(!enforce),
@@ -213,7 +230,7 @@ impl Start<'_> {
         let automaton = (self.kind == Kind::Lsm).then_some(&*layers.kernel.automaton);
         let tables = resolver.tables()?;
         let contents = Contents { config, held: layers.kernel.held, automaton, egress: &tables };
-        let (sandbox, rings) = Sandbox::create(&self.loaded, contents)?;
+        let (mut sandbox, rings) = Sandbox::create(&self.loaded, contents)?;
         let own = pidfd_open(getpid(), PidfdFlags::empty());
         sandbox.mark_supervisor(std::os::fd::AsFd::as_fd(
             &own.map_err(|errno| system("refer to this process")(errno.into()))?,
@@ -237,16 +254,23 @@ impl Start<'_> {
             Err(error) => return give_up(error),
         };
         self.check_redirected(prepared.redirected())?;
-        let killer = prepared.cgroup_path().map(Path::to_owned);
+        let killer = prepared.killer();
         let on_fatal: audit::recorder::OnFatal = Box::new(move |_| {
-            if let Some(cgroup) = &killer {
-                launch::cgroup::kill(cgroup);
+            if let Some(killer) = killer {
+                killer.kill();
             }
         });
         let required = compiled.audit_required;
-        let recorder_options = RecorderOptions { required, on_fatal: Some(on_fatal), ..RecorderOptions::default() };
-        let recorder =
-            Recorder::spawn(log, session.fields.clone(), recorder_options).map_err(system("start the recorder"))?;
+        let recorder_options =
+            RecorderOptions { required, on_fatal: Some(on_fatal), ..RecorderOptions::default() };
+        let recorder = Recorder::spawn(log, session.fields.clone(), recorder_options)
+            .map_err(system("start the recorder"))?;
+        if resolver.has_names() {
+            resolver.begin();
+            if resolver.collect(NAMES_PATIENCE) {
+                sandbox.set_egress(&resolver.tables()?)?;
+            }
+        }
         sandbox.mark(prepared.command())?;
         recorder.record(session.start(&self.options.command, self.kind, layers.not_held));
         let observed = Observed {
@@ -255,15 +279,22 @@ impl Start<'_> {
             refused,
             resolver,
             compiled: Arc::new(policy::explain::with_links_followed(compiled)),
-            automaton: Arc::from(self.automaton),
+            automaton: Arc::from(self.automaton.clone()),
             root: PathBuf::from(format!("/proc/{init_pid}/root")),
+            enforcing: enforce,
+            command: Command {
+                pid: prepared.command_pid().unsigned_abs(),
+                argv: self.options.command.clone(),
+                cwd: self.cwd.clone(),
+            },
             recorder: recorder.handle(),
         };
         let observer = Observer::start(observed).map_err(system("start the thread that reads events"))?;
 
         let ended = prepared.release().and_then(launch::Running::wait);
-        if let Some(verdicts) = verdicts {
-            let _ = verdicts.stop(); // its refusals are in the log already
+        let counts = verdicts.map(fanotify::Verdicts::stop).unwrap_or_default();
+        if counts.unreadable > 0 {
+            recorder.record(session.unreadable(counts.unreadable));
         }
         observer.stop();
         let fatal = recorder.is_fatal();
@@ -281,7 +312,7 @@ impl Start<'_> {
     }
 
     fn layers(&self) -> miette::Result<Layers> {
-        let Policy { compiled, own_files, own_rule } = &self.policy;
+        let Policy { compiled, own_files, own_rule, .. } = &self.policy;
         match self.kind {
             Kind::Lsm => Ok(Layers {
                 kernel: lsm::prepare(&compiled.paths, own_files, own_rule.0)?,
@@ -352,11 +383,20 @@ impl Start<'_> {
         for file in files.iter().filter(|_| compiled.mode == Mode::Enforce) {
             // What the caller's shell opened for writing is the caller's own choice; what is denied or protected is not.
             let operation = if file.write { Operation::Change } else { Operation::Read };
-            let verdict = policy::explain::path(&compiled, &self.automaton, file.path.as_os_str().as_bytes(), operation);
+            let verdict = policy::explain::path(
+                &compiled,
+                &self.automaton,
+                file.path.as_os_str().as_bytes(),
+                operation,
+            );
             let by_default = verdict.rule.as_ref().is_some_and(|rule| rule.id.0.starts_with("default/"));
             if !verdict.allowed && !by_default {
                 let verb = if file.write { "write" } else { "read" };
-                return Err(RunError::Redirected { number: file.number, path: file.path.display().to_string(), verb });
+                return Err(RunError::Redirected {
+                    number: file.number,
+                    path: file.path.display().to_string(),
+                    verb,
+                });
             }
         }
         Ok(())
@@ -382,7 +422,8 @@ impl Start<'_> {
 }
 
 fn landlock_layer(lists: &policy::compile::AllowLists) -> LandlockLayer {
-    let paths = |entries: &[policy::compile::AllowedPath]| entries.iter().map(|entry| entry.path.clone()).collect();
+    let paths =
+        |entries: &[policy::compile::AllowedPath]| entries.iter().map(|entry| entry.path.clone()).collect();
     LandlockLayer { read: paths(&lists.read), write: paths(&lists.write) }
 }
 

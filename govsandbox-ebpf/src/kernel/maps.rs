@@ -12,7 +12,11 @@ use govsandbox_ebpf::abi::{
     },
 };
 
-use super::task_storage::TaskStorage;
+use super::{
+    object::{Matched, PathScan},
+    task_storage::TaskStorage,
+    walk::Climb,
+};
 
 /// Live sandboxes of one machine at most.
 pub const SANDBOXES_MAX: usize = 256;
@@ -30,8 +34,14 @@ pub const TEXT_SLACK_BYTES: usize = 4096;
 
 /// Where a task composes a path and a record: too large for the stack, and not per CPU, because a program can be
 /// preempted by another task's.
+///
+/// What a loop's body changes lies here too, never in the program's stack: Linux 6.1 and 6.12 take a stack slot that only
+/// a callback writes for a constant, and throw away what depends on it.
 #[repr(C)]
 pub struct Scratch {
+    pub climb: Climb,
+    pub scan: PathScan,
+    pub matched: Matched,
     /// Dentries from the object up; 0 where a mount is crossed.
     pub chain: [u64; CHAIN_MAX],
     /// States of the automaton at the ends of the path's components.
@@ -68,9 +78,12 @@ pub static TAG_COUNTER: Array<u32, 1> = Array::new();
 #[btf_map]
 pub static TAG_RULES: HashMap<TagKey, TagRule, 262144, NO_PREALLOC> = HashMap::new();
 
+/// An [`Automaton`] as words: were it a structure, Linux 6.1 would take no inner map that was made without BTF.
+pub type AutomatonWords = [u64; size_of::<Automaton>() / 8];
+
 /// Sandbox → its path automaton.
 #[btf_map]
-pub static AUTOMATA: HashOfMaps<u32, Array<Automaton, 1>, SANDBOXES_MAX> = HashOfMaps::new();
+pub static AUTOMATA: HashOfMaps<u32, Array<AutomatonWords, 1>, SANDBOXES_MAX> = HashOfMaps::new();
 
 /// Networks of all sandboxes.
 #[btf_map]

@@ -6,7 +6,7 @@ use aya_ebpf::{bindings::inode, helpers::generated::bpf_loop};
 use govsandbox_ebpf::{
     abi::{
         event::EventRecord,
-        rule::{Automaton, Hits, TagKey, TagRule},
+        rule::{Automaton, Hits, TagKey},
     },
     decide::automaton,
 };
@@ -20,6 +20,7 @@ use super::{
 /// Bytes of a path that one call of the loop's body reads.
 const STEP_BYTES: u32 = 8;
 /// What is known of an object's rules.
+#[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Matched {
     pub hits: Hits,
@@ -27,8 +28,8 @@ pub struct Matched {
     pub pinned: u16,
     /// The rule of govsandbox's own files ([`TagRule::own`]).
     pub own: u16,
-    /// Everything above it was looked at.
-    pub whole: bool,
+    /// Not 0: everything above it was looked at.
+    pub whole: u32,
 }
 
 /// Writes device and number of an inode into a record.
@@ -50,20 +51,24 @@ pub unsafe fn identify(record: *mut EventRecord, inode: u64) {
 /// past a mount's root.
 ///
 /// # Safety
-/// `dentry` is a pointer to a dentry that the verifier knows as such.
+/// `scratch` is the current task's; `dentry` is a pointer to a dentry that the verifier knows as such.
 #[inline(always)]
-pub unsafe fn by_tags(sandbox_id: u32, dentry: *const u8) -> Matched {
-    let mut ascent = Ascent { at: dentry, sandbox_id, whole: 0, found: TagRule::default() };
+pub unsafe fn by_tags(sandbox_id: u32, scratch: *mut Scratch, dentry: *const u8) -> Matched {
+    let mut ascent = Ascent { at: dentry, scratch, sandbox_id, _pad: 0 };
     // SAFETY: the callback's type is what the helper calls; the context outlives the loop.
-    unsafe { bpf_loop(PATH_DEPTH_MAX as u32, ascent_step as *mut c_void, (&raw mut ascent).cast(), 0) };
-    Matched { hits: ascent.found.hits, pinned: ascent.found.pinned, own: ascent.found.own, whole: ascent.whole != 0 }
+    unsafe {
+        (*scratch).matched = Matched { hits: Hits::NONE, pinned: 0, own: 0, whole: 0 };
+        bpf_loop(PATH_DEPTH_MAX as u32, ascent_step as *mut c_void, (&raw mut ascent).cast(), 0);
+        (&raw const (*scratch).matched).read_volatile()
+    }
 }
 
+/// Context of the loop; only `at` changes, and its type is all that the verifier knows of it.
 struct Ascent {
     at: *const u8,
+    scratch: *mut Scratch,
     sandbox_id: u32,
-    whole: u32,
-    found: TagRule,
+    _pad: u32,
 }
 
 /// One dentry up. Returns 1 to stop.
@@ -81,7 +86,7 @@ unsafe extern "C" fn ascent_step(index: u64, ascent: *mut Ascent) -> i64 {
         }
         let parent: *const u8 = typed(at, &offsets::DENTRY_D_PARENT);
         if parent == at {
-            (*ascent).whole = 1;
+            (*(*ascent).scratch).matched.whole = 1;
             return 1;
         }
         (*ascent).at = parent;
@@ -96,23 +101,30 @@ unsafe fn gather(ascent: *mut Ascent, tag: u32, lowest: bool) {
     unsafe {
         let key = TagKey { sandbox_id: (*ascent).sandbox_id, tag };
         let Some(rule) = maps::TAG_RULES.get_ptr(&key) else { return };
-        (*ascent).found.hits = (*ascent).found.hits.or((*rule).hits);
+        let matched = &raw mut (*(*ascent).scratch).matched;
+        (*matched).hits = (*matched).hits.or((*rule).hits);
         if (*rule).own != 0 {
-            (*ascent).found.own = (*rule).own;
+            (*matched).own = (*rule).own;
         }
         if lowest {
-            (*ascent).found.pinned = (*rule).pinned;
+            (*matched).pinned = (*rule).pinned;
         }
     }
 }
 
-struct PathScan {
-    automaton: *const Automaton,
-    scratch: *mut Scratch,
+/// Where the scan of a path stands.
+#[repr(C)]
+pub struct PathScan {
     start: u32,
     state: u32,
     components: u32,
     hits: Hits,
+}
+
+/// Context of the scan's loops; nothing in it changes.
+struct ScanContext {
+    automaton: *const Automaton,
+    scratch: *mut Scratch,
 }
 
 /// The rules that match a path which stands in the scratch's text; what follows it there is overwritten.
@@ -122,32 +134,35 @@ struct PathScan {
 #[inline(always)]
 pub unsafe fn by_path(sandbox_id: u32, scratch: *mut Scratch, at: u32, length: u32) -> Hits {
     // SAFETY: an entry of an array stays where it is while the program runs.
-    let Some(automaton) = (unsafe { maps::AUTOMATA.get_value(&sandbox_id, &0) }) else { return Hits::NONE };
-    let mut path =
-        PathScan { automaton, scratch, start: at, state: automaton::START, components: 0, hits: Hits::NONE };
+    let Some(words) = (unsafe { maps::AUTOMATA.get_value(&sandbox_id, &0) }) else { return Hits::NONE };
+    let mut context = ScanContext { automaton: core::ptr::from_ref(words).cast(), scratch };
+    let context = (&raw mut context).cast();
     // SAFETY: the callbacks' types are what the helper calls; the context outlives the loops; the room behind a masked
     // offset holds what is written.
     unsafe {
+        let scan = &raw mut (*scratch).scan;
+        *scan = PathScan { start: at, state: automaton::START, components: 0, hits: Hits::NONE };
         let end = text_at(scratch, at + length);
         *end = b'/';
         end.add(1).cast::<[u8; STEP_BYTES as usize]>().write_unaligned([0; STEP_BYTES as usize]);
-        bpf_loop(length / STEP_BYTES + 1, scan_step as *mut c_void, (&raw mut path).cast(), 0);
-        bpf_loop(path.components, merge_step as *mut c_void, (&raw mut path).cast(), 0);
+        bpf_loop(length / STEP_BYTES + 1, scan_step as *mut c_void, context, 0);
+        bpf_loop((*scan).components & (CHAIN_MAX as u32 - 1), merge_step as *mut c_void, context, 0);
+        (&raw const (*scan).hits).read_volatile()
     }
-    path.hits
 }
 
 /// Body of the loop: the next [`STEP_BYTES`] bytes. At each slash the state is kept; what it means is looked up
 /// afterwards, because every branch here is one in each of the bytes to the verifier. The path's end is a slash too, and
 /// zeros behind it.
-unsafe extern "C" fn scan_step(index: u64, path: *mut PathScan) -> i64 {
+unsafe extern "C" fn scan_step(index: u64, context: *mut ScanContext) -> i64 {
     // SAFETY: the helper hands back the context of `by_path`, whose pointers are valid while it runs; offsets are masked.
     unsafe {
-        let automaton = &*(*path).automaton;
-        let scratch = (*path).scratch;
-        let text = text_at(scratch, (*path).start + (index as u32) * STEP_BYTES);
+        let automaton = &*(*context).automaton;
+        let scratch = (*context).scratch;
+        let scan = &raw mut (*scratch).scan;
+        let text = text_at(scratch, (*scan).start + (index as u32) * STEP_BYTES);
         let kept = (&raw mut (*scratch).kept).cast::<u32>();
-        let (mut state, mut components) = ((*path).state, (*path).components);
+        let (mut state, mut components) = ((*scan).state, (*scan).components);
         let mut taken = 0;
         while taken < STEP_BYTES as usize {
             let byte = *text.add(taken);
@@ -156,8 +171,8 @@ unsafe extern "C" fn scan_step(index: u64, path: *mut PathScan) -> i64 {
             state = automaton::next(automaton, state, byte);
             taken += 1;
         }
-        (*path).state = state;
-        (*path).components = components & (CHAIN_MAX as u32 - 1);
+        (*scan).state = state;
+        (*scan).components = components & (CHAIN_MAX as u32 - 1);
     }
     0
 }
@@ -172,11 +187,13 @@ fn is_slash(byte: u8) -> u32 {
 }
 
 /// Body of the loop: what the state at the end of one component means.
-unsafe extern "C" fn merge_step(index: u64, path: *mut PathScan) -> i64 {
+unsafe extern "C" fn merge_step(index: u64, context: *mut ScanContext) -> i64 {
     // SAFETY: as in `scan_step`.
     unsafe {
-        let state = (*(*path).scratch).kept[index as usize & (CHAIN_MAX - 1)];
-        (*path).hits = (*path).hits.or(automaton::hits(&*(*path).automaton, state));
+        let scratch = (*context).scratch;
+        let state = (*scratch).kept[index as usize & (CHAIN_MAX - 1)];
+        let found = automaton::hits(&*(*context).automaton, state);
+        (*scratch).scan.hits = (*scratch).scan.hits.or(found);
     }
     0
 }

@@ -4,12 +4,16 @@ use core::{ffi::c_void, mem::MaybeUninit};
 
 use aya_ebpf::{Global, helpers::generated::bpf_probe_read_kernel};
 
+/// What an offset is until the loader sets it. A number that nothing else is: the compiler may let a constant of the same
+/// value (a map's key 0) share the place, and the loader would change that too.
+const UNSET: u32 = 0x0ff5_e700;
+
 macro_rules! offsets {
     ($($name:ident),* $(,)?) => {
         $(
             // SAFETY: the symbol's name is the loader's handle on it; no other object is linked in.
             #[unsafe(no_mangle)]
-            pub static $name: Global<u32> = Global::new(0);
+            pub static $name: Global<u32> = Global::new(UNSET);
         )*
     };
 }
@@ -27,6 +31,7 @@ offsets!(
     FILE_F_INODE,
     FILE_F_PATH,
     FS_PWD,
+    FS_ROOT,
     INODE_I_INO,
     INODE_I_MODE,
     INODE_I_SB,

@@ -86,6 +86,14 @@ impl Subject {
         unsafe { maps::SCRATCH.get_or_create(self.task) }
     }
 
+    /// Address of its `struct fs_struct`: root and working directory.
+    #[inline(always)]
+    pub fn fs(&self) -> u64 {
+        // SAFETY: the task is trusted.
+        let fs: *const u8 = unsafe { typed(self.as_bytes(), &offsets::TASK_FS) };
+        fs as u64
+    }
+
     /// The task as kernel memory.
     #[inline(always)]
     pub fn as_bytes(&self) -> *const u8 {

@@ -44,47 +44,76 @@ pub struct Written {
     pub whole: bool,
 }
 
+/// Where the two loops of [`write_path`] stand.
+#[repr(C)]
+pub struct Climb {
+    dentry: u64,
+    mount: u64,
+    /// Root of the mount.
+    root: u64,
+    /// Root of the process (`chroot(2)`).
+    top_dentry: u64,
+    top_mount: u64,
+    /// Places of the chain that are taken.
+    steps: u32,
+    /// Where in the text the path begins, and its length so far.
+    at: u32,
+    length: u32,
+    /// 1: the climb reached the top.
+    climbed: u32,
+    /// 1: every name is written.
+    spelled: u32,
+    _pad: u32,
+}
+
 /// Writes the path at `at` in the scratch's text. Both loops are `bpf_loop`: as plain ones they have more states than the
 /// verifier follows.
+///
+/// `fs` is the address of the process's `struct fs_struct`: paths begin at its root, as the process sees them.
 ///
 /// # Safety
 /// `scratch` points to a task's scratch.
 #[inline(always)]
-pub unsafe fn write_path(scratch: *mut Scratch, at: u32, location: Location) -> Written {
-    let Location { dentry, mount } = location;
-    let mut climb = Climb { scratch, dentry, mount, root: mount_root(mount), steps: 0, whole: 0 };
-    // SAFETY: the callbacks' types are what the helper calls; the contexts outlive the loops.
+pub unsafe fn write_path(scratch: *mut Scratch, fs: u64, at: u32, location: Location) -> Written {
+    let top = Location::of_path(fs + u64::from(offsets::FS_ROOT.load()));
+    // SAFETY: the callbacks' types are what the helper calls; the context outlives the loops.
     unsafe {
-        bpf_loop(CHAIN_MAX as u32, climb_step as *mut c_void, (&raw mut climb).cast(), 0);
-        let mut spelling = Spelling { scratch, at, length: 0, steps: climb.steps, whole: 0 };
-        bpf_loop(CHAIN_MAX as u32 + 1, spell_step as *mut c_void, (&raw mut spelling).cast(), 0);
-        if spelling.length == 0 {
+        let climb = &raw mut (*scratch).climb;
+        (*climb).dentry = location.dentry;
+        (*climb).mount = location.mount;
+        (*climb).root = mount_root(location.mount);
+        (*climb).top_dentry = top.dentry;
+        (*climb).top_mount = top.mount;
+        (*climb).at = at;
+        (*climb).length = 0;
+        (*climb).climbed = 0;
+        (*climb).spelled = 0;
+        let mut context = scratch;
+        let context = (&raw mut context).cast();
+        bpf_loop(CHAIN_MAX as u32, climb_step as *mut c_void, context, 0);
+        bpf_loop(CHAIN_MAX as u32 + 1, spell_step as *mut c_void, context, 0);
+        if (*climb).length == 0 {
             *text_at(scratch, at) = b'/';
-            spelling.length = 1;
+            (*climb).length = 1;
         }
-        Written { length: spelling.length & LENGTH_MASK, whole: climb.whole != 0 && spelling.whole != 0 }
+        let whole = (*climb).climbed != 0 && (*climb).spelled != 0;
+        Written { length: (*climb).length & LENGTH_MASK, whole }
     }
 }
 
-// What the steps carry along is never a number that the verifier knows exactly: each would be a state of its own. So the
-// place in the chain follows from the loop's index, and a length is masked.
-
-struct Climb {
-    scratch: *mut Scratch,
-    dentry: u64,
-    mount: u64,
-    root: u64,
-    steps: u32,
-    whole: u32,
-}
-
 /// One dentry up, or over to the folder that a mount stands on (a 0 in the chain). Returns 1 to stop.
-unsafe extern "C" fn climb_step(index: u64, climb: *mut Climb) -> i64 {
+unsafe extern "C" fn climb_step(index: u64, context: *mut *mut Scratch) -> i64 {
     // SAFETY: the helper hands back the context of `write_path`; indices are masked.
     unsafe {
+        let scratch = *context;
+        let climb = &raw mut (*scratch).climb;
         let (dentry, mount) = ((*climb).dentry, (*climb).mount);
         (*climb).steps = index as u32;
-        let slot = (&raw mut (*(*climb).scratch).chain).cast::<u64>().add(index as usize & (CHAIN_MAX - 1));
+        if dentry == (*climb).top_dentry && mount == (*climb).top_mount {
+            (*climb).climbed = 1;
+            return 1;
+        }
+        let slot = (&raw mut (*scratch).chain).cast::<u64>().add(index as usize & (CHAIN_MAX - 1));
         let parent: u64 = probed(dentry, &offsets::DENTRY_D_PARENT);
         if dentry != (*climb).root && dentry != parent && parent != 0 {
             *slot = dentry;
@@ -94,7 +123,7 @@ unsafe extern "C" fn climb_step(index: u64, climb: *mut Climb) -> i64 {
         let holder = mount.wrapping_sub(u64::from(offsets::MOUNT_MNT.load()));
         let above: u64 = if mount == 0 { 0 } else { probed(holder, &offsets::MOUNT_MNT_PARENT) };
         if above == holder || above == 0 {
-            (*climb).whole = u32::from(dentry != 0);
+            (*climb).climbed = u32::from(dentry != 0);
             return 1;
         }
         *slot = 0;
@@ -105,38 +134,31 @@ unsafe extern "C" fn climb_step(index: u64, climb: *mut Climb) -> i64 {
     0
 }
 
-struct Spelling {
-    scratch: *mut Scratch,
-    at: u32,
-    length: u32,
-    steps: u32,
-    whole: u32,
-}
-
 /// A slash and the next name, from the root down. Returns 1 to stop.
-unsafe extern "C" fn spell_step(index: u64, spelling: *mut Spelling) -> i64 {
+unsafe extern "C" fn spell_step(index: u64, context: *mut *mut Scratch) -> i64 {
     // SAFETY: the helper hands back the context of `write_path`; the index is masked to the chain, the offset to the
     // text's room, behind which a name of `NAME_BYTES` still fits.
     unsafe {
-        let (steps, length) = ((*spelling).steps, (*spelling).length & LENGTH_MASK);
+        let scratch = *context;
+        let climb = &raw mut (*scratch).climb;
+        let (steps, length) = ((*climb).steps, (*climb).length & LENGTH_MASK);
         if index as u32 >= steps {
-            (*spelling).whole = 1;
+            (*climb).spelled = 1;
             return 1;
         }
         if length > PATH_BYTES_CUT {
             return 1;
         }
-        let scratch = (*spelling).scratch;
         let slot = (steps - 1 - index as u32) as usize & (CHAIN_MAX - 1);
         let dentry = *(&raw const (*scratch).chain).cast::<u64>().add(slot);
         if dentry == 0 {
             return 0;
         }
         let name: u64 = probed(dentry + u64::from(offsets::DENTRY_D_NAME.load()), &offsets::QSTR_NAME);
-        let text = text_at(scratch, (*spelling).at + length);
+        let text = text_at(scratch, (*climb).at + length);
         *text = b'/';
         let read = bpf_probe_read_kernel_str(text.add(1).cast(), NAME_BYTES, name as *const _);
-        (*spelling).length = (length + if read > 0 { read as u32 } else { 1 }) & LENGTH_MASK;
+        (*climb).length = (length + if read > 0 { read as u32 } else { 1 }) & LENGTH_MASK;
     }
     0
 }

@@ -1,7 +1,11 @@
 //! Who gives verdicts on files: chosen by trying, the strongest first.
 
+mod agent;
 pub mod fanotify;
+pub mod guarantee;
 pub mod lsm;
+pub mod machine;
+pub mod unload;
 
 use std::fmt;
 

@@ -162,10 +162,7 @@ fn object_id() -> String {
     Sha256::digest(OBJECT).iter().take(6).map(|byte| format!("{byte:02x}")).collect()
 }
 
-<<<<<<< HEAD
 /// Held by who loads or unloads.
-=======
->>>>>>> 6615084 (wip)
 pub(super) fn lock() -> Result<File, LoadError> {
     let path = Path::new("/run/govsandbox/bpf.lock");
     let taken = path.parent().map_or(Ok(()), std::fs::create_dir_all).and_then(|()| {

@@ -8,9 +8,6 @@ pub mod mount;
 pub mod offsets;
 pub mod probe;
 pub mod reader;
-<<<<<<< HEAD
-pub mod unload;
-=======
 pub mod syscalls;
 pub mod tag;
->>>>>>> 6615084 (wip)
+pub mod unload;

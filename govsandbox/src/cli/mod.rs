@@ -4,6 +4,7 @@ pub mod audit;
 pub mod completions;
 pub mod doctor;
 pub mod policy;
+pub mod run;
 pub mod unload;
 
 use std::{
@@ -31,6 +32,7 @@ enum Command {
     Man(completions::ManArgs),
     Policy(policy::PolicyArgs),
     Unload(unload::UnloadArgs),
+    Run(run::RunArgs),
 }
 
 /// Parses the command line and runs what it asks for.
@@ -40,11 +42,22 @@ pub fn main() -> ExitCode {
         Ok(cli) => cli,
         Err(error) => {
             let _ = error.print(); // nowhere left to say it
-            return if error.use_stderr() { Status::Usage } else { Status::Success }.into();
+            return usage_status(&error).into();
         }
     };
+    logging();
     let mut out = io::stdout().lock();
     let result = match &cli.command {
+        Command::Run(args) => {
+            drop(out);
+            return match args.run() {
+                Ok(status) => ExitCode::from(status),
+                Err(error) => {
+                    diagnostic::report(&error);
+                    Status::Failure.into()
+                }
+            };
+        }
         Command::Audit(args) => args.run(&mut out),
         Command::Completions(args) => args.run(&mut out),
         Command::Doctor(args) => args.run(&mut out),
@@ -61,5 +74,27 @@ pub fn main() -> ExitCode {
         }
         (Ok(status), Err(error)) if error.kind() == io::ErrorKind::BrokenPipe => status.into(),
         (Ok(_), Err(_)) => Status::Failure.into(),
+    }
+}
+
+/// `run` leaves 2 to the command: there wrong usage is a failure of ours like any other.
+fn usage_status(error: &clap::Error) -> Status {
+    match error.use_stderr() {
+        false => Status::Success,
+        true if std::env::args_os().nth(1).is_some_and(|word| word == "run") => Status::Failure,
+        true => Status::Usage,
+    }
+}
+
+/// Our own messages, and those of the kernel programs, go to stderr when `GOVSANDBOX_LOG` asks for them
+/// (`GOVSANDBOX_LOG=debug`).
+fn logging() {
+    let filter = tracing_subscriber::EnvFilter::builder()
+        .with_default_directive(tracing_subscriber::filter::LevelFilter::OFF.into())
+        .with_env_var("GOVSANDBOX_LOG")
+        .from_env_lossy();
+    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    if subscriber.try_init().is_err() {
+        eprintln!("govsandbox: warning: a logger is set already"); // only a caller of the library can have done so
     }
 }

@@ -8,14 +8,14 @@ const MEASURE_EVERY_NS: u64 = 2_000_000_000;
 
 /// The distance of `CLOCK_REALTIME` from `CLOCK_BOOTTIME`, measured anew as time goes on: someone may set the clock.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Clock {
+pub(crate) struct Clock {
     offset_ns: i128,
     measured_boot_ns: u64,
 }
 
 impl Clock {
     /// Measures now.
-    pub(super) fn measured() -> Self {
+    pub(crate) fn measured() -> Self {
         let before = ns(clock_gettime(ClockId::Boottime));
         let real = ns(clock_gettime(ClockId::Realtime));
         let after = ns(clock_gettime(ClockId::Boottime));
@@ -26,7 +26,7 @@ impl Clock {
     }
 
     /// When that was. A record that is younger than the last measurement by [`MEASURE_EVERY_NS`] brings a new one.
-    pub(super) fn utc(&mut self, boot_ns: u64) -> Timestamp {
+    pub(crate) fn utc(&mut self, boot_ns: u64) -> Timestamp {
         if boot_ns > self.measured_boot_ns.saturating_add(MEASURE_EVERY_NS) {
             *self = Self::measured();
         }

@@ -1,6 +1,6 @@
 //! What happened, in the schema `govsandbox.event/1`: one file for each step from kernel record to event.
 
-mod clock;
+pub(crate) mod clock;
 pub mod decode;
 pub mod errno;
 mod follow;

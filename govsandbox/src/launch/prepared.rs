@@ -22,7 +22,7 @@ use super::{
     guardian::Guardians,
     init,
     plan::LaunchPlan,
-    running::Running,
+    running::{Killer, Running},
     terminal::{Signals, Terminal},
 };
 use crate::sys::{clone, fanotify::Group};
@@ -197,6 +197,12 @@ impl Prepared {
     #[must_use]
     pub fn cgroup(&self) -> Option<BorrowedFd<'_>> {
         self.tree.cgroup.as_ref().map(AsFd::as_fd)
+    }
+
+    /// For threads that must be able to end the run.
+    #[must_use]
+    pub fn killer(&self) -> Option<Killer> {
+        self.tree.cgroup.as_ref().map(|cgroup| Killer(cgroup.path().to_owned()))
     }
 
     /// The fanotify group.

@@ -51,7 +51,7 @@ pub struct Running {
 
 /// Ends a run from another thread.
 #[derive(Clone, Debug)]
-pub struct Killer(std::path::PathBuf);
+pub struct Killer(pub(super) std::path::PathBuf);
 
 impl Killer {
     /// Kills the whole tree at once; [`Running::wait`] then comes back.

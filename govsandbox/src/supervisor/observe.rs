@@ -1,6 +1,7 @@
 //! The thread that turns records into events, and keeps names and losses up to date.
 
 use std::{
+    ffi::OsString,
     io,
     os::fd::{AsFd as _, OwnedFd},
     path::PathBuf,
@@ -24,7 +25,7 @@ use crate::{
         reader::{Rings, Woken},
     },
     event::{
-        clock,
+        clock::Clock,
         decode::Decoder,
         model::{Event, Kind},
     },
@@ -38,6 +39,13 @@ const NAMES_KEPT: Duration = Duration::from_secs(60);
 /// How long the end waits for records that are still being written.
 const LAST_RECORDS: Duration = Duration::from_millis(20);
 
+/// The command before its first exec, so that its events have a subject.
+pub(super) struct Command {
+    pub(super) pid: u32,
+    pub(super) argv: Vec<OsString>,
+    pub(super) cwd: PathBuf,
+}
+
 /// What the thread works on.
 pub(super) struct Observed {
     pub(super) sandbox: Sandbox,
@@ -47,6 +55,8 @@ pub(super) struct Observed {
     pub(super) compiled: Arc<Compiled>,
     pub(super) automaton: Arc<Automaton>,
     pub(super) root: PathBuf,
+    pub(super) enforcing: bool,
+    pub(super) command: Command,
     pub(super) recorder: RecorderHandle,
 }
 
@@ -61,11 +71,13 @@ impl Observer {
         let stop = eventfd(0, EventfdFlags::CLOEXEC)?;
         let stopped = stop.try_clone()?;
         let thread = std::thread::Builder::new().name("observer".to_owned()).spawn(move || {
-            let decoder = Decoder::new(
+            let mut decoder = Decoder::new(
                 Arc::clone(&observed.compiled),
                 Arc::clone(&observed.automaton),
                 observed.root.clone(),
+                observed.enforcing,
             );
+            decoder.command(observed.command.pid, &observed.command.argv, &observed.command.cwd);
             Work { observed, decoder, reported: Vec::new() }.run(&stopped);
         })?;
         Ok(Self { thread, stop })
@@ -89,7 +101,7 @@ struct Work {
 
 impl Work {
     fn run(&mut self, stop: &OwnedFd) {
-        let mut names_due = Instant::now();
+        let mut names_due = Instant::now() + NAMES_KEPT;
         let mut losses_due = Instant::now();
         loop {
             let woken = self.observed.rings.wait(stop.as_fd(), TICK_MS);
@@ -99,8 +111,9 @@ impl Work {
                 self.report_losses();
                 losses_due = now + Duration::from_secs(1);
             }
+            self.take_names();
             if self.observed.resolver.has_names() && now >= names_due {
-                self.refresh_names();
+                self.observed.resolver.begin();
                 names_due = now + NAMES_KEPT;
             }
             match woken {
@@ -132,7 +145,7 @@ impl Work {
                 Ok(None) => {}
                 Err(error) => {
                     let now = jiff::Timestamp::now();
-                    recorder.record(Event::gap(now, Kind::AuditGap, 1, (now, now), error.to_string()));
+                    recorder.record(Event::gap(now, "unknown", 1, (now, now), &error.to_string()));
                 }
             }
         })
@@ -152,22 +165,22 @@ impl Work {
         }
     }
 
-    fn refresh_names(&mut self) {
-        self.observed.resolver.look_up();
-        let written = self
-            .observed
-            .resolver
-            .tables()
-            .map_err(|error| error.to_string())
-            .and_then(|tables| self.observed.sandbox.set_egress(&tables).map_err(|error| error.to_string()));
-        if let Err(error) = written {
-            tracing::error!(error, "the addresses of names were not renewed");
+    fn take_names(&mut self) {
+        if self.observed.resolver.collect(Duration::ZERO) {
+            let tables = self.observed.resolver.tables().map_err(|error| error.to_string());
+            let written = tables.and_then(|tables| {
+                self.observed.sandbox.set_egress(&tables).map_err(|error| error.to_string())
+            });
+            if let Err(error) = written {
+                tracing::error!(error, "the addresses of names were not renewed");
+            }
         }
     }
 }
 
 fn gap(kind: RecordKind, loss: Loss, count: u64) -> Event {
-    let (from, to) = (clock::utc(loss.first_boot_ns), clock::utc(loss.last_boot_ns));
+    let mut clock = Clock::measured();
+    let (from, to) = (clock.utc(loss.first_boot_ns), clock.utc(loss.last_boot_ns));
     let kind = match kind {
         RecordKind::Exec | RecordKind::Fork => Kind::ProcessExec,
         RecordKind::Exit => Kind::ProcessExit,
@@ -177,7 +190,7 @@ fn gap(kind: RecordKind, loss: Loss, count: u64) -> Event {
         RecordKind::Send => Kind::NetSend,
         RecordKind::Privilege => Kind::PrivilegeUse,
     };
-    Event::gap(to, kind, count, (from, to), "the kernel's buffer was full".to_owned())
+    Event::gap(to, kind.name(), count, (from, to), "the kernel's buffer was full")
 }
 
 /// A refusal by the verdict thread in the form of the kernel's records.

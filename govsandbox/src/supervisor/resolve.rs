@@ -4,6 +4,12 @@ use std::{
     collections::BTreeMap,
     fs,
     net::{IpAddr, ToSocketAddrs as _},
+    sync::{
+        Arc, Mutex, PoisonError,
+        mpsc::{Receiver, channel},
+    },
+    thread,
+    time::{Duration, Instant},
 };
 
 use govsandbox_ebpf::abi::rule::PortTable;
@@ -16,6 +22,8 @@ use crate::{
 
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 const DNS_PORT: u16 = 53;
+/// Names that are looked up at a time; a server that does not answer holds one of them up for seconds.
+const WORKERS_MAX: usize = 16;
 
 /// Resolves names and makes the kernel's tables of them.
 #[derive(Debug)]
@@ -23,11 +31,12 @@ pub(super) struct Resolver {
     lists: Vec<EgressLists>,
     names: Vec<String>,
     resolved: Resolved,
+    answers: Option<Receiver<(String, Vec<IpAddr>)>>,
 }
 
 impl Resolver {
     /// Adds resolv.conf's servers to every list when there are names to look up: the command resolves them itself.
-    pub(super) fn new(lists: &[EgressLists], dns_rule: RuleIndex) -> Result<Self, TooManyPorts> {
+    pub(super) fn new(lists: &[EgressLists], dns_rule: RuleIndex) -> Self {
         let mut lists = lists.to_vec();
         let mut names: Vec<String> = lists
             .iter()
@@ -45,7 +54,7 @@ impl Resolver {
                 list.rules.extend(servers.iter().flat_map(|server| dns_rules(*server, dns_rule)));
             }
         }
-        Ok(Self { lists, names, resolved: Resolved::new() })
+        Self { lists, names, resolved: Resolved::new(), answers: None }
     }
 
     /// Are there names that may change their addresses?
@@ -53,15 +62,47 @@ impl Resolver {
         !self.names.is_empty()
     }
 
-    /// Looks all names up, one after the other. One that has no address now keeps those it had.
-    pub(super) fn look_up(&mut self) {
-        for name in &self.names {
-            let found: Vec<IpAddr> =
-                (name.as_str(), 0).to_socket_addrs().map(|found| found.map(|it| it.ip()).collect()).unwrap_or_default();
-            if !found.is_empty() {
-                self.resolved.insert(name.clone(), found);
+    /// Begins to look all names up, on threads that nobody waits for.
+    pub(super) fn begin(&mut self) {
+        let (answer, answers) = channel();
+        let waiting = Arc::new(Mutex::new(self.names.clone()));
+        for _ in 0..self.names.len().min(WORKERS_MAX) {
+            let (answer, waiting) = (answer.clone(), Arc::clone(&waiting));
+            let work = move || {
+                while let Some(name) = waiting.lock().unwrap_or_else(PoisonError::into_inner).pop() {
+                    let found = (name.as_str(), 0).to_socket_addrs();
+                    let found = found.map(|found| found.map(|it| it.ip()).collect()).unwrap_or_default();
+                    if answer.send((name, found)).is_err() {
+                        return; // nobody asks any more
+                    }
+                }
+            };
+            if let Err(error) = thread::Builder::new().name("resolver".to_owned()).spawn(work) {
+                tracing::error!(%error, "cannot start a thread that looks up names");
             }
         }
+        self.answers = Some(answers);
+    }
+
+    /// Takes answers for at most that long, less when there are all. `true`: addresses have changed. A name without an
+    /// address keeps those it had.
+    pub(super) fn collect(&mut self, patience: Duration) -> bool {
+        let deadline = Instant::now() + patience;
+        let mut changed = false;
+        while let Some(answers) = &self.answers {
+            match answers.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok((name, mut found)) if !found.is_empty() => {
+                    found.sort();
+                    found.dedup();
+                    changed |= self.resolved.get(&name) != Some(&found);
+                    self.resolved.insert(name, found);
+                }
+                Ok(_) => {}
+                Err(std::sync::mpsc::RecvTimeoutError::Timeout) => break,
+                Err(std::sync::mpsc::RecvTimeoutError::Disconnected) => self.answers = None,
+            }
+        }
+        changed
     }
 
     /// The kernel's tables with the addresses of now.
@@ -99,7 +140,8 @@ mod tests {
     #[test]
     fn nameservers_are_read_as_the_resolver_reads_them() {
         let text = "# comment\nsearch example.org\nnameserver 192.0.2.1\nnameserver\tfe80::1%eth0\n nameserver 2001:db8::1 # x\nnameserver bad\n";
-        let expected: Vec<IpAddr> = ["192.0.2.1", "fe80::1", "2001:db8::1"].iter().map(|it| it.parse().unwrap()).collect();
+        let expected: Vec<IpAddr> =
+            ["192.0.2.1", "fe80::1", "2001:db8::1"].iter().map(|it| it.parse().unwrap()).collect();
         assert_eq!(servers(text), expected);
         assert_eq!(servers(""), [IpAddr::from([127, 0, 0, 1])]);
     }

@@ -51,6 +51,18 @@ impl Session {
         event(Kind::SessionStart, Action::Start, object)
     }
 
+    /// Opens that the kernel refused without telling which.
+    pub(super) fn unreadable(&self, count: u64) -> Event {
+        let now = jiff::Timestamp::now();
+        Event::gap(
+            now,
+            Kind::FileOpen.name(),
+            count,
+            (now, now),
+            "refused by the kernel: the object could not be opened for a verdict",
+        )
+    }
+
     /// `session.end`: how the command ended; `status` is what the caller of `run` gets. The recorder adds the counts.
     pub(super) fn end(&self, ended: Option<Ended>, status: u8) -> Event {
         let (exit_code, signal) = match ended {

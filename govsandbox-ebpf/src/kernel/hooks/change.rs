@@ -128,7 +128,7 @@ unsafe fn judge<C: EbpfContext>(
     }
     // SAFETY: the scratch is this task's; the names are the hook's.
     unsafe {
-        let written = walk::write_path(scratch, 0, name.location);
+        let written = walk::write_path(scratch, subject.fs(), 0, name.location);
         let (decision, always) = weigh(subject, scratch, name, written);
         if decision.allow {
             return 0;
@@ -139,7 +139,8 @@ unsafe fn judge<C: EbpfContext>(
         (*record).path_len = written.length;
         object::identify(record, typed::<*const u8>(name.dentry, &offsets::DENTRY_D_INODE) as u64);
         if let Some((other, flags)) = told {
-            (*record).second_len = walk::write_path(scratch, written.length, other.location).length;
+            (*record).second_len =
+                walk::write_path(scratch, subject.fs(), written.length, other.location).length;
             (*record).flags = flags;
         }
         let refuse = conclude(subject, decision, always, record);
@@ -154,7 +155,7 @@ unsafe fn weigh(subject: &Subject, scratch: *mut Scratch, name: Name, written: W
     // SAFETY: as in `judge`.
     let (tags, by_path) = unsafe {
         (
-            object::by_tags(subject.sandbox_id, name.dentry),
+            object::by_tags(subject.sandbox_id, scratch, name.dentry),
             object::by_path(subject.sandbox_id, scratch, 0, written.length),
         )
     };
@@ -162,7 +163,7 @@ unsafe fn weigh(subject: &Subject, scratch: *mut Scratch, name: Name, written: W
     if !own.allow {
         return (own, true);
     }
-    let decision = if !tags.whole || !written.whole {
+    let decision = if tags.whole == 0 || !written.whole {
         Decision::DENY_DEFAULT
     } else if name.leaves && tags.pinned != 0 {
         Decision::deny(tags.pinned)

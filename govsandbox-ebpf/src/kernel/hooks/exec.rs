@@ -1,7 +1,9 @@
 //! A new program image.
 
 use aya_ebpf::{
-    helpers::generated::{bpf_probe_read_user, bpf_send_signal}, macros::btf_tracepoint, programs::BtfTracePointContext,
+    helpers::generated::{bpf_probe_read_user, bpf_send_signal},
+    macros::btf_tracepoint,
+    programs::BtfTracePointContext,
 };
 use govsandbox_ebpf::abi::event::{ARGV_BYTES_MAX, FLAG_ARGV_CUT, FLAG_PATH_CUT, RecordKind};
 
@@ -41,6 +43,7 @@ pub fn process_exec(ctx: BtfTracePointContext) -> i32 {
         object::identify(record, inode as u64);
         let path = walk::write_path(
             scratch,
+            subject.fs(),
             0,
             Location::of_path(file as u64 + u64::from(offsets::FILE_F_PATH.load())),
         );
@@ -48,11 +51,11 @@ pub fn process_exec(ctx: BtfTracePointContext) -> i32 {
         if !path.whole {
             (*record).flags |= FLAG_PATH_CUT;
         }
-        let fs: *const u8 = typed(subject.as_bytes(), &offsets::TASK_FS);
         let cwd = walk::write_path(
             scratch,
+            subject.fs(),
             path.length,
-            Location::of_path(fs as u64 + u64::from(offsets::FS_PWD.load())),
+            Location::of_path(subject.fs() + u64::from(offsets::FS_PWD.load())),
         );
         (*record).second_len = cwd.length;
         if subject.config.trace_args != 0 {

@@ -67,8 +67,8 @@ unsafe fn judge<C: EbpfContext>(ctx: &C, subject: &Subject, file: *const u8) -> 
     // SAFETY: `file` is the hook's; offsets are of the types that are read; the scratch is this task's.
     unsafe {
         let path = file.add(offsets::FILE_F_PATH.load() as usize);
-        let tags = object::by_tags(subject.sandbox_id, typed(path, &offsets::PATH_DENTRY));
-        let written = walk::write_path(scratch, 0, Location::of_path(path as u64));
+        let tags = object::by_tags(subject.sandbox_id, scratch, typed(path, &offsets::PATH_DENTRY));
+        let written = walk::write_path(scratch, subject.fs(), 0, Location::of_path(path as u64));
         let hits = tags.hits.or(object::by_path(subject.sandbox_id, scratch, 0, written.length));
 
         let record = &raw mut (*scratch).record;
@@ -84,7 +84,7 @@ unsafe fn judge<C: EbpfContext>(ctx: &C, subject: &Subject, file: *const u8) -> 
         let own = decide_own(tags.own, operation);
         let decision = if !own.allow {
             own
-        } else if tags.whole && written.whole {
+        } else if tags.whole != 0 && written.whole {
             decide_path(hits, operation)
         } else {
             Decision::DENY_DEFAULT

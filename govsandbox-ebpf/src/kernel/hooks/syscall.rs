@@ -92,7 +92,7 @@ unsafe fn opened<C: EbpfContext>(ctx: &C, subject: &Subject, descriptor: u32) {
             return;
         }
         let path = file + u64::from(offsets::FILE_F_PATH.load());
-        let written = walk::write_path(scratch, 0, Location::of_path(path));
+        let written = walk::write_path(scratch, subject.fs(), 0, Location::of_path(path));
         (*record).path_len = written.length;
         if !written.whole {
             (*record).flags |= FLAG_PATH_CUT;
@@ -155,7 +155,7 @@ unsafe fn refused<C: EbpfContext>(
         let length = write_given(scratch, 0, argument(regs, spec.path_arg));
         (*record).path_len = length;
         let base = if spec.dirfd_arg == NO_ARG { AT_FDCWD } else { argument(regs, spec.dirfd_arg) as i32 };
-        let written = walk::write_path(scratch, length, base_location(subject, base));
+        let written = walk::write_path(scratch, subject.fs(), length, base_location(subject, base));
         (*record).second_len = written.length;
         if spec.target_arg != NO_ARG {
             (*record).flags |= FLAG_TARGET_AS_GIVEN;
@@ -179,9 +179,7 @@ unsafe fn write_given(scratch: *mut Scratch, at: u32, address: u64) -> u32 {
 #[inline(always)]
 fn base_location(subject: &Subject, descriptor: i32) -> Location {
     if descriptor == AT_FDCWD {
-        // SAFETY: the subject's task is trusted.
-        let fs: *const u8 = unsafe { typed(subject.as_bytes(), &offsets::TASK_FS) };
-        return Location::of_path(fs as u64 + u64::from(offsets::FS_PWD.load()));
+        return Location::of_path(subject.fs() + u64::from(offsets::FS_PWD.load()));
     }
     Location::of_path(file_of(subject, descriptor as u32) + u64::from(offsets::FILE_F_PATH.load()))
 }
