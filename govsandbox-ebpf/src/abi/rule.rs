@@ -100,8 +100,11 @@ pub struct SandboxConfig {
     /// 1: paths and egress are decided by hooks in the kernel (`lsm`); 0: elsewhere (`fanotify`).
     pub path_hooks: u8,
     pub _pad: [u8; 3],
+    /// Which ring buffers and which automaton are its own. They stay for the next sandbox: putting a map into a map waits
+    /// for all processors, some 10 ms.
+    pub slot: u32,
 }
-const _: () = assert!(size_of::<SandboxConfig>() == 16);
+const _: () = assert!(size_of::<SandboxConfig>() == 20);
 
 /// Key of the rules that hold an inode: the tag is what inode storage has for it, the same for all sandboxes.
 #[repr(C)]

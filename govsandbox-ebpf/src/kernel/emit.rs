@@ -12,16 +12,19 @@ use govsandbox_ebpf::abi::{
     rule::LossKey,
 };
 
-use super::maps::{self, Scratch};
+use super::{
+    maps::{self, Scratch},
+    subject::Subject,
+};
 
 /// Sends a record without texts.
 ///
 /// # Safety
 /// `record` is on the program's stack, begun by [`super::subject::Subject::begin`].
 #[inline(always)]
-pub unsafe fn bare<C: EbpfContext>(ctx: &C, record: *mut EventRecord) {
+pub unsafe fn bare<C: EbpfContext>(ctx: &C, subject: &Subject, record: *mut EventRecord) {
     // SAFETY: the caller vouches for `record`; the size is its type's.
-    unsafe { send(ctx, record, size_of::<EventRecord>() as u64) };
+    unsafe { send(ctx, subject.config.slot, record, size_of::<EventRecord>() as u64) };
 }
 
 /// Sends the scratch's record with as much of its text as the lengths say.
@@ -29,7 +32,7 @@ pub unsafe fn bare<C: EbpfContext>(ctx: &C, record: *mut EventRecord) {
 /// # Safety
 /// `scratch` is the current task's, its record begun.
 #[inline(always)]
-pub unsafe fn with_text<C: EbpfContext>(ctx: &C, scratch: *mut Scratch) {
+pub unsafe fn with_text<C: EbpfContext>(ctx: &C, subject: &Subject, scratch: *mut Scratch) {
     // SAFETY: the caller vouches for `scratch`; the text follows the record, and its length is bounded here.
     unsafe {
         let record = &raw mut (*scratch).record;
@@ -38,19 +41,19 @@ pub unsafe fn with_text<C: EbpfContext>(ctx: &C, scratch: *mut Scratch) {
         if text > TEXT_BYTES_MAX as u64 {
             text = TEXT_BYTES_MAX as u64;
         }
-        send(ctx, record, size_of::<EventRecord>() as u64 + text);
+        send(ctx, subject.config.slot, record, size_of::<EventRecord>() as u64 + text);
     }
 }
 
 #[inline(always)]
-unsafe fn send<C: EbpfContext>(ctx: &C, record: *mut EventRecord, size_bytes: u64) {
+unsafe fn send<C: EbpfContext>(ctx: &C, slot: u32, record: *mut EventRecord, size_bytes: u64) {
     // SAFETY: the callers vouch for `record`; an inner map that a look-up found stays while the program runs.
     unsafe {
         let sandbox_id = (*record).sandbox_id;
         let ring = if (*record).outcome == RecordOutcome::Allowed as u8 {
-            ring_of(&maps::EVENTS, &sandbox_id)
+            ring_of(&maps::EVENTS, &slot)
         } else {
-            ring_of(&maps::DENIALS, &sandbox_id)
+            ring_of(&maps::DENIALS, &slot)
         };
         if !ring.is_null() && bpf_ringbuf_output(ring, record.cast(), size_bytes, 0) == 0 {
             return;
@@ -62,9 +65,9 @@ unsafe fn send<C: EbpfContext>(ctx: &C, record: *mut EventRecord, size_bytes: u6
 }
 
 #[inline(always)]
-unsafe fn ring_of<M>(outer: &M, sandbox_id: &u32) -> *mut c_void {
+unsafe fn ring_of<M>(outer: &M, slot: &u32) -> *mut c_void {
     // SAFETY: `outer` is a map of maps with a `u32` key.
-    unsafe { bpf_map_lookup_elem(ptr::from_ref(outer).cast_mut().cast(), ptr::from_ref(sandbox_id).cast()) }
+    unsafe { bpf_map_lookup_elem(ptr::from_ref(outer).cast_mut().cast(), ptr::from_ref(slot).cast()) }
 }
 
 /// Counts a record that never came to be.

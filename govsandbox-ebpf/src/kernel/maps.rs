@@ -81,7 +81,7 @@ pub static TAG_RULES: HashMap<TagKey, TagRule, 262144, NO_PREALLOC> = HashMap::n
 /// An [`Automaton`] as words: were it a structure, Linux 6.1 would take no inner map that was made without BTF.
 pub type AutomatonWords = [u64; size_of::<Automaton>() / 8];
 
-/// Sandbox → its path automaton.
+/// Slot → path automaton.
 #[btf_map]
 pub static AUTOMATA: HashOfMaps<u32, Array<AutomatonWords, 1>, SANDBOXES_MAX> = HashOfMaps::new();
 
@@ -89,11 +89,11 @@ pub static AUTOMATA: HashOfMaps<u32, Array<AutomatonWords, 1>, SANDBOXES_MAX> = 
 #[btf_map]
 pub static EGRESS: LpmTrie<EgressKey, PortTable, 262144> = LpmTrie::new();
 
-/// Sandbox → ring buffer for what was allowed.
+/// Slot → ring buffer for what was allowed.
 #[btf_map]
 pub static EVENTS: HashOfMaps<u32, RingBuf<EventRecord, 4096>, SANDBOXES_MAX> = HashOfMaps::new();
 
-/// Sandbox → ring buffer for what was refused, so that no flood of the others can push it out.
+/// Slot → ring buffer for what was refused, so that no flood of the others can push it out.
 #[btf_map]
 pub static DENIALS: HashOfMaps<u32, RingBuf<EventRecord, 4096>, SANDBOXES_MAX> = HashOfMaps::new();
 

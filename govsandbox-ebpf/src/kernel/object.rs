@@ -132,9 +132,9 @@ struct ScanContext {
 /// # Safety
 /// `scratch` points to a task's scratch.
 #[inline(always)]
-pub unsafe fn by_path(sandbox_id: u32, scratch: *mut Scratch, at: u32, length: u32) -> Hits {
+pub unsafe fn by_path(slot: u32, scratch: *mut Scratch, at: u32, length: u32) -> Hits {
     // SAFETY: an entry of an array stays where it is while the program runs.
-    let Some(words) = (unsafe { maps::AUTOMATA.get_value(&sandbox_id, &0) }) else { return Hits::NONE };
+    let Some(words) = (unsafe { maps::AUTOMATA.get_value(&slot, &0) }) else { return Hits::NONE };
     let mut context = ScanContext { automaton: core::ptr::from_ref(words).cast(), scratch };
     let context = (&raw mut context).cast();
     // SAFETY: the callbacks' types are what the helper calls; the context outlives the loops; the room behind a masked

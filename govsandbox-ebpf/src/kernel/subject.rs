@@ -36,6 +36,7 @@ const ORPHANED: SandboxConfig = SandboxConfig {
     orphaned: 1,
     path_hooks: 1,
     _pad: [0; 3],
+    slot: u32::MAX,
 };
 
 /// The current task as a subject; `None`: it is in no sandbox.

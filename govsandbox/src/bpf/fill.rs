@@ -1,7 +1,7 @@
 //! Writes one sandbox into the kernel's maps, and takes it out again. The only writer.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
     os::fd::{AsFd, BorrowedFd},
 };
@@ -132,34 +132,25 @@ impl Sandbox {
             sandbox.tags.push(object.tag);
         }
         sandbox._held = held;
-        let rings = sandbox.make_rings(contents.automaton)?;
+        let slot = sandbox.maps.free_slot();
+        let rings = sandbox.fill_slot(slot, contents.automaton)?;
         sandbox.set_egress(contents.egress)?;
         // Last: from here on the sandbox exists.
-        let config = SandboxConfig { supervisor_tgid: std::process::id(), ..contents.config };
+        let config = SandboxConfig { supervisor_tgid: std::process::id(), slot, ..contents.config };
         sandbox.maps.sandboxes.insert(id.0, config, 0).map_err(map_error("SANDBOXES"))?;
         Ok((sandbox, rings))
     }
 
-    fn make_rings(&mut self, automaton: Option<&Automaton>) -> Result<Rings, FillError> {
+    fn fill_slot(&mut self, slot: u32, automaton: Option<&Automaton>) -> Result<Rings, FillError> {
         let raw = |map| move |source| FillError::Map { map, source };
         if let Some(automaton) = automaton {
-            let inner =
-                sys::bpf::create_array_of_one(size_of::<Automaton>() as u32).map_err(raw("AUTOMATA"))?;
-            sys::bpf::map_update(inner.as_fd(), &0_u32.to_ne_bytes(), automaton.as_bytes())
-                .map_err(raw("AUTOMATA"))?;
-            sys::bpf::insert_inner(self.maps.automata.fd().as_fd(), self.id.0, inner)
-                .map_err(raw("AUTOMATA"))?;
+            self.maps.write_automaton(slot, automaton).map_err(raw("AUTOMATA"))?;
         }
         for kind in KINDS {
             let key = LossKey { sandbox_id: self.id.0, kind: kind as u32 };
             self.maps.losses.insert(key, Loss::default(), 0).map_err(map_error("LOSSES"))?;
         }
-        let rings = Rings::create().map_err(raw("EVENTS"))?;
-        sys::bpf::insert_inner(self.maps.events.fd().as_fd(), self.id.0, rings.events())
-            .map_err(raw("EVENTS"))?;
-        sys::bpf::insert_inner(self.maps.denials.fd().as_fd(), self.id.0, rings.denials())
-            .map_err(raw("DENIALS"))?;
-        Ok(rings)
+        Rings::of_slot(&self.maps.events, &self.maps.denials, slot, self.id).map_err(raw("EVENTS"))
     }
 
     /// Replaces the networks: new ones first, so that what stays allowed is never refused in between.
@@ -256,6 +247,25 @@ impl Maps {
         ids.find(|id| self.sandboxes.get(id, 0).is_err()).map(SandboxId).ok_or(FillError::NoId)
     }
 
+    /// The first slot that no sandbox uses. The caller holds the lock.
+    fn free_slot(&self) -> u32 {
+        let used: BTreeSet<u32> = self.sandboxes.iter().flatten().map(|(_, config)| config.slot).collect();
+        (0..).find(|slot| !used.contains(slot)).unwrap_or(u32::MAX)
+    }
+
+    fn write_automaton(&self, slot: u32, automaton: &Automaton) -> io::Result<()> {
+        let outer = self.automata.fd().as_fd();
+        let array = match sys::bpf::inner_id(outer, slot)? {
+            Some(id) => MapData::from_id(id).map_err(io::Error::other)?,
+            None => {
+                let array = sys::bpf::create_array_of_one(size_of::<Automaton>() as u32)?;
+                sys::bpf::insert_inner(outer, slot, &array)?;
+                MapData::from_fd(array).map_err(io::Error::other)?
+            }
+        };
+        sys::bpf::map_update(array.fd().as_fd(), &0_u32.to_ne_bytes(), automaton.as_bytes())
+    }
+
     /// Removes what supervisors left that were killed. The kernel itself has seen them end, whatever their pid namespace.
     fn forget_orphans(&mut self) {
         let dead: Vec<u32> = self
@@ -294,9 +304,6 @@ impl Maps {
         }
         for kind in KINDS {
             self.losses.remove(&LossKey { sandbox_id: id, kind: kind as u32 }).ok();
-        }
-        for map in [&self.automata, &self.events, &self.denials] {
-            sys::bpf::map_delete(map.fd().as_fd(), &id.to_ne_bytes()).ok();
         }
     }
 }

@@ -1,14 +1,17 @@
 //! Reads the ring buffers of one sandbox: what was refused has one of its own.
 
 use std::{
+    collections::VecDeque,
     io,
-    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
+    os::fd::{AsFd as _, BorrowedFd},
 };
 
 use aya::maps::{Map, MapData, RingBuf};
+use govsandbox_ebpf::abi::event::EventRecord;
 use rustix::event::{PollFd, PollFlags, poll};
+use zerocopy::FromBytes as _;
 
-use crate::sys;
+use crate::{id::SandboxId, sys};
 
 /// Room for what was allowed: about 100,000 opens of ordinary paths.
 const EVENTS_BYTES: u32 = 16 << 20;
@@ -21,6 +24,7 @@ const TURN_RECORDS: usize = 16_384;
 pub struct Rings {
     events: RingBuf<MapData>,
     denials: RingBuf<MapData>,
+    sandbox_id: u32,
 }
 
 /// Why [`Rings::wait`] came back.
@@ -35,15 +39,20 @@ pub enum Woken {
 }
 
 impl Rings {
-    pub(super) fn create() -> io::Result<Self> {
-        Ok(Self { events: ring(EVENTS_BYTES)?, denials: ring(DENIALS_BYTES)? })
+    /// Those of a slot; made if it has none yet. What an earlier sandbox left in them is skipped.
+    pub(super) fn of_slot(events: &MapData, denials: &MapData, slot: u32, id: SandboxId) -> io::Result<Self> {
+        Ok(Self {
+            events: ring(events, slot, EVENTS_BYTES)?,
+            denials: ring(denials, slot, DENIALS_BYTES)?,
+            sandbox_id: id.0,
+        })
     }
 
-    pub(super) fn events(&self) -> BorrowedFd<'_> {
+    fn events(&self) -> BorrowedFd<'_> {
         self.events.as_fd()
     }
 
-    pub(super) fn denials(&self) -> BorrowedFd<'_> {
+    fn denials(&self) -> BorrowedFd<'_> {
         self.denials.as_fd()
     }
 
@@ -74,31 +83,56 @@ impl Rings {
         })
     }
 
-    /// Hands over what is there: refusals after what went before them. `true`: there may be more.
+    /// Hands over what is there, by time. `true`: there may be more.
     ///
-    /// A refusal that stands in its buffer came after the exec of the process in the other one; so refusals are taken
-    /// first and handed over last.
-    pub fn drain(&mut self, mut record: impl FnMut(&[u8])) -> bool {
-        let refused: Vec<Vec<u8>> = take(&mut self.denials).collect();
+    /// A refusal that stands in its buffer came after the exec of its process in the other one; so refusals are taken
+    /// first.
+    pub fn drain(&mut self, mut record: impl FnMut(&EventRecord, &[u8])) -> bool {
+        let own = self.sandbox_id;
+        let mut refused: VecDeque<Vec<u8>> = VecDeque::new();
+        while refused.len() < TURN_RECORDS {
+            let Some(item) = self.denials.next() else { break };
+            refused.push_back(item.to_vec());
+        }
+        let more = refused.len() == TURN_RECORDS;
+        let mut hand_over = |bytes: &[u8]| match EventRecord::read_from_prefix(bytes) {
+            Ok((header, _)) if header.sandbox_id != own => {}
+            Ok((header, _)) => record(&header, bytes),
+            Err(_) => tracing::error!(bytes = bytes.len(), "a record is too short"),
+        };
         let mut taken = 0;
         while taken < TURN_RECORDS {
             let Some(item) = self.events.next() else { break };
-            record(&item);
+            while refused.front().is_some_and(|refused| time(refused) <= time(&item)) {
+                if let Some(refused) = refused.pop_front() {
+                    hand_over(&refused);
+                }
+            }
+            hand_over(&item);
             taken += 1;
         }
         for item in &refused {
-            record(item);
+            hand_over(item);
         }
-        taken == TURN_RECORDS || refused.len() == TURN_RECORDS
+        more || taken == TURN_RECORDS
     }
 }
 
-fn take(ring: &mut RingBuf<MapData>) -> impl Iterator<Item = Vec<u8>> {
-    std::iter::from_fn(|| ring.next().map(|item| item.to_vec())).take(TURN_RECORDS)
+/// `time_boot_ns`, which every record begins with.
+fn time(record: &[u8]) -> u64 {
+    record.first_chunk().map_or(0, |bytes| u64::from_ne_bytes(*bytes))
 }
 
-fn ring(size_bytes: u32) -> io::Result<RingBuf<MapData>> {
-    let fd: OwnedFd = sys::bpf::create_ring_buffer(size_bytes)?;
-    let data = MapData::from_fd(fd).map_err(io::Error::other)?;
+/// The ring buffer in a slot of a map of maps.
+fn ring(outer: &MapData, slot: u32, size_bytes: u32) -> io::Result<RingBuf<MapData>> {
+    let outer = outer.fd().as_fd();
+    let data = match sys::bpf::inner_id(outer, slot)? {
+        Some(id) => MapData::from_id(id).map_err(io::Error::other)?,
+        None => {
+            let fd = sys::bpf::create_ring_buffer(size_bytes)?;
+            sys::bpf::insert_inner(outer, slot, &fd)?;
+            MapData::from_fd(fd).map_err(io::Error::other)?
+        }
+    };
     RingBuf::try_from(Map::RingBuf(data)).map_err(io::Error::other)
 }

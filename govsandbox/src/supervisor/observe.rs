@@ -1,6 +1,7 @@
 //! The thread that turns records into events, and keeps names and losses up to date.
 
 use std::{
+    collections::VecDeque,
     ffi::OsString,
     io,
     os::fd::{AsFd as _, OwnedFd},
@@ -36,8 +37,6 @@ use crate::{
 const TICK_MS: u32 = 100;
 /// How long a name's addresses are taken for true.
 const NAMES_KEPT: Duration = Duration::from_secs(60);
-/// How long the end waits for records that are still being written.
-const LAST_RECORDS: Duration = Duration::from_millis(20);
 
 /// The command before its first exec, so that its events have a subject.
 pub(super) struct Command {
@@ -125,22 +124,29 @@ impl Work {
                 }
             }
         }
-        // A process that was killed may still be on its way out on another processor.
-        std::thread::sleep(LAST_RECORDS);
+        // The sandbox's cgroup is empty and gone, so every record is there.
         while self.read() {}
         self.report_losses();
     }
 
-    /// `true`: there may be more.
+    /// Hands everything to the recorder by time. `true`: there may be more.
+    ///
+    /// A refusal of the verdict thread is sent before the open goes on: before the record of that syscall's end is there,
+    /// and after that of its process's exec.
     fn read(&mut self) -> bool {
         let Observed { rings, refused, recorder, .. } = &mut self.observed;
         let decoder = &mut self.decoder;
-        rings.drain(|record| {
-            // A refusal is handed over before the open goes on, so before the record of that syscall's end is there.
-            for refusal in refused.try_iter() {
-                recorder.record(decoder.refusal(&as_record(&refusal), &refusal.path));
+        let mut waiting: VecDeque<Refusal> = refused.try_iter().collect();
+        let more = rings.drain(|header, bytes| {
+            if header.outcome != RecordOutcome::Allowed as u8 {
+                waiting.extend(refused.try_iter());
             }
-            match decoder.record(record) {
+            while waiting.front().is_some_and(|refusal| refusal.time_boot_ns <= header.time_boot_ns) {
+                if let Some(refusal) = waiting.pop_front() {
+                    recorder.record(decoder.refusal(&as_record(&refusal), &refusal.path));
+                }
+            }
+            match decoder.record(bytes) {
                 Ok(Some(event)) => recorder.record(event),
                 Ok(None) => {}
                 Err(error) => {
@@ -148,13 +154,14 @@ impl Work {
                     recorder.record(Event::gap(now, "unknown", 1, (now, now), &error.to_string()));
                 }
             }
-        })
+        });
+        for refusal in waiting {
+            recorder.record(decoder.refusal(&as_record(&refusal), &refusal.path));
+        }
+        more
     }
 
     fn report_losses(&mut self) {
-        for refusal in self.observed.refused.try_iter() {
-            self.observed.recorder.record(self.decoder.refusal(&as_record(&refusal), &refusal.path));
-        }
         for (kind, loss) in self.observed.sandbox.losses() {
             let known = self.reported.iter().find(|(known, _)| *known == kind).map_or(0, |(_, count)| *count);
             if loss.count > known {

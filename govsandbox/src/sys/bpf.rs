@@ -7,8 +7,8 @@ use std::{
 };
 
 const BPF_MAP_CREATE: libc::c_long = 0;
+const BPF_MAP_LOOKUP_ELEM: libc::c_long = 1;
 const BPF_MAP_UPDATE_ELEM: libc::c_long = 2;
-const BPF_MAP_DELETE_ELEM: libc::c_long = 3;
 const BPF_MAP_TYPE_ARRAY: u32 = 2;
 const BPF_MAP_TYPE_RINGBUF: u32 = 27;
 
@@ -49,17 +49,25 @@ pub fn map_update(map: BorrowedFd<'_>, key: &[u8], value: &[u8]) -> io::Result<(
     unsafe { bpf(BPF_MAP_UPDATE_ELEM, &attr) }.map(drop)
 }
 
-/// Removes one element; one that is not there is no error.
+/// Id of the map that stands in a map of maps; `None`: there is none.
 ///
 /// # Errors
 /// What the kernel answers.
-pub fn map_delete(map: BorrowedFd<'_>, key: &[u8]) -> io::Result<()> {
-    let attr =
-        ElementAttr { map_fd: map.as_raw_fd() as u32, _pad: 0, key: key.as_ptr() as u64, value: 0, flags: 0 };
-    // SAFETY: as in `map_update`.
-    match unsafe { bpf(BPF_MAP_DELETE_ELEM, &attr) } {
-        Err(error) if error.raw_os_error() != Some(libc::ENOENT) => Err(error),
-        Ok(_) | Err(_) => Ok(()),
+pub fn inner_id(outer: BorrowedFd<'_>, key: u32) -> io::Result<Option<u32>> {
+    let key = key.to_ne_bytes();
+    let mut id = [0_u8; 4];
+    let attr = ElementAttr {
+        map_fd: outer.as_raw_fd() as u32,
+        _pad: 0,
+        key: key.as_ptr() as u64,
+        value: id.as_mut_ptr() as u64,
+        flags: 0,
+    };
+    // SAFETY: as in `map_update`; key and value of a map of maps with `u32` keys have four bytes each.
+    match unsafe { bpf(BPF_MAP_LOOKUP_ELEM, &attr) } {
+        Ok(_) => Ok(Some(u32::from_ne_bytes(id))),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+        Err(error) => Err(error),
     }
 }
 

@@ -144,7 +144,7 @@ unsafe fn judge<C: EbpfContext>(
             (*record).flags = flags;
         }
         let refuse = conclude(subject, decision, always, record);
-        emit::with_text(ctx, scratch);
+        emit::with_text(ctx, subject, scratch);
         if refuse { answer(EPERM) } else { 0 }
     }
 }
@@ -156,7 +156,7 @@ unsafe fn weigh(subject: &Subject, scratch: *mut Scratch, name: Name, written: W
     let (tags, by_path) = unsafe {
         (
             object::by_tags(subject.sandbox_id, scratch, name.dentry),
-            object::by_path(subject.sandbox_id, scratch, 0, written.length),
+            object::by_path(subject.config.slot, scratch, 0, written.length),
         )
     };
     let own = decide_own(tags.own, Operation::Change);

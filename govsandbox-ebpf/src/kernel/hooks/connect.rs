@@ -74,7 +74,7 @@ fn judge(ctx: &SockAddrContext, kind: RecordKind, family: u16) -> i32 {
         let key = Key::new(KEY_BITS, EgressKey { sandbox_id_be: subject.sandbox_id.to_be_bytes(), address });
         let decision = decide_egress(maps::EGRESS.get(&key), port, protocol as u8);
         let refuse = conclude(&subject, decision, false, record);
-        emit::bare(ctx, record);
+        emit::bare(ctx, &subject, record);
         if refuse { REFUSE } else { PASS }
     }
 }

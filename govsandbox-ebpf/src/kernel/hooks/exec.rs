@@ -61,7 +61,7 @@ pub fn process_exec(ctx: BtfTracePointContext) -> i32 {
         if subject.config.trace_args != 0 {
             write_argv(&subject, scratch, path.length + cwd.length);
         }
-        emit::with_text(&ctx, scratch);
+        emit::with_text(&ctx, &subject, scratch);
     }
     0
 }

@@ -69,7 +69,7 @@ unsafe fn judge<C: EbpfContext>(ctx: &C, subject: &Subject, file: *const u8) -> 
         let path = file.add(offsets::FILE_F_PATH.load() as usize);
         let tags = object::by_tags(subject.sandbox_id, scratch, typed(path, &offsets::PATH_DENTRY));
         let written = walk::write_path(scratch, subject.fs(), 0, Location::of_path(path as u64));
-        let hits = tags.hits.or(object::by_path(subject.sandbox_id, scratch, 0, written.length));
+        let hits = tags.hits.or(object::by_path(subject.config.slot, scratch, 0, written.length));
 
         let record = &raw mut (*scratch).record;
         subject.begin(record, RecordKind::Open);
@@ -91,7 +91,7 @@ unsafe fn judge<C: EbpfContext>(ctx: &C, subject: &Subject, file: *const u8) -> 
         };
         let refuse = conclude(subject, decision, !own.allow, record);
         if wanted(subject, record) {
-            emit::with_text(ctx, scratch);
+            emit::with_text(ctx, subject, scratch);
         }
         if refuse { answer(EPERM) } else { 0 }
     }

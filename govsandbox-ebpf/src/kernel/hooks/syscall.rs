@@ -97,7 +97,7 @@ unsafe fn opened<C: EbpfContext>(ctx: &C, subject: &Subject, descriptor: u32) {
         if !written.whole {
             (*record).flags |= FLAG_PATH_CUT;
         }
-        emit::with_text(ctx, scratch);
+        emit::with_text(ctx, subject, scratch);
     }
 }
 
@@ -162,7 +162,7 @@ unsafe fn refused<C: EbpfContext>(
             (*record).argv_len =
                 write_given(scratch, length + written.length, argument(regs, spec.target_arg));
         }
-        emit::with_text(ctx, scratch);
+        emit::with_text(ctx, subject, scratch);
     }
 }
 

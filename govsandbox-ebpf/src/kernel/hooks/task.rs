@@ -48,7 +48,7 @@ pub fn task_newtask(ctx: BtfTracePointContext) -> i32 {
         let mut record = core::mem::MaybeUninit::<EventRecord>::uninit();
         parent.begin(record.as_mut_ptr(), RecordKind::Fork);
         (*record.as_mut_ptr()).value = u64::from(tgid);
-        emit::bare(&ctx, record.as_mut_ptr());
+        emit::bare(&ctx, &parent, record.as_mut_ptr());
     }
     0
 }
@@ -105,6 +105,6 @@ unsafe fn exited<C: EbpfContext>(ctx: &C, wait_status: u32) {
     unsafe {
         subject.begin(record.as_mut_ptr(), RecordKind::Exit);
         (*record.as_mut_ptr()).value = u64::from(wait_status);
-        emit::bare(ctx, record.as_mut_ptr());
+        emit::bare(ctx, &subject, record.as_mut_ptr());
     }
 }
