@@ -2,11 +2,7 @@
 
 use serde::Serialize;
 
-use super::fanotify;
-
-/// Names of the backends, as `session.start` has them.
-pub(super) const LSM: &str = "lsm";
-pub(super) const FANOTIFY: &str = "fanotify";
+use super::{Kind, fanotify};
 
 /// First Landlock ABI that refuses truncate(2).
 const TRUNCATE_ABI: i32 = 3;
@@ -33,8 +29,8 @@ pub struct Guarantee {
 }
 
 /// What holds on a machine with that backend and that Landlock.
-pub(super) fn table(backend: Option<&'static str>, landlock_abi: i32) -> Vec<Guarantee> {
-    let by_hooks = backend == Some(LSM);
+pub(super) fn table(backend: Option<Kind>, landlock_abi: i32) -> Vec<Guarantee> {
+    let by_hooks = backend == Some(Kind::Lsm);
     let is_scoped = landlock_abi >= SCOPE_ABI;
     let verdicts = if by_hooks { "BPF LSM hooks" } else { "fanotify verdicts" };
     let whole_tree =
@@ -108,8 +104,8 @@ pub(super) fn table(backend: Option<&'static str>, landlock_abi: i32) -> Vec<Gua
 }
 
 /// What is not held, whatever the policy.
-pub(super) fn not_held(backend: Option<&'static str>) -> Vec<&'static str> {
-    let own = if backend == Some(FANOTIFY) { fanotify::NOT_HELD } else { &[] };
+pub(super) fn not_held(backend: Option<Kind>) -> Vec<&'static str> {
+    let own = if backend == Some(Kind::Fanotify) { fanotify::NOT_HELD } else { &[] };
     own.iter().chain(NOT_HELD).copied().filter(|_| backend.is_some()).collect()
 }
 
@@ -123,14 +119,14 @@ mod tests {
 
     #[test]
     fn every_guarantee_is_held_on_both_backends_with_todays_landlock() {
-        for backend in [LSM, FANOTIFY] {
+        for backend in [Kind::Lsm, Kind::Fanotify] {
             assert!(table(Some(backend), SCOPE_ABI).iter().all(|row| !row.held_by.is_empty()), "{backend}");
         }
     }
 
     #[test]
     fn what_an_old_landlock_does_not_hold_is_said() {
-        let rows = table(Some(LSM), SCOPE_ABI - 1);
+        let rows = table(Some(Kind::Lsm), SCOPE_ABI - 1);
         let lacking: Vec<_> = rows.iter().filter(|row| row.held_by.is_empty()).collect();
         assert_eq!(lacking.len(), 1, "{lacking:?}");
         assert!(lacking[0].note.unwrap().contains("ABI 6"));

@@ -1,6 +1,7 @@
 //! Who gives verdicts on files: chosen by trying, the strongest first.
 
 mod agent;
+mod checks;
 pub mod fanotify;
 pub mod guarantee;
 pub mod lsm;
