@@ -32,6 +32,7 @@ use crate::{
     bpf::{
         fill::{Contents, Sandbox},
         load::{self, Loaded},
+        log::KernelLog,
     },
     diagnostic::Status,
     id::{RuleId, RuleIndex},
@@ -276,6 +277,7 @@ impl Start<'_> {
         let observed = Observed {
             sandbox,
             rings,
+            kernel_log: KernelLog::open(&self.loaded)?,
             refused,
             resolver,
             compiled: Arc::new(policy::explain::with_links_followed(compiled)),

@@ -16,12 +16,11 @@ use aya::{
     },
 };
 use govsandbox_ebpf::abi::ABI_VERSION;
-use sha2::{Digest as _, Sha256};
 
 use super::{
     btf::{BtfError, KernelBtf, VMLINUX},
     mount::{self, MountError},
-    offsets,
+    offsets, unload,
 };
 use crate::sys::mountinfo;
 
@@ -148,18 +147,19 @@ pub fn load() -> Result<Loaded, LoadError> {
         loaded.warm = false;
         discard(&loaded.folder)?;
         loaded.fresh()?;
+        unload::discard_idle(&bpffs.join(PINS_FOLDER), &loaded.folder)?;
     }
     Ok(loaded)
 }
 
-/// Names the folder of this binary's programs: the version of the ABI, and the object itself.
+/// Names the folder of this binary's programs: the version of the ABI, the object itself (one that differs is another,
+/// whatever its version says), and whether they log.
 pub(super) fn folder_name() -> String {
-    format!("v{ABI_VERSION}-{}", object_id())
-}
-
-/// Twelve hex digits of the object's digest: an object that differs is another object, whatever its version says.
-fn object_id() -> String {
-    Sha256::digest(OBJECT).iter().take(6).map(|byte| format!("{byte:02x}")).collect()
+    let name = format!("v{ABI_VERSION}-{}", env!("GOVSANDBOX_BPF_OBJECT_ID"));
+    match log_level() {
+        0 => name,
+        level => format!("{name}-log{level}"),
+    }
 }
 
 /// Held by who loads or unloads.
@@ -334,7 +334,7 @@ fn chain(error: &dyn std::error::Error) -> String {
 }
 
 /// `GOVSANDBOX_BPF_LOG`: error, warn, info, debug or trace turns the programs' own messages on, at load.
-fn log_level() -> u8 {
+pub(super) fn log_level() -> u8 {
     match std::env::var("GOVSANDBOX_BPF_LOG").as_deref() {
         Ok("error") => 1,
         Ok("warn") => 2,

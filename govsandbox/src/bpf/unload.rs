@@ -83,12 +83,34 @@ pub fn unload() -> Result<Unloaded, LoadError> {
     Ok(Unloaded::Removed(removed))
 }
 
+/// Removes the pins of other versions that no sandbox uses any more. The caller holds the lock.
+///
+/// # Errors
+/// When bpffs can't be read or written.
+pub(super) fn discard_idle(parent: &Path, keep: &Path) -> Result<(), LoadError> {
+    for folder in
+        entries(parent).map_err(|source| pin_error(parent, source))?.iter().map(|name| parent.join(name))
+    {
+        let idle = folder != keep && (!folder.join(COMPLETE).exists() || living(&folder)?.is_empty());
+        if idle {
+            load::discard(&folder)?;
+        }
+    }
+    Ok(())
+}
+
 /// The sandboxes of one version that have a supervisor, or processes.
 fn living(folder: &Path) -> Result<Vec<Alive>, LoadError> {
-    let sandboxes: HashMap<_, u32, SandboxConfig> = open(&folder.join("map_SANDBOXES"))?;
     let members: HashMap<_, u32, u32> = open(&folder.join("map_MEMBERS"))?;
     let inhabited: Vec<u32> =
         members.iter().filter_map(|entry| entry.ok().map(|(_, sandbox)| sandbox)).collect();
+    // Another version may know other things of a sandbox; who is a member has always been two numbers.
+    let Ok(sandboxes) = open::<u32, SandboxConfig>(&folder.join("map_SANDBOXES")) else {
+        return Ok(inhabited
+            .into_iter()
+            .map(|sandbox_id| Alive { sandbox_id, supervisor_tgid: 0 })
+            .collect());
+    };
     // Elsewhere the numbers of /proc are not those of the map.
     let knows_pids = fs::read_link("/proc/self/ns/pid")
         .is_ok_and(|namespace| namespace == Path::new(INITIAL_PID_NAMESPACE));

@@ -86,15 +86,15 @@ fn usage_status(error: &clap::Error) -> Status {
     }
 }
 
-/// Our own messages, and those of the kernel programs, go to stderr when `GOVSANDBOX_LOG` asks for them
-/// (`GOVSANDBOX_LOG=debug`).
+/// Our own messages go to stderr when `GOVSANDBOX_LOG` asks for them (`GOVSANDBOX_LOG=debug`), and with them those of the
+/// kernel programs when these were loaded with `GOVSANDBOX_BPF_LOG`.
 fn logging() {
     let filter = tracing_subscriber::EnvFilter::builder()
         .with_default_directive(tracing_subscriber::filter::LevelFilter::OFF.into())
         .with_env_var("GOVSANDBOX_LOG")
         .from_env_lossy();
     let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
-    if subscriber.try_init().is_err() {
+    if tracing_log::LogTracer::init().is_err() || subscriber.try_init().is_err() {
         eprintln!("govsandbox: warning: a logger is set already"); // only a caller of the library can have done so
     }
 }

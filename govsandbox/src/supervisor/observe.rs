@@ -23,6 +23,7 @@ use crate::{
     backend::fanotify::Refusal,
     bpf::{
         fill::Sandbox,
+        log::KernelLog,
         reader::{Rings, Woken},
     },
     event::{
@@ -49,6 +50,7 @@ pub(super) struct Command {
 pub(super) struct Observed {
     pub(super) sandbox: Sandbox,
     pub(super) rings: Rings,
+    pub(super) kernel_log: Option<KernelLog>,
     pub(super) refused: Receiver<Refusal>,
     pub(super) resolver: Resolver,
     pub(super) compiled: Arc<Compiled>,
@@ -105,6 +107,9 @@ impl Work {
         loop {
             let woken = self.observed.rings.wait(stop.as_fd(), TICK_MS);
             while self.read() {}
+            if let Some(log) = &mut self.observed.kernel_log {
+                log.flush();
+            }
             let now = Instant::now();
             if now >= losses_due {
                 self.report_losses();
