@@ -1,21 +1,22 @@
 //! Takes the kernel programs away again.
 
-use std::{fs, io, path::Path};
+use std::{fs, io, mem::offset_of, os::fd::AsFd as _, path::Path};
 
-use aya::{
-    Pod,
-    maps::{HashMap, Map, MapData},
-};
+use aya::maps::{MapData, MapError};
 use govsandbox_ebpf::abi::rule::SandboxConfig;
 
 use super::{
     load::{self, COMPLETE, LoadError, PINS_FOLDER},
     mount::MountError,
 };
-use crate::sys::mountinfo;
+use crate::sys::{self, mountinfo};
 
 /// `/proc/self/ns/pid` of processes in the initial pid namespace (`PROC_PID_INIT_INO`, include/linux/proc_ns.h).
 const INITIAL_PID_NAMESPACE: &str = "pid:[4026531836]";
+
+// Read of older versions too, whose entries may be shorter or longer: these two keep their places.
+const _: () =
+    assert!(offset_of!(SandboxConfig, supervisor_tgid) == 0 && offset_of!(SandboxConfig, orphaned) == 11);
 
 /// What became of the pins.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -99,38 +100,38 @@ pub(super) fn discard_idle(parent: &Path, keep: &Path) -> Result<(), LoadError> 
     Ok(())
 }
 
-/// The sandboxes of one version that have a supervisor, or processes.
+/// The sandboxes of one version that have a supervisor, or processes. Versions differ in what a sandbox's entry has, and
+/// agree in its beginning.
 fn living(folder: &Path) -> Result<Vec<Alive>, LoadError> {
-    let members: HashMap<_, u32, u32> = open(&folder.join("map_MEMBERS"))?;
+    let sandboxes = read(&folder.join("map_SANDBOXES"))?;
     let inhabited: Vec<u32> =
-        members.iter().filter_map(|entry| entry.ok().map(|(_, sandbox)| sandbox)).collect();
-    // Another version may know other things of a sandbox; who is a member has always been two numbers.
-    let Ok(sandboxes) = open::<u32, SandboxConfig>(&folder.join("map_SANDBOXES")) else {
-        return Ok(inhabited
-            .into_iter()
-            .map(|sandbox_id| Alive { sandbox_id, supervisor_tgid: 0 })
-            .collect());
-    };
+        read(&folder.join("map_MEMBERS"))?.iter().filter_map(|(_, sandbox)| number(sandbox)).collect();
     // Elsewhere the numbers of /proc are not those of the map.
     let knows_pids = fs::read_link("/proc/self/ns/pid")
         .is_ok_and(|namespace| namespace == Path::new(INITIAL_PID_NAMESPACE));
     let is_gone = |tgid: u32| knows_pids && !Path::new("/proc").join(tgid.to_string()).exists();
     let mut found = Vec::new();
-    for entry in sandboxes.iter() {
-        let unreadable = |error| pin_error(folder, io::Error::other(error));
-        let (sandbox_id, config) = entry.map_err(unreadable)?;
-        let is_supervised = config.orphaned == 0 && !is_gone(config.supervisor_tgid);
-        if is_supervised || inhabited.contains(&sandbox_id) {
-            found.push(Alive { sandbox_id, supervisor_tgid: config.supervisor_tgid });
+    for (sandbox_id, config) in sandboxes {
+        let supervisor_tgid = number(&config).unwrap_or(0);
+        let is_orphaned = config.get(offset_of!(SandboxConfig, orphaned)).is_some_and(|flag| *flag != 0);
+        if (!is_orphaned && !is_gone(supervisor_tgid)) || inhabited.contains(&sandbox_id) {
+            found.push(Alive { sandbox_id, supervisor_tgid });
         }
     }
     Ok(found)
 }
 
-fn open<K: Pod, V: Pod>(pin: &Path) -> Result<HashMap<MapData, K, V>, LoadError> {
-    let other = |error| pin_error(pin, io::Error::other(error));
+/// A pinned map whose keys are numbers.
+fn read(pin: &Path) -> Result<Vec<(u32, Vec<u8>)>, LoadError> {
+    let other = |error: MapError| pin_error(pin, io::Error::other(error));
     let map = MapData::from_pin(pin).map_err(other)?;
-    HashMap::try_from(Map::HashMap(map)).map_err(other)
+    let size_bytes = map.info().map_err(other)?.value_size();
+    sys::bpf::map_entries(map.fd().as_fd(), size_bytes).map_err(|source| pin_error(pin, source))
+}
+
+/// The number that some bytes begin with.
+fn number(bytes: &[u8]) -> Option<u32> {
+    bytes.first_chunk().map(|bytes| u32::from_ne_bytes(*bytes))
 }
 
 fn entries(folder: &Path) -> io::Result<Vec<String>> {

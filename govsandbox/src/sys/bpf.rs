@@ -9,6 +9,7 @@ use std::{
 const BPF_MAP_CREATE: libc::c_long = 0;
 const BPF_MAP_LOOKUP_ELEM: libc::c_long = 1;
 const BPF_MAP_UPDATE_ELEM: libc::c_long = 2;
+const BPF_MAP_GET_NEXT_KEY: libc::c_long = 4;
 const BPF_MAP_TYPE_ARRAY: u32 = 2;
 const BPF_MAP_TYPE_RINGBUF: u32 = 27;
 
@@ -68,6 +69,46 @@ pub fn inner_id(outer: BorrowedFd<'_>, key: u32) -> io::Result<Option<u32>> {
         Ok(_) => Ok(Some(u32::from_ne_bytes(id))),
         Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
         Err(error) => Err(error),
+    }
+}
+
+/// All entries of a hash map with keys of four bytes, whatever its values are; they come as bytes. What is changed
+/// meanwhile may be missing.
+///
+/// # Errors
+/// What the kernel answers.
+pub fn map_entries(map: BorrowedFd<'_>, value_size_bytes: u32) -> io::Result<Vec<(u32, Vec<u8>)>> {
+    let mut entries = Vec::new();
+    let mut key: Option<u32> = None;
+    loop {
+        let mut next = 0_u32;
+        let attr = ElementAttr {
+            map_fd: map.as_raw_fd() as u32,
+            _pad: 0,
+            key: key.as_ref().map_or(0, |key| std::ptr::from_ref(key) as u64),
+            value: &raw mut next as u64,
+            flags: 0,
+        };
+        // SAFETY: the attribute is of the size that is given; key and next key are of four bytes each, as the caller vouches.
+        match unsafe { bpf(BPF_MAP_GET_NEXT_KEY, &attr) } {
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => return Ok(entries),
+            answer => answer.map(drop)?,
+        }
+        let mut value = vec![0_u8; value_size_bytes as usize];
+        let attr = ElementAttr {
+            map_fd: map.as_raw_fd() as u32,
+            _pad: 0,
+            key: &raw const next as u64,
+            value: value.as_mut_ptr() as u64,
+            flags: 0,
+        };
+        // SAFETY: as above; the value's room is of the size that the caller says the map's values have.
+        match unsafe { bpf(BPF_MAP_LOOKUP_ELEM, &attr) } {
+            Ok(_) => entries.push((next, value)),
+            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {} // removed just now
+            Err(error) => return Err(error),
+        }
+        key = Some(next);
     }
 }
 

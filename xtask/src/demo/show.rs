@@ -159,7 +159,7 @@ pub(super) fn ending(style: Style, log: &Log, stage: &Stage, leaked: bool) {
     println!("{}\n", style.bold("What is left"));
     row("seen", &format!("{seen}, by the backend `{}`", log.backend()));
     row("log", &format!("{} ({} events, hash-chained)", stage.log.display(), log.events.len()));
-    row("read it", &format!("sudo target/debug/govsandbox audit show {}", stage.log.display()));
+    row("read it", &format!("sudo target/debug/govsandbox audit show --log {}", stage.log.display()));
     let verdict = if leaked {
         style.bad("the secret reached the model")
     } else {
