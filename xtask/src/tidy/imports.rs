@@ -14,12 +14,27 @@ const ALLOWED: [(&str, &[&str]); 14] = [
     ("event", &["id", "policy::compile", "policy::explain", "ebpf::abi", "ebpf::decide"]),
     ("audit", &["id", "event"]),
     ("sink", &["id", "audit"]),
-    ("bpf", &["id", "sys", "policy::compile", "ebpf::abi"]),
+    // `ebpf::decide::egress`: how the kernel's tables spell an address.
+    ("bpf", &["id", "sys", "policy::compile", "ebpf::abi", "ebpf::decide::egress"]),
     // `diagnostic`: an exec that fails has an exit status of its own.
     ("launch", &["id", "sys", "diagnostic", "policy::compile", "ebpf::abi"]),
     ("egress", &["id", "sys", "policy::compile", "ebpf::abi"]),
-    // `ebpf::decide`: what answers fanotify's questions asks the decision core.
-    ("backend", &["id", "sys", "policy::compile", "ebpf::abi", "ebpf::decide", "bpf", "launch", "egress"]),
+    // `ebpf::decide`: what answers fanotify's questions asks the decision core. `policy::automaton`: names that do not
+    // exist yet become patterns.
+    (
+        "backend",
+        &[
+            "id",
+            "sys",
+            "policy::automaton",
+            "policy::compile",
+            "ebpf::abi",
+            "ebpf::decide",
+            "bpf",
+            "launch",
+            "egress",
+        ],
+    ),
     // `backend::machine`: what `doctor` found.
     ("report", &["id", "audit", "event", "policy::explain", "backend::machine"]),
     (
