@@ -43,6 +43,16 @@ fn descriptors_beyond_the_three_are_closed() {
     assert_eq!(run.out(), "0 1 2 3 ", "{run}");
 }
 
+/// Output and errors in one file overwrote each other: each descriptor had been opened anew, with a position of its own.
+#[test]
+fn output_and_errors_in_one_file_stay_in_order() {
+    let bed = TestBed::new("fd-twins");
+    let script = "echo one; echo two >&2; sh -c 'echo three'; echo four >&2";
+    let run = with(&bed, bed.start(&[&bed.deny(&[])], sh(script)), ">both 2>&1");
+    let told = std::fs::read_to_string(bed.project().join("both")).unwrap();
+    assert_eq!(told, "one\ntwo\nthree\nfour\n", "{run}");
+}
+
 #[test]
 fn a_folder_as_standard_stream_is_refused() {
     let bed = TestBed::new("fd-folder");

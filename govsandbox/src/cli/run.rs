@@ -39,7 +39,7 @@ pub struct RunArgs {
     #[arg(short, long)]
     quiet: bool,
     /// The command and its arguments; options end here
-    #[arg(required = true, trailing_var_arg = true, allow_hyphen_values = true, value_name = "COMMAND")]
+    #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
     command: Vec<OsString>,
 }
 

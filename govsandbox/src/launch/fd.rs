@@ -7,7 +7,10 @@
 use std::{
     fs::File,
     io,
-    os::{fd::BorrowedFd, unix::net::UnixStream},
+    os::{
+        fd::{AsFd, BorrowedFd},
+        unix::net::UnixStream,
+    },
     path::{Path, PathBuf},
 };
 
@@ -39,6 +42,16 @@ pub struct RedirectedFile {
     pub write: bool,
     pub(super) flags: OFlags,
     pub(super) offset: u64,
+    /// The lower descriptor that is the same open file.
+    pub(super) twin: Option<i32>,
+}
+
+impl RedirectedFile {
+    /// Taken for one open file: the same object, flags and position. Two that a shell opened apart at the same place would
+    /// overwrite each other; here they do not.
+    fn is_same_as(&self, other: &Self) -> bool {
+        self.object == other.object && self.flags == other.flags && self.offset == other.offset
+    }
 }
 
 /// Looks at 0–2 and puts `/dev/null` where one is closed. Returns the regular files among them.
@@ -63,16 +76,24 @@ pub fn inspect() -> Result<Vec<RedirectedFile>, LaunchError> {
             FileType::BlockDevice => return Err(refuse("a block device")),
             // Without a name no rule is about it (a here-document, a memfd), and no path leads to it.
             FileType::RegularFile if found.st_nlink == 0 => {}
-            FileType::RegularFile => files.push(redirected(number, fd, &found).map_err(broken)?),
+            FileType::RegularFile => {
+                let mut file = redirected(number, fd, &found).map_err(broken)?;
+                file.twin = files.iter().find(|other| file.is_same_as(other)).map(|other| other.number);
+                files.push(file);
+            }
             FileType::Symlink | FileType::Unknown => return Err(refuse("of an unknown kind")),
         }
     }
     Ok(files)
 }
 
-/// Opens a redirected file by its path in this mount namespace and puts it in place; position and flags stay.
+/// Opens a redirected file by its path in this mount namespace and puts it in place; position and flags stay. Twins
+/// (`2>&1`) go on sharing their position.
 pub(super) fn reopen(file: &RedirectedFile) -> Result<(), Failure> {
     let fail = |errno: Errno| Failure::new(Stage::Stdio, file.path.display().to_string(), &errno.into());
+    if let Some(twin) = file.twin {
+        return put(standard(twin), file.number).map_err(fail);
+    }
     let flags =
         (file.flags & (OFlags::RWMODE | OFlags::APPEND | OFlags::SYNC | OFlags::NONBLOCK)) | OFlags::CLOEXEC;
     let opened =
@@ -83,12 +104,15 @@ pub(super) fn reopen(file: &RedirectedFile) -> Result<(), Failure> {
         return Err(fail(Errno::STALE));
     }
     rustix::fs::seek(&opened, rustix::fs::SeekFrom::Start(file.offset)).map_err(fail)?;
-    match file.number {
-        0 => dup2_stdin(&opened),
-        1 => dup2_stdout(&opened),
-        _ => dup2_stderr(&opened),
+    put(opened.as_fd(), file.number).map_err(fail)
+}
+
+fn put(file: BorrowedFd<'_>, number: i32) -> Result<(), Errno> {
+    match number {
+        0 => dup2_stdin(file),
+        1 => dup2_stdout(file),
+        _ => dup2_stderr(file),
     }
-    .map_err(fail)
 }
 
 /// Where the file on a standard descriptor stands; `None`: it has no position.
@@ -121,12 +145,7 @@ fn fill_if_closed(number: i32) -> io::Result<()> {
         let _: i32 = std::os::fd::IntoRawFd::into_raw_fd(null);
         return Ok(());
     }
-    match number {
-        0 => dup2_stdin(&null)?,
-        1 => dup2_stdout(&null)?,
-        _ => dup2_stderr(&null)?,
-    }
-    Ok(())
+    Ok(put(null.as_fd(), number)?)
 }
 
 fn is_harmless_device(fd: BorrowedFd<'_>, found: &Stat) -> bool {
@@ -149,5 +168,13 @@ fn redirected(number: i32, fd: BorrowedFd<'_>, found: &Stat) -> Result<Redirecte
     let flags = fcntl_getfl(fd)?;
     let write = flags & OFlags::RWMODE != OFlags::RDONLY;
     let offset = rustix::fs::tell(fd)?;
-    Ok(RedirectedFile { number, path, object: (found.st_dev, found.st_ino), write, flags, offset })
+    Ok(RedirectedFile {
+        number,
+        path,
+        object: (found.st_dev, found.st_ino),
+        write,
+        flags,
+        offset,
+        twin: None,
+    })
 }
