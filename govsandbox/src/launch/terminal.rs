@@ -50,9 +50,10 @@ impl Signals {
     }
 }
 
-/// The signal to hand on, if this one is to be.
+/// The signal to hand on, if this one is to be. What the terminal sends reaches the command itself, for it shares this
+/// process group; but a hang-up goes to the session's leader alone (drivers/tty/tty_jobctrl.c), which this may be.
 pub(super) fn to_forward(arrived: signal::Arrived) -> Option<Signal> {
-    if !arrived.from_process {
+    if !arrived.from_process && arrived.number != libc::SIGHUP {
         return None;
     }
     Some(match arrived.number {
