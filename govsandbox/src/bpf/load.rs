@@ -214,11 +214,14 @@ impl Loaded {
     /// When bpffs can't be written.
     pub fn remember(&self, fact: &str) -> Result<(), LoadError> {
         let path = self.folder.join(fact);
-        let pinned = self.map("SYSCALLS")?.pin(&path);
-        pinned.map_err(|error| LoadError::Pin {
-            path: path.display().to_string(),
-            source: io::Error::other(error),
-        })
+        match self.map("SYSCALLS")?.pin(&path) {
+            // Another run found out the same at the same time.
+            Err(_) if path.exists() => Ok(()),
+            pinned => pinned.map_err(|error| LoadError::Pin {
+                path: path.display().to_string(),
+                source: io::Error::other(error),
+            }),
+        }
     }
 
     /// Was it remembered?
