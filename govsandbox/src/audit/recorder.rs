@@ -26,8 +26,10 @@ use crate::event::{
 const LINGER: Duration = Duration::from_millis(2);
 /// Between two tries while the log can't be written.
 const RETRY: Duration = Duration::from_secs(1);
-/// How long [`Recorder::finish`] waits for a disk that hangs.
+/// How long [`Recorder::finish`] waits for a disk that hangs: nothing was written meanwhile.
 const FINISH_PATIENCE: Duration = Duration::from_secs(5);
+/// Events of one write; after each the writer says how far it is.
+const WRITE_EVENTS_MAX: usize = 1024;
 
 /// Called once, from the recorder's thread, when the log can't be written although the policy requires it.
 pub type OnFatal = Box<dyn FnOnce(&LogError) + Send>;
@@ -157,7 +159,7 @@ impl Recorder {
     }
 
     /// Writes what waits, then `end`, the session's last event, whose `object.counts` are filled in if it has none.
-    /// Takes five seconds at most, also when the disk hangs; what is not written by then is lost.
+    /// Gives up when the disk hangs for five seconds; what is not written by then is lost.
     #[must_use]
     pub fn finish(mut self, end: Option<Event>) -> Summary {
         self.close(end)
@@ -171,10 +173,12 @@ impl Recorder {
         state.end = end;
         state.is_closing = true;
         shared.wake.notify_one();
-        let (state, _) = shared
-            .done
-            .wait_timeout_while(state, FINISH_PATIENCE, |state| !state.is_done)
-            .unwrap_or_else(PoisonError::into_inner);
+        let mut written_before = None;
+        while !state.is_done && written_before != Some(state.written) {
+            written_before = Some(state.written);
+            let waited = shared.done.wait_timeout_while(state, FINISH_PATIENCE, |state| !state.is_done);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
         Summary {
             log: self.log.clone(),
             written: state.written,
@@ -236,13 +240,8 @@ impl Writer {
     fn run(mut self) {
         loop {
             let is_closing = self.collect();
-            let counts = self.write_pending();
-            let is_last = {
-                let mut state = self.shared.lock();
-                counts.add_to(&mut state);
-                is_closing && (self.failure.is_some() || state.queue.is_empty())
-            };
-            if is_last {
+            self.write_pending();
+            if is_closing && (self.failure.is_some() || self.shared.lock().queue.is_empty()) {
                 break;
             }
         }
@@ -255,9 +254,8 @@ impl Writer {
             })
         };
         self.pending.extend(end);
-        let counts = self.write_pending();
+        self.write_pending();
         let mut state = self.shared.lock();
-        counts.add_to(&mut state);
         state.is_done = true;
         self.shared.done.notify_one();
     }
@@ -288,14 +286,29 @@ impl Writer {
     }
 
     /// Writes what waits and, when that worked, what was lost before.
-    fn write_pending(&mut self) -> Written {
+    fn write_pending(&mut self) {
+        loop {
+            let (written, goes_on) = self.write_some();
+            written.add_to(&mut self.shared.lock());
+            if !goes_on || self.pending.is_empty() {
+                break;
+            }
+        }
+    }
+
+    /// `false`: the log can't be written.
+    fn write_some(&mut self) -> (Written, bool) {
         let mut written = Written::default();
-        let result = self.log.append_all(&self.pending, &self.session);
-        let count = result.as_ref().map_or_else(|unwritten| unwritten.written, |()| self.pending.len());
+        let some = self.pending.len().min(WRITE_EVENTS_MAX);
+        let result = self.log.append_all(self.pending.iter().take(some), &self.session);
+        let count = result.as_ref().map_or_else(|unwritten| unwritten.written, |()| some);
         written.weight = Weight::of(self.pending.iter().take(count));
         self.pending.drain(..count).for_each(|event| written.count(&event));
         written.events = count as u64;
         let result = result.and_then(|()| {
+            if !self.pending.is_empty() {
+                return Ok(()); // what is waiting comes first
+            }
             let gaps = self.losses.events(self.failure.flatten(), jiff::Timestamp::now());
             let result = self.log.append_all(&gaps, &self.session);
             let count = result.as_ref().map_or_else(|unwritten| unwritten.written, |()| gaps.len());
@@ -303,8 +316,15 @@ impl Writer {
             gaps.iter().take(count).for_each(|gap| written.count(gap));
             result
         });
-        self.failure = result.map_err(|unwritten| self.complain(&unwritten.error)).err();
-        written
+        match result {
+            Ok(()) if self.pending.is_empty() => self.failure = None,
+            Ok(()) => {}
+            Err(unwritten) => {
+                self.failure = Some(self.complain(&unwritten.error));
+                return (written, false);
+            }
+        }
+        (written, true)
     }
 
     fn complain(&mut self, error: &LogError) -> Option<i32> {
