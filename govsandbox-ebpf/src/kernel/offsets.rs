@@ -29,6 +29,7 @@ offsets!(
     FILES_FDT,
     FILE_F_FLAGS,
     FILE_F_INODE,
+    FILE_F_MODE,
     FILE_F_PATH,
     FS_PWD,
     FS_ROOT,

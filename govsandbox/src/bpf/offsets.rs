@@ -15,6 +15,7 @@ const MEMBERS: &[Row] = &[
     ("FILES_FDT", "files_struct", "fdt"),
     ("FILE_F_FLAGS", "file", "f_flags"),
     ("FILE_F_INODE", "file", "f_inode"),
+    ("FILE_F_MODE", "file", "f_mode"),
     ("FILE_F_PATH", "file", "f_path"),
     ("FS_PWD", "fs_struct", "pwd"),
     ("FS_ROOT", "fs_struct", "root"),

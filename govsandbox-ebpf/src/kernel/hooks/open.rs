@@ -4,7 +4,7 @@ use aya_ebpf::{EbpfContext, macros::lsm, programs::LsmContext};
 use govsandbox_ebpf::{
     abi::{
         event::{EventRecord, FLAG_PATH_CUT, RecordAction, RecordKind, RecordOutcome},
-        rule::TraceOpens,
+        rule::{Hits, TraceOpens},
     },
     decide::{
         Decision,
@@ -26,6 +26,8 @@ const O_ACCMODE: u32 = 3;
 const O_TRUNC: u32 = 0o1000;
 /// `__FMODE_EXEC` (include/linux/fs.h): the open is on behalf of exec.
 const FMODE_EXEC: u32 = 0x20;
+/// `FMODE_NOACCOUNT` (include/linux/fs.h): a stacked file system (overlayfs) opens the file below for one that was judged.
+const FMODE_NOACCOUNT: u32 = 0x2000_0000;
 const S_IFMT: u16 = 0o170_000;
 const S_IFDIR: u16 = 0o040_000;
 
@@ -69,7 +71,11 @@ unsafe fn judge<C: EbpfContext>(ctx: &C, subject: &Subject, file: *const u8) -> 
         let path = file.add(offsets::FILE_F_PATH.load() as usize);
         let tags = object::by_tags(subject.sandbox_id, scratch, typed(path, &offsets::PATH_DENTRY));
         let written = walk::write_path(scratch, subject.fs(), 0, Location::of_path(path as u64));
-        let hits = tags.hits.or(object::by_path(subject.config.slot, scratch, 0, written.length));
+        // The file below has a path on a mount of the file system's own, which no pattern means; its inode counts.
+        let below = typed::<u32>(file, &offsets::FILE_F_MODE) & FMODE_NOACCOUNT != 0;
+        let by_path =
+            if below { Hits::NONE } else { object::by_path(subject.config.slot, scratch, 0, written.length) };
+        let hits = tags.hits.or(by_path);
 
         let record = &raw mut (*scratch).record;
         subject.begin(record, RecordKind::Open);
@@ -90,7 +96,7 @@ unsafe fn judge<C: EbpfContext>(ctx: &C, subject: &Subject, file: *const u8) -> 
             Decision::DENY_DEFAULT
         };
         let refuse = conclude(subject, decision, !own.allow, record);
-        if wanted(subject, record) {
+        if (!below || !decision.allow) && wanted(subject, record) {
             emit::with_text(ctx, subject, scratch);
         }
         if refuse { answer(EPERM) } else { 0 }
