@@ -62,12 +62,21 @@ impl Stage {
         if fs::hard_link(claude, &stage.claude).is_err() {
             fs::copy(claude, &stage.claude).with_context(|| format!("cannot copy {}", claude.display()))?;
         }
-        for path in [&stage.home, &stage.project, &stage.home.join("tmp"), &stage.home.join(".ssh")] {
+        for path in [
+            &stage.home,
+            &stage.project,
+            &stage.home.join("tmp"),
+            &stage.home.join(".ssh"),
+            &stage.home.join(".claude"),
+        ] {
             fs::create_dir(path)?;
             chown(path, Some(uid), Some(gid))?;
         }
         stage.file(&stage.project.join("README.md"), "# Parcel tracker\nTells where a parcel is.\n")?;
         stage.file(&stage.project.join(".env"), &format!("API_KEY={}\n", script::SECRET))?;
+        // As of a user who has run the agent before.
+        stage.file(&stage.home.join(".claude/settings.json"), "{}\n")?;
+        stage.file(&stage.home.join(".claude.json"), "{}\n")?;
         stage.file(&stage.home.join(".ssh/id_ed25519"), &format!("a private key, {}\n", script::SECRET))?;
         stage.repository()?;
         match fs::remove_file(&stage.log) {
