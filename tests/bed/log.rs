@@ -138,7 +138,7 @@ pub(crate) fn written(bytes: &[u8]) -> String {
     for chunk in bytes.utf8_chunks() {
         text.push_str(&chunk.valid().replace('\\', "\\\\"));
         for byte in chunk.invalid() {
-            text.push_str(&format!("\\x{byte:02X}"));
+            text.push_str(&format!("\\x{byte:02x}"));
         }
     }
     text

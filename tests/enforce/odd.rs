@@ -75,7 +75,7 @@ fn arguments_with_odd_bytes_are_told_as_they_were() {
     let run = bed.run(&bed.deny(&[]), args!["/bin/true", &odd, ""]);
     let execs = run.log.of("process.exec");
     assert_eq!(execs.len(), 1, "{execs:?}");
-    assert_eq!(execs[0].argv(), ["/bin/true", "\\xFF\u{1b}[0m\n\\\\", ""], "{execs:?}");
+    assert_eq!(execs[0].argv(), ["/bin/true", "\\xff\u{1b}[0m\n\\\\", ""], "{execs:?}");
 }
 
 #[test]

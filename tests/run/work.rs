@@ -95,7 +95,7 @@ fn python_makes_a_virtual_environment() {
 fn vim_edits_a_file() {
     let bed = TestBed::new("work-vim");
     let script = "printf 'one\\ntwo\\n' > file; \
-        vim -Nu NONE -es -c 'set backup undofile undodir=.' -c '%s/two/three/' -c 'wq' file; grep three file";
+        vim -Nu NONE -i NONE -es -c 'set backup undofile undodir=.' -c '%s/two/three/' -c 'wq' file; grep three file";
     works(&bed, script, "file");
 }
 
