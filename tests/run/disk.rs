@@ -1,6 +1,7 @@
 //! A full disk under the log.
 
 use std::{
+    ffi::OsString,
     fs,
     path::{Path, PathBuf},
     process::Command,
@@ -8,9 +9,9 @@ use std::{
 };
 
 use crate::bed::{
-    TestBed,
+    TestBed, args,
     procs::{self, until},
-    sh,
+    sh, worker,
 };
 
 /// A tmpfs that is full but for some pages; it goes with this value.
@@ -21,13 +22,13 @@ impl SmallDisk {
         let folder = bed.root().join("log/small");
         fs::create_dir(&folder).unwrap();
         let mounted = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", "size=1m,mode=0700", "small"])
+            .args(["-t", "tmpfs", "-o", "size=256m,mode=0700", "small"])
             .arg(&folder)
             .output()
             .unwrap();
         assert!(mounted.status.success(), "{mounted:?}");
         let disk = Self(folder);
-        fs::write(disk.ballast(), vec![0; (1 << 20) - (64 << 10)]).unwrap();
+        fs::write(disk.ballast(), vec![0; (256 << 20) - (64 << 10)]).unwrap();
         disk
     }
 
@@ -42,9 +43,15 @@ impl Drop for SmallDisk {
     }
 }
 
-/// Makes events until the test says stop, then a few more.
-const SCRIPT: &str = "n=0; while [ ! -e room ]; do cat public > /dev/null; cat secret 2>/dev/null; n=$((n+1)); [ $n = 300 ] && : > full; done; \
-    cat secret 2>/dev/null; for n in 1 2 3 4 5; do cat public > /dev/null; done; sleep 1; cat public >/dev/null; echo over";
+/// More events than wait in memory while the disk is full, denials first; then, when there is room, a few more.
+fn script(bed: &TestBed) -> Vec<OsString> {
+    let worker = bed.worker(args![]);
+    let opens = format!("'{}' {} opens 4 40000 many", worker[0].display(), worker::MARK);
+    sh(format!(
+        "n=0; while [ $n -lt 300 ]; do cat secret 2>/dev/null; n=$((n+1)); done; {opens} >/dev/null; : > full; \
+         while [ ! -e room ]; do sleep 0.05; done; cat secret 2>/dev/null; sleep 2; cat public >/dev/null; echo over"
+    ))
+}
 
 fn policy(bed: &TestBed, required: bool) -> PathBuf {
     bed.policy(
@@ -57,6 +64,9 @@ fn policy(bed: &TestBed, required: bool) -> PathBuf {
 
 fn files(bed: &TestBed) -> (PathBuf, PathBuf) {
     bed.file("public", "x");
+    for name in ["many/a", "many/b", "many/c"] {
+        bed.file(name, "x");
+    }
     bed.file("secret", "CANARY");
     (bed.project().join("full"), bed.project().join("room"))
 }
@@ -71,7 +81,7 @@ fn the_run_goes_on_says_so_once_and_tells_what_is_missing() {
     let disk = SmallDisk::mount(&bed);
     let (full, room) = files(&bed);
     let log = disk.0.join("audit.jsonl");
-    let mut start = bed.start_with_log(&[&policy(&bed, false)], log.clone(), sh(SCRIPT));
+    let mut start = bed.start_with_log(&[&policy(&bed, false)], log.clone(), script(&bed));
     let child = start.spawn();
     assert!(until(Duration::from_secs(60), || full.exists()), "the run does not go on");
     let before = events(&log);
@@ -107,7 +117,7 @@ fn a_required_log_ends_the_run() {
     let disk = SmallDisk::mount(&bed);
     let (_, room) = files(&bed);
     let log = disk.0.join("audit.jsonl");
-    let mut start = bed.start_with_log(&[&policy(&bed, true)], log, sh(SCRIPT));
+    let mut start = bed.start_with_log(&[&policy(&bed, true)], log, script(&bed));
     let child = start.spawn();
     let run = start.read(procs::wait_with_output(child, Duration::from_secs(60)));
     assert_eq!((run.status.code(), run.out().as_str()), (Some(125), ""), "{run}");
