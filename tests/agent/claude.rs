@@ -4,7 +4,6 @@ use std::{
     ffi::OsString,
     fs,
     net::SocketAddr,
-    os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
     process::Command,
 };
@@ -37,8 +36,7 @@ pub(crate) fn program(bed: &TestBed) -> PathBuf {
         fs::create_dir_all(&folder).unwrap();
         // 378 MB: a link where it can be one.
         if fs::hard_link(&source, &path).is_err() {
-            fs::copy(&source, &path).unwrap();
-            fs::set_permissions(&path, PermissionsExt::from_mode(0o755)).unwrap();
+            bed.program(&source, &path);
         }
     }
     path

@@ -225,15 +225,28 @@ impl TestBed {
         process.env("HOME", self.home()).env("TMPDIR", self.tmp()).env("SHELL", "/bin/sh");
     }
 
+    /// A copy that everyone may run. Made by another process: were the copy open for writing in this one, a child that
+    /// another test forks meanwhile would keep it busy (ETXTBSY).
+    pub(crate) fn program(&self, source: &Path, path: &Path) {
+        let copied = Command::new("install").args(["-m", "755"]).arg(source).arg(path).status().unwrap();
+        assert!(copied.success(), "install {}: {copied}", path.display());
+    }
+
+    /// A program of the test's user, in the project: a script, or whatever the bytes are.
+    pub(crate) fn script(&self, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
+        let (source, path) =
+            (self.root.join(format!("{}.part", name.replace('/', "-"))), self.project().join(name));
+        fs::write(&source, content).unwrap();
+        self.program(&source, &path);
+        self.give(&path);
+        path
+    }
+
     /// The test executable under a name that the test's user can reach: run it with the words of [`worker`].
     pub(crate) fn worker(&self, words: Vec<OsString>) -> Vec<OsString> {
         let path = self.root.join("worker");
         if !path.exists() {
-            let own = std::env::current_exe().unwrap();
-            let partial = self.root.join("worker.part");
-            fs::copy(own, &partial).unwrap();
-            fs::set_permissions(&partial, PermissionsExt::from_mode(0o755)).unwrap();
-            fs::rename(partial, &path).unwrap();
+            self.program(&std::env::current_exe().unwrap(), &path);
         }
         let mut all = args![&path, worker::MARK];
         all.extend(words);

@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::sys;
+use super::{procs, sys};
 
 /// Moves the calling thread, and what it starts, into a network of its own: loopback up, and these addresses on it.
 pub(crate) fn private_network(addresses: &[&str]) {
@@ -22,6 +22,15 @@ pub(crate) fn private_network(addresses: &[&str]) {
         // nodad: an IPv6 address can be bound at once.
         let nodad: &[&str] = if address.contains(':') { &["nodad"] } else { &[] };
         ip(&[&["addr", "add", address, "dev", "lo"], nodad].concat());
+    }
+    // The routes of IPv6 come a moment later.
+    for address in addresses.iter().chain(&["127.0.0.1/8", "::1/128"]) {
+        let address = address.split('/').next().unwrap();
+        let routed = || {
+            let socket = UdpSocket::bind((address, 0));
+            socket.is_ok_and(|socket| socket.connect((address, 9)).is_ok())
+        };
+        assert!(procs::until(Duration::from_secs(5), routed), "no route to {address}");
     }
 }
 
@@ -92,4 +101,9 @@ impl Drop for Listener {
         self.stop.store(true, Ordering::SeqCst);
         let _ = self.thread.take().map(JoinHandle::join);
     }
+}
+
+/// What came to each, once it had the time that [`Listener::arrived`] gives.
+pub(crate) fn arrivals<const N: usize>(listeners: [&Listener; N], expected: [usize; N]) -> [usize; N] {
+    std::array::from_fn(|place| listeners[place].arrived(expected[place]))
 }

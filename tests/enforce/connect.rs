@@ -4,7 +4,7 @@ use std::{ffi::OsString, path::PathBuf};
 
 use crate::bed::{
     Run, TestBed, args,
-    net::{Listener, private_network},
+    net::{Listener, arrivals, private_network},
 };
 
 const REFUSED: [&str; 2] = ["EPERM", "EACCES"];
@@ -40,13 +40,13 @@ fn tcp_is_allowed_by_network_and_port_and_by_nothing_else() {
     let all = [&open, &denied, &elsewhere, &other_port];
     let steps = || all.iter().flat_map(|listener| step("connect", listener.address)).collect::<Vec<_>>();
     assert_eq!(bed.bare_steps(steps()), ["ok"; 4]);
-    assert_eq!(all.map(|listener| listener.arrived(1)), [1; 4]);
+    assert_eq!(arrivals(all, [1; 4]), [1; 4]);
     let ports = format!("{},{}", open.address.port(), denied.address.port());
     let policy = policy(&bed, &format!("allow = [\"10.77.0.0/24:{ports}\"]\ndeny = [\"10.77.0.9\"]"));
     let (run, answers) = bed.run_steps(&policy, steps());
     assert_eq!(answers[0], "ok", "{run}");
     assert!(answers[1..].iter().all(|answer| REFUSED.contains(&answer.as_str())), "{answers:?}: {run}");
-    assert_eq!(all.map(|listener| listener.arrived(1)), [2, 1, 1, 1], "{run}");
+    assert_eq!(arrivals(all, [2, 1, 1, 1]), [2, 1, 1, 1], "{run}");
     told(&run, "net.connect", "10.77.0.1", open.address.port(), "allowed", "test/network.allow/0");
     told(&run, "net.connect", "10.77.0.9", denied.address.port(), "denied", "test/network.deny/0");
     told(&run, "net.connect", "10.78.0.1", elsewhere.address.port(), "denied", "default/network.allow");
@@ -78,7 +78,7 @@ fn nothing_is_reached_by_default() {
             answers.iter().all(|answer| REFUSED.contains(&answer.as_str())),
             "{name}: {answers:?}: {run}"
         );
-        assert!(listeners.iter().all(|(_, listener)| listener.arrived(0) == 1), "{name}: {run}");
+        assert!(listeners.iter().all(|(_, listener)| listener.arrived(1) == 1), "{name}: {run}");
         for (verb, listener) in &listeners {
             let kind = if *verb == "send-to" { "net.send" } else { "net.connect" };
             let (ip, port) = (listener.address.ip().to_string(), listener.address.port());
@@ -100,7 +100,7 @@ fn ipv6_is_judged_like_ipv4() {
         bed.run_steps(&policy(&bed, "allow = [\"[fd77::/64]:1-65535\"]\ndeny = [\"fd77::9\"]"), steps());
     assert_eq!(answers[0], "ok", "{run}");
     assert!(answers[1..].iter().all(|answer| REFUSED.contains(&answer.as_str())), "{answers:?}: {run}");
-    assert_eq!(all.map(|listener| listener.arrived(1)), [2, 1, 1], "{run}");
+    assert_eq!(arrivals(all, [2, 1, 1]), [2, 1, 1], "{run}");
     told(&run, "net.connect", "fd77::1", open.address.port(), "allowed", "test/network.allow/0");
     told(&run, "net.connect", "fd77::9", denied.address.port(), "denied", "test/network.deny/0");
     assert_eq!(run.log.of("net.connect")[0].object("family"), "inet6", "{run}");
@@ -147,7 +147,7 @@ fn udp_needs_a_rule_for_udp_and_a_deny_is_for_every_protocol() {
     let (run, answers) = bed.run_steps(&policy(&bed, rules), steps());
     assert_eq!(answers[..4], ["ok"; 4], "{run}");
     assert!(answers[4..].iter().all(|answer| REFUSED.contains(&answer.as_str())), "{answers:?}: {run}");
-    assert_eq!([&v4, &v6, &denied, &tcp_only].map(|listener| listener.arrived(2)), [4, 4, 2, 2], "{run}");
+    assert_eq!(arrivals([&v4, &v6, &denied, &tcp_only], [4, 4, 2, 2]), [4, 4, 2, 2], "{run}");
     told(&run, "net.send", "10.77.0.9", denied.address.port(), "denied", "test/network.deny/0");
     told(&run, "net.connect", "10.77.0.9", denied.address.port(), "denied", "test/network.deny/0");
     told(&run, "net.send", "10.78.0.1", tcp_only.address.port(), "denied", "default/network.allow");
@@ -203,7 +203,7 @@ fn every_process_of_the_tree_meets_the_same_refusal() {
     assert_eq!(bed.bare_steps(steps()), ["ok"; 4]);
     let (run, answers) = bed.run_steps(&policy(&bed, "allow = []"), steps());
     assert!(answers.iter().all(|answer| REFUSED.contains(&answer.as_str())), "{answers:?}: {run}");
-    assert_eq!(listener.arrived(0), 4, "{run}");
+    assert_eq!(listener.arrived(4), 4, "{run}");
     assert_eq!(run.log.all_denied("net.connect").len(), 4, "{run}");
 }
 

@@ -1,6 +1,6 @@
 //! Execs: what the log tells of each, and that a denied file is not run.
 
-use std::{fs, os::unix::fs::PermissionsExt};
+use std::fs;
 
 use crate::bed::{DENIED, TestBed, args, sh};
 
@@ -82,9 +82,7 @@ fn arguments_stay_out_of_the_log_where_the_policy_says_so() {
 #[test]
 fn a_denied_program_is_not_run() {
     let bed = TestBed::new("exec-denied");
-    let tool = bed.file("tool", "");
-    fs::copy("/bin/echo", &tool).unwrap();
-    fs::set_permissions(&tool, PermissionsExt::from_mode(0o755)).unwrap();
+    let tool = bed.script("tool", fs::read("/bin/echo").unwrap());
     let policy = bed.deny(&["{project}/tool"]);
     let script = || sh("./tool CANARY; echo $?; /bin/echo public");
     assert_eq!(bed.bare(script()).stdout, b"CANARY\n0\npublic\n");
@@ -103,9 +101,7 @@ fn a_denied_program_is_not_run() {
 #[test]
 fn the_loader_does_not_run_a_denied_program_either() {
     let bed = TestBed::new("exec-loader");
-    let tool = bed.file("tool", "");
-    fs::copy("/bin/echo", &tool).unwrap();
-    fs::set_permissions(&tool, PermissionsExt::from_mode(0o755)).unwrap();
+    let tool = bed.script("tool", fs::read("/bin/echo").unwrap());
     let script = || {
         sh("$(ls /lib64/ld-linux-x86-64.so.2 /lib/ld-linux-aarch64.so.1 2>/dev/null | head -1) ./tool CANARY")
     };
@@ -119,8 +115,7 @@ fn the_loader_does_not_run_a_denied_program_either() {
 fn a_script_is_judged_and_told_as_itself() {
     let bed = TestBed::new("exec-script");
     for name in ["denied.sh", "free.sh"] {
-        let script = bed.file(name, "#!/bin/sh\necho CANARY\n");
-        fs::set_permissions(&script, PermissionsExt::from_mode(0o755)).unwrap();
+        bed.script(name, "#!/bin/sh\necho CANARY\n");
     }
     let script = || sh("./denied.sh; echo $?; ./free.sh");
     assert_eq!(bed.bare(script()).stdout, b"CANARY\n0\nCANARY\n");

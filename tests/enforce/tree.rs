@@ -1,6 +1,6 @@
 //! The whole process tree: whatever way a process is started, it is in the sandbox and its events say so.
 
-use std::{collections::BTreeSet, fs, os::unix::fs::PermissionsExt};
+use std::collections::BTreeSet;
 
 use crate::bed::{TestBed, args, backend, sh};
 
@@ -35,8 +35,7 @@ fn shells_in_other_sessions_and_scripts_stay_in_the_sandbox() {
     for name in names {
         bed.file(format!("vault/{name}"), CANARY);
     }
-    let script = bed.file("script.sh", "#!/bin/sh\ncat vault/script\n");
-    fs::set_permissions(script, PermissionsExt::from_mode(0o755)).unwrap();
+    bed.script("script.sh", "#!/bin/sh\ncat vault/script\n");
     let all = || {
         sh(
             "setsid -w sh -c 'cat vault/setsid'; (cat vault/subshell); cat vault/background & wait; ./script.sh; \

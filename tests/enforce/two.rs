@@ -1,6 +1,6 @@
 //! More than one sandbox at a time, beside each other and within each other.
 
-use std::{fs, os::unix::fs::PermissionsExt, path::Path, time::Duration};
+use std::{path::Path, time::Duration};
 
 use crate::bed::{TestBed, args, binary, procs, sh};
 
@@ -69,8 +69,7 @@ fn a_run_within_a_run_opens_nothing() {
     let secret = bed.file("secret", "CANARY");
     let open = bed.policy("open", "[filesystem]\nwrite = [\"/\"]\n");
     let inner = bed.root().join("govsandbox");
-    fs::copy(binary(), &inner).unwrap();
-    fs::set_permissions(&inner, PermissionsExt::from_mode(0o755)).unwrap();
+    bed.program(binary(), &inner);
     let nested = |secret: &Path| {
         args![&inner, "run", "--audit-log", &bed.tmp().join("inner.jsonl"), "-p", &open, "--", "cat", secret]
     };

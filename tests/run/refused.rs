@@ -83,8 +83,7 @@ fn a_backend_weaker_than_the_policy_demands() {
 fn a_user_without_root() {
     let bed = TestBed::new("refused-user");
     let own = bed.root().join("govsandbox");
-    fs::copy(binary(), &own).unwrap();
-    fs::set_permissions(&own, PermissionsExt::from_mode(0o755)).unwrap();
+    bed.program(binary(), &own);
     let policy = bed.deny(&[]);
     let output = bed.bare(args![
         &own,

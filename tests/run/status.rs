@@ -1,7 +1,5 @@
 //! Exit statuses: the command's own, or one that says whose failure it is.
 
-use std::{fs, os::unix::fs::PermissionsExt};
-
 use crate::bed::{TestBed, args, sh};
 
 #[test]
@@ -50,8 +48,7 @@ fn a_file_that_cannot_be_executed_is_126() {
     let policy = bed.deny(&[]);
     let plain = bed.file("plain", "no program");
     let folder = bed.folder("folder");
-    let broken = bed.file("broken", b"\x7fELF no program either");
-    fs::set_permissions(&broken, PermissionsExt::from_mode(0o755)).unwrap();
+    let broken = bed.script("broken", b"\x7fELF no program either");
     for path in [&plain, &folder, &broken] {
         let run = bed.run(&policy, args![path]);
         assert_eq!(run.status.code(), Some(126), "{path:?}: {run}");
