@@ -28,5 +28,11 @@ impl From<Status> for ExitCode {
 
 /// Writes an error with its causes and its help to stderr: what failed, on what, why, what to do.
 pub fn report(error: &miette::Report) {
-    eprintln!("govsandbox: {error:?}");
+    tell(&format!("{error:?}"));
+}
+
+/// Writes a line to stderr. One that nobody reads (`2>&1 | head`) changes nothing: `eprintln!` would panic.
+pub fn tell(line: &str) {
+    use std::io::Write as _;
+    writeln!(std::io::stderr(), "govsandbox: {line}").ok(); // nobody is left to tell
 }

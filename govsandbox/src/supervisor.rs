@@ -34,7 +34,7 @@ use crate::{
         load::{self, Loaded},
         log::KernelLog,
     },
-    diagnostic::Status,
+    diagnostic::{Status, tell},
     id::{RuleId, RuleIndex},
     launch::{
         self, LaunchError, LaunchPlan,
@@ -113,15 +113,13 @@ pub fn run(options: &RunOptions) -> miette::Result<u8> {
             return Err(RunError::RootRefused.into());
         }
         if identity.origin == Origin::PlainRoot && !options.quiet {
-            eprintln!(
-                "govsandbox: warning: the command runs as uid 0 without any capability; --user NAME names another"
-            );
+            tell("warning: the command runs as uid 0 without any capability; --user NAME names another");
         }
     }
     let log = open_log(&policy.compiled, &identity)?;
     let loaded = load::load()?;
     if loaded.mounted_bpffs && !options.quiet {
-        eprintln!("govsandbox: bpffs was not mounted; it is now, at {}", crate::bpf::mount::BPFFS);
+        tell(&format!("bpffs was not mounted; it is now, at {}", crate::bpf::mount::BPFFS));
     }
     let choice = backend::choose(&loaded, policy.compiled.require)?;
     let start = Start { options, identity, cwd, env, policy, automaton, loaded, kind: choice.kind };
@@ -406,19 +404,19 @@ impl Start<'_> {
 
     fn summarize(&self, summary: &Summary, fatal: bool, session: &Session) {
         if fatal {
-            eprintln!(
-                "govsandbox: the audit log {} could not be written and the policy requires it: the run was ended",
+            tell(&format!(
+                "the audit log {} could not be written and the policy requires it: the run was ended",
                 summary.log.display()
-            );
+            ));
         }
         let denied = summary.denied();
         if denied > 0 && !self.options.quiet {
             let noun = if denied == 1 { "action was" } else { "actions were" };
-            eprintln!(
-                "govsandbox: {denied} {noun} denied; see: govsandbox audit show {} --outcome denied --log {}",
+            tell(&format!(
+                "{denied} {noun} denied; see: govsandbox audit show {} --outcome denied --log {}",
                 session.fields.session,
                 summary.log.display()
-            );
+            ));
         }
     }
 }

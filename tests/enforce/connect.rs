@@ -221,3 +221,24 @@ fn tcp_fast_open_is_a_connection_too() {
     assert_eq!([open.arrived(2), closed.arrived(1)], [2, 1], "{run}");
     told(&run, "net.connect", "10.77.0.9", closed.address.port(), "denied", "default/network.allow");
 }
+
+/// A connection to `0.0.0.0` or `::` arrives at loopback (ip(7), ipv6(7)).
+#[test]
+fn a_denied_loopback_address_is_not_reached_by_the_unspecified_one() {
+    private_network(&[]);
+    let bed = TestBed::new("net-unspecified");
+    let (open, denied) = (Listener::tcp("127.0.0.1"), Listener::tcp("127.0.0.1"));
+    let port = denied.address.port();
+    let unspecified = |port| ["0.0.0.0", "[::ffff:0.0.0.0]"].map(|host| format!("{host}:{port}"));
+    let steps = || {
+        let ways = unspecified(open.address.port()).into_iter().chain(unspecified(port));
+        ways.flat_map(|to| step("connect", to)).collect::<Vec<_>>()
+    };
+    assert_eq!(bed.bare_steps(steps()), ["ok"; 4]);
+    assert_eq!([&open, &denied].map(|listener| listener.arrived(2)), [2, 2]);
+    let policy = policy(&bed, &format!("allow = [\"*:*\"]\ndeny = [\"127.0.0.1:{port}\"]"));
+    let (run, answers) = bed.run_steps(&policy, steps());
+    assert_eq!(answers[..2], ["ok"; 2], "{run}");
+    assert!(answers[2..].iter().all(|answer| REFUSED.contains(&answer.as_str())), "{answers:?}: {run}");
+    assert_eq!([&open, &denied].map(|listener| listener.arrived(2)), [4, 2], "{run}");
+}

@@ -42,6 +42,22 @@ fn a_command_that_does_not_exist_is_127() {
     }
 }
 
+/// sudo keeps a PATH with folders that its caller can't search.
+#[test]
+fn a_closed_folder_in_path_has_no_commands() {
+    let bed = TestBed::new("status-path");
+    let closed = bed.root().join("closed");
+    fs::create_dir(&closed).unwrap();
+    fs::set_permissions(&closed, PermissionsExt::from_mode(0o700)).unwrap();
+    let policy = bed.deny(&[]);
+    for (name, status) in [("no-such-command", 127), ("true", 0)] {
+        let mut start = bed.start(&[&policy], args![name]);
+        start.process.env("PATH", format!("{}:/usr/bin:/bin", closed.display()));
+        let run = start.finish();
+        assert_eq!(run.status.code(), Some(status), "{run}");
+    }
+}
+
 #[test]
 fn a_file_that_cannot_be_executed_is_126() {
     let bed = TestBed::new("status-126");

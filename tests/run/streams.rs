@@ -84,3 +84,30 @@ fn closed_standard_streams_do_not_stop_a_run() {
     assert_eq!(run.status.code(), Some(0), "{run}");
     assert!(bed.project().join("made").exists(), "{run}");
 }
+
+/// `>FILE 2>&1` is one open file: neither stream overwrites the other.
+#[test]
+fn both_streams_may_go_to_one_file() {
+    let bed = TestBed::new("streams-one-file");
+    let output = bed.file("output", "");
+    let mut start = bed.start(&[&bed.deny(&[])], sh("echo one; echo two >&2; echo three"));
+    let file = File::create(&output).unwrap();
+    start.process.stdout(file.try_clone().unwrap()).stderr(file);
+    let finished = start.process.spawn().unwrap().wait_with_output().unwrap();
+    let run = start.read(finished);
+    assert_eq!(run.status.code(), Some(0), "{run}");
+    assert_eq!(std::fs::read_to_string(output).unwrap(), "one\ntwo\nthree\n", "{run}");
+}
+
+/// `govsandbox run … 2>&1 | head`: what can't be told changes no status.
+#[test]
+fn a_closed_standard_error_keeps_the_commands_status() {
+    let bed = TestBed::new("streams-broken");
+    let secret = bed.file("secret", "x");
+    let mut start = bed.start(&[&bed.deny(&["secret"])], sh("cat secret; exit 7"));
+    let mut child = start.process.stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(child.stderr.take());
+    let run = start.read(child.wait_with_output().unwrap());
+    assert_eq!(run.status.code(), Some(7), "{run}");
+    run.assert_denied_once("file.open", &secret, "test/filesystem.deny/0");
+}

@@ -340,7 +340,7 @@ impl Writer {
             } else {
                 "the run goes on, what is not written is counted"
             };
-            eprintln!("govsandbox: {}; {goes_on}", for_terminal(&error.to_string()));
+            crate::diagnostic::tell(&format!("{}; {goes_on}", for_terminal(&error.to_string())));
         }
         error.errno()
     }

@@ -47,7 +47,7 @@ pub fn tables(
 ) -> Result<BTreeMap<Network, PortTable>, TooManyPorts> {
     let rules: Vec<Vec<(Network, PortRule)>> = lists
         .iter()
-        .map(|list| list.rules.iter().flat_map(|rule| expand(rule, resolved)).collect())
+        .map(|list| list.rules.iter().flat_map(|rule| expand(rule, list, resolved)).collect())
         .collect();
     let networks = rules.iter().flatten().map(|(network, _)| *network);
     networks.map(|network| Ok((network, table(network, &rules)?))).collect()
@@ -56,12 +56,14 @@ pub fn tables(
 /// Every network and port range of one rule.
 fn expand<'a>(
     rule: &'a EgressRule,
+    list: &EgressLists,
     resolved: &'a Resolved,
 ) -> impl Iterator<Item = (Network, PortRule)> + 'a {
     let networks = match &rule.target {
         EgressTarget::Network { address, prefix_bits } => vec![Network::new(*address, *prefix_bits)],
         EgressTarget::Name(name) => {
-            resolved.get(name).into_iter().flatten().map(|address| Network::host(*address)).collect()
+            let hosts = resolved.get(name).into_iter().flatten().map(|address| Network::host(*address));
+            hosts.filter(|host| !rule.allow || host.is_public() || is_named(list, *host)).collect()
         }
     };
     let protocol = match rule.protocol {
@@ -74,6 +76,14 @@ fn expand<'a>(
             let allow = u8::from(rule.allow);
             (network, PortRule { first: ports.first, last: ports.last, rule: rule.rule.0, protocol, allow })
         })
+    })
+}
+
+/// Does an allowed network contain it? What a name says of addresses near this machine is its owner's word alone.
+fn is_named(list: &EgressLists, host: Network) -> bool {
+    list.rules.iter().filter(|rule| rule.allow).any(|rule| match rule.target {
+        EgressTarget::Network { address, prefix_bits } => Network::new(address, prefix_bits).covers(host),
+        EgressTarget::Name(_) => false,
     })
 }
 
@@ -140,6 +150,21 @@ impl Network {
     #[must_use]
     pub fn host(address: IpAddr) -> Self {
         Self::new(address, if address.is_ipv4() { 32 } else { 128 })
+    }
+
+    /// Neither this machine nor one of its private or link-local neighbours, metadata services among them.
+    fn is_public(self) -> bool {
+        let address = std::net::Ipv6Addr::from(self.address);
+        match address.to_ipv4_mapped() {
+            Some(v4) => {
+                let shared = v4.octets()[0] == 100 && v4.octets()[1] & 0xc0 == 64; // RFC 6598
+                !(v4.is_loopback() || v4.is_private() || v4.is_link_local() || v4.octets()[0] == 0 || shared)
+            }
+            None => {
+                let near = address.is_loopback() || address.is_unspecified();
+                !(near || address.is_unique_local() || address.is_unicast_link_local())
+            }
+        }
     }
 
     fn covers(self, inner: Self) -> bool {
@@ -216,6 +241,24 @@ mod tests {
         let resolved = Resolved::from([("api.example".to_owned(), vec!["192.0.2.7".parse().unwrap()])]);
         assert!(decide(&tables(&lists, &resolved).unwrap(), "192.0.2.7", 443).allow);
         assert!(tables(&lists, &Resolved::new()).unwrap().is_empty());
+    }
+
+    #[test]
+    fn a_name_does_not_lead_to_neighbours_that_no_network_names() {
+        let named = |index| EgressRule {
+            target: EgressTarget::Name("api.example".to_owned()),
+            ..rule("::/0", 443, 443, true, index)
+        };
+        let near = ["127.0.0.1", "169.254.169.254", "10.1.2.3", "fd00:ec2::254", "::1", "0.0.0.0"];
+        let addresses = near.iter().chain(&["192.0.2.7"]).map(|it| it.parse().unwrap()).collect();
+        let resolved = Resolved::from([("api.example".to_owned(), addresses)]);
+        let alone = tables(&[EgressLists { rules: vec![named(1)] }], &resolved).unwrap();
+        assert!(decide(&alone, "192.0.2.7", 443).allow);
+        for address in near {
+            assert!(!decide(&alone, address, 443).allow, "{address}");
+        }
+        let with_range = [EgressLists { rules: vec![named(1), rule("10.0.0.0/8", 22, 22, true, 2)] }];
+        assert!(decide(&tables(&with_range, &resolved).unwrap(), "10.1.2.3", 443).allow);
     }
 
     proptest! {

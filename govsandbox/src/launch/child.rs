@@ -1,7 +1,7 @@
 //! The command's process from its fork to its exec.
 
 use std::{
-    ffi::{CString, OsStr, OsString},
+    ffi::{CStr, CString, OsStr, OsString},
     io,
     os::unix::ffi::OsStrExt,
     path::Path,
@@ -43,6 +43,8 @@ pub(super) fn run(plan: &LaunchPlan, channel: &Channel, mask: &Mask) -> i32 {
 /// What exec takes, made before anything is dropped.
 struct Program {
     candidates: Vec<CString>,
+    /// The name has a slash: there is one candidate, and `PATH` was not asked.
+    is_path: bool,
     name: String,
     arguments: ExecStrings,
     environment: ExecStrings,
@@ -59,6 +61,7 @@ fn confine(plan: &LaunchPlan) -> Result<Program, Failure> {
         candidates: candidates(name, &plan.env).map_err(fail(Stage::Exec, &shown))?,
         arguments: ExecStrings::new(&plan.argv).map_err(fail(Stage::Exec, "arguments"))?,
         environment: ExecStrings::from_environment(&plan.env).map_err(fail(Stage::Exec, "environment"))?,
+        is_path: name.as_bytes().contains(&b'/'),
         name: shown,
     };
     let filter = seccomp::program(&plan.seccomp);
@@ -88,12 +91,18 @@ fn wait_and_execute(program: &Program, channel: &Channel, mask: &Mask) -> Result
         let error = execve(candidate, &program.arguments, &program.environment);
         match error.raw_os_error() {
             Some(libc::ENOENT | libc::ENOTDIR) => {}
-            // As execvp(3): a later folder of PATH may have one that can be executed.
-            Some(libc::EACCES) => refused = Some(error),
+            // As a shell does: a later folder of PATH may have one that can be executed, and a folder that can't be
+            // searched (root's own, in the PATH of sudo's caller) has none.
+            Some(libc::EACCES) if program.is_path || exists(candidate) => refused = Some(error),
+            Some(libc::EACCES) => {}
             _ => return Err(fail(error)),
         }
     }
     Err(fail(refused.unwrap_or_else(|| io::Error::from_raw_os_error(libc::ENOENT))))
+}
+
+fn exists(path: &CStr) -> bool {
+    rustix::fs::stat(path).is_ok()
 }
 
 fn candidates(name: &OsStr, env: &[(OsString, OsString)]) -> io::Result<Vec<CString>> {

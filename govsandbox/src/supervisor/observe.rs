@@ -88,7 +88,7 @@ impl Observer {
     pub(super) fn stop(self) {
         rustix::io::write(&self.stop, &1_u64.to_ne_bytes()).ok(); // an eventfd takes 1
         if self.thread.join().is_err() {
-            eprintln!("govsandbox: the thread that reads events failed; the log is not complete");
+            crate::diagnostic::tell("the thread that reads events failed; the log is not complete");
         }
     }
 }

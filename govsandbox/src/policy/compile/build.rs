@@ -328,7 +328,10 @@ impl<'a> Builder<'a> {
     ) -> EffectiveRule {
         let pattern = &entry.rule;
         // A host that can't be enforced was refused when the file was checked.
-        let targets = pattern.host().targets().unwrap_or_default();
+        let mut targets = pattern.host().targets().unwrap_or_default();
+        if !allow {
+            targets.extend(pattern.host().detours());
+        }
         let rules = targets.iter().map(|target| EgressRule {
             target: target.clone(),
             ports: pattern.ports().to_vec(),

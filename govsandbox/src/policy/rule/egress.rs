@@ -347,6 +347,29 @@ impl HostPattern {
             Self::Any => vec![network(Ipv6Addr::UNSPECIFIED.into(), 0)],
         })
     }
+
+    /// What a deny of it covers besides [`Self::targets`]: a connection to the unspecified address arrives at loopback,
+    /// of IPv4 too when an IPv6 socket makes it.
+    #[must_use]
+    pub fn detours(&self) -> Vec<EgressTarget> {
+        let Self::Network { address, prefix_bits } = self else { return Vec::new() };
+        let loops = match address {
+            IpAddr::V4(v4) => {
+                let mask = u32::MAX.checked_shl(32 - u32::from(*prefix_bits.min(&8))).unwrap_or(0);
+                (v4.to_bits() ^ Ipv4Addr::LOCALHOST.to_bits()) & mask == 0
+            }
+            IpAddr::V6(v6) => {
+                let mask = u128::MAX.checked_shl(128 - u32::from(*prefix_bits)).unwrap_or(0);
+                (v6.to_bits() ^ Ipv6Addr::LOCALHOST.to_bits()) & mask == 0
+            }
+        };
+        let whole = |address, prefix_bits| EgressTarget::Network { address, prefix_bits };
+        if loops {
+            vec![whole(Ipv4Addr::UNSPECIFIED.into(), 32), whole(Ipv6Addr::UNSPECIFIED.into(), 128)]
+        } else {
+            Vec::new()
+        }
+    }
 }
 
 /// Splits `HOST[:PORTS]`; the brackets around an IPv6 address are taken off.
@@ -567,5 +590,21 @@ mod tests {
     fn a_wildcard_below_a_top_level_domain_is_remarked_on() {
         assert!(allowed("*.com").unwrap().warning().is_some());
         assert!(allowed("*.example.com").unwrap().warning().is_none());
+    }
+
+    #[test]
+    fn a_deny_of_loopback_covers_the_unspecified_address() {
+        let network = |address: &str, prefix_bits| HostPattern::Network {
+            address: address.parse().unwrap(),
+            prefix_bits,
+        };
+        for (address, bits) in
+            [("127.0.0.1", 32), ("127.0.0.2", 32), ("127.0.0.0", 8), ("0.0.0.0", 0), ("::1", 128)]
+        {
+            assert_eq!(network(address, bits).detours().len(), 2, "{address}/{bits}");
+        }
+        for (address, bits) in [("128.0.0.1", 32), ("10.0.0.0", 8), ("2001:db8::", 32), ("::2", 128)] {
+            assert_eq!(network(address, bits).detours(), [], "{address}/{bits}");
+        }
     }
 }
