@@ -40,3 +40,18 @@ fn a_hundred_thousand_opens_are_in_the_log_or_counted_as_lost() {
     let counts = &run.log.of("session.end")[0].0["object"]["counts"];
     assert_eq!(counts["file.open.denied"], denied, "{counts}");
 }
+
+/// One thread, refused again and again while the log is behind: each refusal is told once.
+#[test]
+fn a_flood_of_refusals_is_told_once_each() {
+    const OPENS: usize = 6000;
+    let bed = TestBed::new("flood-denied");
+    let secret = bed.file("only/secret", "CANARY");
+    let folder = bed.project().join("only");
+    let steps = || args!["opens", "1", &OPENS.to_string(), &folder];
+    assert_eq!(bed.bare_steps(steps()), ["ok 0"]);
+    let (run, answers) = bed.run_steps(&bed.deny(&["{project}/only/secret"]), steps());
+    assert_eq!(answers, [format!("ok {OPENS}")], "{run}");
+    let told = run.log.denied("file.open", &secret).len();
+    assert_eq!((told, run.log.lost("file.open")), (OPENS, 0), "{run}");
+}

@@ -1,7 +1,12 @@
 //! From records of kernel and verdict threads to events.
 
 use std::{
-    collections::HashMap, ffi::OsString, os::unix::ffi::OsStrExt, path::Path, path::PathBuf, sync::Arc,
+    collections::{HashMap, VecDeque},
+    ffi::OsString,
+    os::unix::ffi::OsStrExt,
+    path::Path,
+    path::PathBuf,
+    sync::Arc,
 };
 
 use govsandbox_ebpf::abi::{
@@ -24,7 +29,7 @@ use crate::{
     policy::compile::{Compiled, EgressTarget, Layer, RuleInfo},
 };
 
-/// Refusals of verdict threads whose syscall did not end yet, at most; beyond that a refusal may be told twice.
+/// Threads with refusals of verdict threads whose syscall did not end yet, and such refusals of one, at most; beyond that a refusal may be told twice.
 const UNFINISHED_MAX: usize = 4096;
 
 /// Makes events of one sandbox's records.
@@ -39,8 +44,8 @@ pub struct Decoder {
     enforcing: bool,
     clock: Clock,
     processes: Processes,
-    /// By thread: when a verdict thread refused its open, and the object's last name.
-    unfinished: HashMap<u32, (u64, Vec<u8>)>,
+    /// By thread: when a verdict thread refused its opens, and the objects' last names.
+    unfinished: HashMap<u32, VecDeque<(u64, Vec<u8>)>>,
 }
 
 impl Decoder {
@@ -124,7 +129,11 @@ impl Decoder {
             if self.unfinished.len() >= UNFINISHED_MAX {
                 self.unfinished.clear();
             }
-            self.unfinished.insert(record.head.tid, (record.head.time_boot_ns, last_name(path).to_vec()));
+            let of_thread = self.unfinished.entry(record.head.tid).or_default();
+            if of_thread.len() >= UNFINISHED_MAX {
+                of_thread.pop_front();
+            }
+            of_thread.push_back((record.head.time_boot_ns, last_name(path).to_vec()));
         }
         self.event(&record, object::walked(&record))
     }
@@ -151,11 +160,14 @@ impl Decoder {
     /// Is this the end of an open that a verdict thread refused and [`Self::refusal`] told of? It is the thread's next
     /// failure, so that a later one of the same name is told.
     fn is_reported(&mut self, record: &Record<'_>, path: &[u8]) -> bool {
-        let Some((refused_ns, _)) = self.unfinished.get(&record.head.tid) else { return false };
-        if record.head.time_boot_ns < *refused_ns {
-            return false;
+        let Some(of_thread) = self.unfinished.get_mut(&record.head.tid) else { return false };
+        // Under load refusals are told of ahead of the ends of the opens before.
+        let before = of_thread.partition_point(|(refused_ns, _)| *refused_ns <= record.head.time_boot_ns);
+        let last = of_thread.drain(..before).next_back();
+        if of_thread.is_empty() {
+            self.unfinished.remove(&record.head.tid);
         }
-        let Some((_, name)) = self.unfinished.remove(&record.head.tid) else { return false };
+        let Some((_, name)) = last else { return false };
         i32::try_from(record.head.errno) == Ok(libc::EPERM) && last_name(path) == name
     }
 

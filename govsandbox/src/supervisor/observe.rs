@@ -79,7 +79,7 @@ impl Observer {
                 observed.enforcing,
             );
             decoder.command(observed.command.pid, &observed.command.argv, &observed.command.cwd);
-            Work { observed, decoder, reported: Vec::new() }.run(&stopped);
+            Work { observed, decoder, waiting: VecDeque::new(), reported: Vec::new() }.run(&stopped);
         })?;
         Ok(Self { thread, stop })
     }
@@ -96,6 +96,8 @@ impl Observer {
 struct Work {
     observed: Observed,
     decoder: Decoder,
+    /// Refusals of the verdict thread whose syscalls' ends have not been read yet.
+    waiting: VecDeque<Refusal>,
     /// Losses that are in the log already, by kind.
     reported: Vec<(RecordKind, u64)>,
 }
@@ -131,6 +133,9 @@ impl Work {
         }
         // The sandbox's cgroup is empty and gone, so every record is there.
         while self.read() {}
+        for refusal in std::mem::take(&mut self.waiting) {
+            self.observed.recorder.record(self.decoder.refusal(&as_record(&refusal), &refusal.path));
+        }
         self.report_losses();
     }
 
@@ -140,8 +145,10 @@ impl Work {
     /// and after that of its process's exec.
     fn read(&mut self) -> bool {
         let Observed { rings, refused, recorder, .. } = &mut self.observed;
-        let decoder = &mut self.decoder;
-        let mut waiting: VecDeque<Refusal> = refused.try_iter().collect();
+        let (decoder, waiting) = (&mut self.decoder, &mut self.waiting);
+        let patience_ns = u64::from(TICK_MS) * 1_000_000;
+        let overdue_ns = boot_ns().saturating_sub(patience_ns);
+        waiting.extend(refused.try_iter());
         let more = rings.drain(|header, bytes| {
             if header.outcome != RecordOutcome::Allowed as u8 {
                 waiting.extend(refused.try_iter());
@@ -160,8 +167,11 @@ impl Work {
                 }
             }
         });
-        for refusal in waiting {
-            recorder.record(decoder.refusal(&as_record(&refusal), &refusal.path));
+        // The decoder knows one refusal of each thread: told of ahead of its record, the next would take its place.
+        while !more && waiting.front().is_some_and(|refusal| refusal.time_boot_ns <= overdue_ns) {
+            if let Some(refusal) = waiting.pop_front() {
+                recorder.record(decoder.refusal(&as_record(&refusal), &refusal.path));
+            }
         }
         more
     }
@@ -188,6 +198,12 @@ impl Work {
             }
         }
     }
+}
+
+fn boot_ns() -> u64 {
+    let now = rustix::time::clock_gettime(rustix::time::ClockId::Boottime);
+    let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
+    seconds.saturating_mul(1_000_000_000).saturating_add(u64::try_from(now.tv_nsec).unwrap_or(0))
 }
 
 fn gap(kind: RecordKind, loss: Loss, count: u64) -> Event {

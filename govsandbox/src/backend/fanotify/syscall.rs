@@ -1,6 +1,10 @@
 //! What a waiting open is for, by the system call that its thread is in: fanotify does not say.
 
-use std::fs;
+use std::{fs, thread, time::Duration};
+
+/// A thread that has just asked is on its way to sleep: looked at that often, with this between.
+const LOOKS_MAX: u32 = 200;
+const BETWEEN: Duration = Duration::from_micros(50);
 
 /// What an open is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -15,10 +19,14 @@ pub(super) enum Purpose {
 
 /// Asks `/proc/TID/syscall`: the registers of a thread that waits in the kernel, which nobody can change meanwhile.
 pub(super) fn purpose(tid: i32) -> Purpose {
-    match fs::read_to_string(format!("/proc/{tid}/syscall")) {
-        Ok(line) => parse(&line),
-        Err(_) => Purpose::Write,
+    for _ in 0..LOOKS_MAX {
+        match fs::read_to_string(format!("/proc/{tid}/syscall")) {
+            Ok(line) if line.starts_with("running") => thread::sleep(BETWEEN),
+            Ok(line) => return parse(&line),
+            Err(_) => break,
+        }
     }
+    Purpose::Write
 }
 
 /// `NUMBER ARG0 … ARG5 SP PC`, arguments in hex. Of `openat2` the flags lie in memory; like every other call that may
