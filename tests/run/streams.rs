@@ -85,19 +85,6 @@ fn closed_standard_streams_do_not_stop_a_run() {
     assert!(bed.project().join("made").exists(), "{run}");
 }
 
-/// `>FILE 2>&1` is one open file: neither stream overwrites the other.
-#[test]
-fn both_streams_may_go_to_one_file() {
-    let bed = TestBed::new("streams-one-file");
-    let output = bed.file("output", "");
-    let mut start = bed.start(&[&bed.deny(&[])], sh("echo one; echo two >&2; echo three"));
-    let file = File::create(&output).unwrap();
-    start.process.stdout(file.try_clone().unwrap()).stderr(file);
-    let finished = start.process.spawn().unwrap().wait_with_output().unwrap();
-    let run = start.read(finished);
-    assert_eq!(run.status.code(), Some(0), "{run}");
-    assert_eq!(std::fs::read_to_string(output).unwrap(), "one\ntwo\nthree\n", "{run}");
-}
 
 /// `govsandbox run … 2>&1 | head`: what can't be told changes no status.
 #[test]

@@ -82,7 +82,7 @@ pub enum LoadError {
     Btf(#[from] BtfError),
     /// Another process loads, and the lock is out of reach.
     #[error("cannot lock {path}")]
-    #[diagnostic(help("run as root"))]
+    #[diagnostic(help("run as root, with room and the right to write there"))]
     Lock {
         /// The lock file.
         path: String,
