@@ -42,6 +42,9 @@ pub struct Scratch {
     pub climb: Climb,
     pub scan: PathScan,
     pub matched: Matched,
+    /// What [`super::hooks`] decided on the way: may it happen, the rule, holds in audit mode too.
+    pub decided: [u32; 3],
+    pub _pad: u32,
     /// Dentries from the object up; 0 where a mount is crossed.
     pub chain: [u64; CHAIN_MAX],
     /// States of the automaton at the ends of the path's components.

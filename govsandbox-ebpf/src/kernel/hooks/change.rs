@@ -9,7 +9,7 @@ use govsandbox_ebpf::{
     },
 };
 
-use super::{ENOMEM, EPERM, answer, conclude};
+use super::{ENOMEM, EPERM, answer, conclude, settle};
 use crate::kernel::{
     emit,
     maps::Scratch,
@@ -130,6 +130,7 @@ unsafe fn judge<C: EbpfContext>(
     unsafe {
         let written = walk::write_path(scratch, subject.fs(), 0, name.location);
         let (decision, always) = weigh(subject, scratch, name, written);
+        let (decision, always) = settle(scratch, decision, always);
         if decision.allow {
             return 0;
         }

@@ -12,7 +12,7 @@ use govsandbox_ebpf::{
     decide::Decision,
 };
 
-use super::subject::Subject;
+use super::{maps::Scratch, subject::Subject};
 
 /// The errno of every refusal by a hook, as fanotify and the cgroup programs answer too.
 const EPERM: i32 = 1;
@@ -28,6 +28,22 @@ fn answer(errno: i32) -> i32 {
     // SAFETY: changes nothing.
     unsafe { core::arch::asm!("{0} += 0", inout(reg) number) };
     number as i32
+}
+
+/// Passes a decision through the scratch. To the verifier each way to a decision is a state of its own and everything
+/// behind it is followed again for each; what comes from a map is one.
+///
+/// # Safety
+/// `scratch` points to a task's scratch.
+#[inline(always)]
+unsafe fn settle(scratch: *mut Scratch, decision: Decision, always: bool) -> (Decision, bool) {
+    // SAFETY: the caller vouches for `scratch`.
+    unsafe {
+        let decided = &raw mut (*scratch).decided;
+        *decided = [u32::from(decision.allow), u32::from(decision.rule), u32::from(always)];
+        let [allow, rule, always] = decided.read_volatile();
+        (Decision { allow: allow != 0, rule: rule as u16 }, always != 0)
+    }
 }
 
 /// What a decision comes to in this sandbox: writes it into the record and says whether to refuse. `always`: in audit mode
