@@ -69,17 +69,21 @@ unsafe fn judge<C: EbpfContext>(ctx: &C, subject: &Subject, file: *const u8) -> 
     // SAFETY: `file` is the hook's; offsets are of the types that are read; the scratch is this task's.
     unsafe {
         let path = file.add(offsets::FILE_F_PATH.load() as usize);
-        let tags = object::by_tags(subject.sandbox_id, scratch, typed(path, &offsets::PATH_DENTRY));
+        let dentry: *const u8 = typed(path, &offsets::PATH_DENTRY);
+        let inode: *const u8 = typed(file, &offsets::FILE_F_INODE);
+        let below = typed::<u32>(file, &offsets::FILE_F_MODE) & FMODE_NOACCOUNT != 0;
+        if below && typed::<*const u8>(dentry, &offsets::DENTRY_D_INODE) != inode {
+            return 0; // up to Linux 6.4 it bears the path of the file that was judged
+        }
+        let tags = object::by_tags(subject.sandbox_id, scratch, dentry);
         let written = walk::write_path(scratch, subject.fs(), 0, Location::of_path(path as u64));
         // The file below has a path on a mount of the file system's own, which no pattern means; its inode counts.
-        let below = typed::<u32>(file, &offsets::FILE_F_MODE) & FMODE_NOACCOUNT != 0;
         let by_path =
             if below { Hits::NONE } else { object::by_path(subject.config.slot, scratch, 0, written.length) };
         let hits = tags.hits.or(by_path);
 
         let record = &raw mut (*scratch).record;
         subject.begin(record, RecordKind::Open);
-        let inode: *const u8 = typed(file, &offsets::FILE_F_INODE);
         describe(record, inode as u64, typed(file, &offsets::FILE_F_FLAGS));
         (*record).path_len = written.length;
         if !written.whole {
