@@ -104,7 +104,8 @@ pub(super) fn table(backend: Option<Kind>, landlock_abi: i32) -> Vec<Guarantee> 
 }
 
 /// What is not held, whatever the policy.
-pub(super) fn not_held(backend: Option<Kind>) -> Vec<&'static str> {
+#[must_use]
+pub fn not_held(backend: Option<Kind>) -> Vec<&'static str> {
     let own = if backend == Some(Kind::Fanotify) { fanotify::NOT_HELD } else { &[] };
     own.iter().chain(NOT_HELD).copied().filter(|_| backend.is_some()).collect()
 }

@@ -13,10 +13,11 @@ use zerocopy::FromBytes as _;
 
 use crate::{id::SandboxId, sys};
 
-/// Room for what was allowed: about 100,000 opens of ordinary paths.
-const EVENTS_BYTES: u32 = 16 << 20;
+/// Room for what was allowed: about 20,000 opens of ordinary paths. Both count twice in this process's memory, because
+/// their pages are mapped twice in a row.
+const EVENTS_BYTES: u32 = 4 << 20;
 /// Room for what was refused.
-const DENIALS_BYTES: u32 = 4 << 20;
+const DENIALS_BYTES: u32 = 2 << 20;
 /// Records taken from one buffer before the other is looked at.
 const TURN_RECORDS: usize = 16_384;
 
