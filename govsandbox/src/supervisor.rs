@@ -274,7 +274,8 @@ impl Start<'_> {
         // What holds in no run of this backend, then what this policy adds.
         let mut not_held: Vec<String> =
             backend::guarantee::not_held(Some(self.kind)).into_iter().map(str::to_owned).collect();
-        not_held.extend(layers.not_held.into_iter().filter(|text| !not_held.contains(text)).collect::<Vec<_>>());
+        not_held
+            .extend(layers.not_held.into_iter().filter(|text| !not_held.contains(text)).collect::<Vec<_>>());
         recorder.record(session.start(&self.options.command, self.kind, not_held));
         let observed = Observed {
             sandbox,

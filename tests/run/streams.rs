@@ -85,7 +85,6 @@ fn closed_standard_streams_do_not_stop_a_run() {
     assert!(bed.project().join("made").exists(), "{run}");
 }
 
-
 /// `govsandbox run … 2>&1 | head`: what can't be told changes no status.
 #[test]
 fn a_closed_standard_error_keeps_the_commands_status() {

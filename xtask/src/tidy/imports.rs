@@ -12,7 +12,8 @@ const ALLOWED: [(&str, &[&str]); 14] = [
     // `policy::compile`: an event names the rule that decided and the layer it came from. `policy::explain`, `ebpf::decide`:
     // a syscall that failed is explained by asking the decision core.
     ("event", &["id", "policy::compile", "policy::explain", "ebpf::abi", "ebpf::decide"]),
-    ("audit", &["id", "event"]),
+    // `diagnostic`: a log that can't be written is said on stderr, once, by the thread that finds out.
+    ("audit", &["id", "event", "diagnostic"]),
     ("sink", &["id", "audit"]),
     // `ebpf::decide::egress`: how the kernel's tables spell an address.
     ("bpf", &["id", "sys", "policy::compile", "ebpf::abi", "ebpf::decide::egress"]),
