@@ -12,7 +12,10 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{procs, sys};
+use super::sys;
+
+/// How long datagrams must arrive without a break.
+const STEADY: Duration = Duration::from_millis(300);
 
 /// Moves the calling thread, and what it starts, into a network of its own: loopback up, and these addresses on it.
 pub(crate) fn private_network(addresses: &[&str]) {
@@ -23,14 +26,29 @@ pub(crate) fn private_network(addresses: &[&str]) {
         let nodad: &[&str] = if address.contains(':') { &["nodad"] } else { &[] };
         ip(&[&["addr", "add", address, "dev", "lo"], nodad].concat());
     }
-    // The routes of IPv6 come a moment later.
-    for address in addresses.iter().chain(&["127.0.0.1/8", "::1/128"]) {
-        let address = address.split('/').next().unwrap();
-        let routed = || {
-            let socket = UdpSocket::bind((address, 0));
-            socket.is_ok_and(|socket| socket.connect((address, 9)).is_ok())
-        };
-        assert!(procs::until(Duration::from_secs(5), routed), "no route to {address}");
+    let bare = addresses.iter().map(|address| address.split('/').next().unwrap());
+    settle(&bare.chain(["127.0.0.1", "::1"]).collect::<Vec<_>>());
+}
+
+/// Waits until datagrams arrive without a break: for some tenths of a second after its link came up, IPv6 may say that
+/// there is no route, or drop what was sent.
+fn settle(addresses: &[&str]) {
+    let sockets: Vec<UdpSocket> =
+        addresses.iter().map(|address| UdpSocket::bind((*address, 0)).unwrap()).collect();
+    for socket in &sockets {
+        socket.set_read_timeout(Some(Duration::from_millis(50))).unwrap();
+    }
+    let arrives = |socket: &UdpSocket| {
+        let sent = socket.send_to(b"x", socket.local_addr().unwrap());
+        sent.is_ok() && socket.recv_from(&mut [0; 8]).is_ok()
+    };
+    let (begin, mut since) = (Instant::now(), Instant::now());
+    while since.elapsed() < STEADY {
+        if !sockets.iter().all(arrives) {
+            since = Instant::now();
+        }
+        assert!(begin.elapsed() < Duration::from_secs(20), "the network does not settle: {addresses:?}");
+        std::thread::sleep(Duration::from_millis(5));
     }
 }
 

@@ -129,7 +129,9 @@ fn step(verb: &str, path: &Path) -> io::Result<String> {
             let output = Command::new(path).output()?;
             return Ok(format!("{} {}", output.status, String::from_utf8_lossy(&output.stdout)));
         }
-        "connect" => connect(address(path)?)?.write_all(b"tcp")?,
+        "connect" => {
+            TcpStream::connect_timeout(&address(path)?, Duration::from_secs(5))?.write_all(b"tcp")?;
+        }
         "fast-open" => match address(path)? {
             SocketAddr::V4(to) => sys::connect_by_sending(to)?,
             SocketAddr::V6(_) => return Err(io::Error::from_raw_os_error(libc::EAFNOSUPPORT)),
@@ -152,19 +154,6 @@ fn content(file: &mut fs::File) -> io::Result<String> {
     let mut text = String::new();
     file.take(4096).read_to_string(&mut text)?;
     Ok(text)
-}
-
-/// While the kernel still sets up a new network's IPv6, it may say for a moment that there is no route.
-fn connect(to: SocketAddr) -> io::Result<TcpStream> {
-    let mut tries = 0..100;
-    loop {
-        match TcpStream::connect_timeout(&to, Duration::from_secs(5)) {
-            Err(error) if error.kind() == io::ErrorKind::NetworkUnreachable && tries.next().is_some() => {
-                std::thread::sleep(Duration::from_millis(20));
-            }
-            result => return result,
-        }
-    }
 }
 
 fn address(path: &Path) -> io::Result<SocketAddr> {
