@@ -117,6 +117,8 @@ pub fn run(options: &RunOptions) -> miette::Result<u8> {
         }
     }
     let log = open_log(&policy.compiled, &identity)?;
+    // Mounts it where the system has not; the programs are attached there.
+    launch::cgroup::root()?;
     let loaded = load::load()?;
     if loaded.mounted_bpffs && !options.quiet {
         tell(&format!("bpffs was not mounted; it is now, at {}", crate::bpf::mount::BPFFS));

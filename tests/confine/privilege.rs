@@ -16,6 +16,7 @@ pub(crate) const TESTS: &[(&str, fn())] = &[
         the_command_runs_as_the_user_without_any_capability,
     ),
     ("plain_root_has_no_capability_either", plain_root_has_no_capability_either),
+    ("plain_root_reads_no_disk", plain_root_reads_no_disk),
     ("inherited_descriptors_are_closed", inherited_descriptors_are_closed),
     ("writes_outside_the_list_are_refused", writes_outside_the_list_are_refused),
     ("namespaces_and_mounts_are_refused", namespaces_and_mounts_are_refused),
@@ -48,6 +49,30 @@ fn plain_root_has_no_capability_either() {
     // Positive control: as uid 0 it still owns root's files.
     assert_eq!(outcome.stdout, "0\nCapEff:\t0000000000000000\nread\n", "{outcome:?}");
     assert!(outcome.stderr.contains("Read-only file system"), "{outcome:?}");
+}
+
+fn plain_root_reads_no_disk() {
+    let node = std::path::PathBuf::from(format!("/dev/govsandbox-disk-{}", std::process::id()));
+    // loop0: there without the driver, too, as a node; opened by nobody.
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        &node,
+        rustix::fs::FileType::BlockDevice,
+        rustix::fs::Mode::from_raw_mode(0o600),
+        rustix::fs::makedev(7, 0),
+    )
+    .unwrap();
+    let bed = Bed::new();
+    let mut plan = bed.plan(&["head", "-c1", &node.display().to_string()]);
+    (plan.identity.uid, plan.identity.gid, plan.identity.groups) = (0, 0, vec![0]);
+    plan.identity.origin = Origin::PlainRoot;
+    plan.landlock = LandlockPlan::default();
+    let outcome = run(&plan);
+    // Positive control: nothing but the sandbox answers "permission denied" to root.
+    let bare = std::process::Command::new("head").arg("-c1").arg(&node).output().unwrap();
+    std::fs::remove_file(&node).unwrap();
+    assert!(!String::from_utf8_lossy(&bare.stderr).contains("Permission denied"), "{bare:?}");
+    assert!(outcome.stderr.contains("Permission denied"), "{outcome:?}");
 }
 
 fn inherited_descriptors_are_closed() {

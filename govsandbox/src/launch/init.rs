@@ -77,7 +77,7 @@ fn set_up(world: &World<'_>) -> Result<Pid, Failure> {
     let fail = |stage| move |source: io::Error| Failure::new(stage, "", &source);
     bind(world).map_err(fail(Stage::Bind))?;
     let plan = world.plan;
-    mount::enter(&plan.mounts, plan.identity.uid)?;
+    mount::enter(&plan.mounts, &plan.identity)?;
     enter_folder(&plan.cwd, world.cwd)?;
     if let (Some(fanotify), Some(group)) = (&plan.fanotify, world.group) {
         mount::mark(&plan.mounts, fanotify, group)?;

@@ -8,7 +8,10 @@
 use std::{
     collections::BTreeMap,
     io,
-    os::fd::OwnedFd,
+    os::{
+        fd::OwnedFd,
+        unix::fs::{FileTypeExt as _, MetadataExt as _},
+    },
     path::{Path, PathBuf},
 };
 
@@ -24,10 +27,11 @@ use self::table::{Mount, MountTable};
 use super::{
     error::{Failure, Stage},
     plan::FanotifyPlan,
+    privilege::Identity,
 };
 use crate::sys::{
     fanotify::{Group, MarkOn},
-    mount_setattr::{self, Depth, READ_ONLY},
+    mount_setattr::{self, Depth, NO_DEV, READ_ONLY},
 };
 
 pub mod table;
@@ -140,7 +144,7 @@ impl MountPlan {
 }
 
 /// Makes the namespace that this process has just got its own, and fills it.
-pub(super) fn enter(plan: &MountPlan, uid: u32) -> Result<(), Failure> {
+pub(super) fn enter(plan: &MountPlan, identity: &Identity) -> Result<(), Failure> {
     let fail = |stage, object: &Path| {
         let object = object.display().to_string();
         move |source: io::Error| Failure::new(stage, object, &source)
@@ -159,10 +163,13 @@ pub(super) fn enter(plan: &MountPlan, uid: u32) -> Result<(), Failure> {
             answer => answer.map_err(fail(Stage::ReadOnly, &control.point))?,
         }
     }
-    if uid == 0 {
+    if identity.uid == 0 {
         for path in PROC_READ_ONLY.map(Path::new).into_iter().filter(|path| path.exists()) {
             bind_over_itself(path, Treatment::ReadOnly).map_err(fail(Stage::ReadOnly, path))?;
         }
+    }
+    for disk in disks(Path::new("/dev"), identity) {
+        bind_with(&disk, NO_DEV, Depth::One).map_err(fail(Stage::Pin, &disk))?;
     }
     for (path, treatment) in plan.treatments() {
         bind_over_itself(&path, treatment).map_err(fail(Stage::Pin, &path))?;
@@ -205,8 +212,32 @@ fn is_hidden(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR | libc::EINVAL))
 }
 
-/// Clones the mount at `path` and lays it over the same object, whatever happens to the names on the way meanwhile.
+/// Disks under `folder` that this user can open: what reads one reads every file on it, denied ones too.
+fn disks(folder: &Path, identity: &Identity) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let found = entries.flat_map(|entry| match entry.metadata() {
+        Ok(found) if found.is_dir() => disks(&entry.path(), identity),
+        Ok(found) if found.file_type().is_block_device() => {
+            let is_own = found.uid() == identity.uid
+                || found.gid() == identity.gid
+                || identity.groups.contains(&found.gid())
+                || found.mode() & 0o6 != 0;
+            if is_own { vec![entry.path()] } else { Vec::new() }
+        }
+        Ok(_) | Err(_) => Vec::new(),
+    });
+    found.collect()
+}
+
 fn bind_over_itself(path: &Path, treatment: Treatment) -> io::Result<()> {
+    let attributes = if treatment == Treatment::Pin { 0 } else { READ_ONLY };
+    // What is mounted inside a denied folder stays behind and is out of reach.
+    let depth = if treatment == Treatment::Deny { Depth::One } else { Depth::Recursive };
+    bind_with(path, attributes, depth)
+}
+
+/// Clones the mount at `path` and lays it over the same object, whatever happens to the names on the way meanwhile.
+fn bind_with(path: &Path, attributes: u64, depth: Depth) -> io::Result<()> {
     let at: OwnedFd = openat2(
         CWD,
         path,
@@ -216,13 +247,12 @@ fn bind_over_itself(path: &Path, treatment: Treatment) -> io::Result<()> {
     )?;
     let clone =
         OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
-    let tree = match treatment {
-        // What is mounted inside a denied folder stays behind and is out of reach.
-        Treatment::Deny => open_tree(&at, c"", clone)?,
-        Treatment::Pin | Treatment::ReadOnly => open_tree(&at, c"", clone | OpenTreeFlags::AT_RECURSIVE)?,
+    let tree = match depth {
+        Depth::One => open_tree(&at, c"", clone)?,
+        Depth::Recursive => open_tree(&at, c"", clone | OpenTreeFlags::AT_RECURSIVE)?,
     };
-    if treatment != Treatment::Pin {
-        mount_setattr::set_of(std::os::fd::AsFd::as_fd(&tree), READ_ONLY, Depth::Recursive)?;
+    if attributes != 0 {
+        mount_setattr::set_of(std::os::fd::AsFd::as_fd(&tree), attributes, Depth::Recursive)?;
     }
     let both_empty = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
     move_mount(&tree, c"", &at, c"", both_empty)?;
