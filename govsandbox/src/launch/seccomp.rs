@@ -144,6 +144,10 @@ const MOUNTS: &[i64] = &[
     OPEN_TREE_ATTR,
 ];
 
+/// Options of `setsockopt(2)`, by level, that send packets by way of an address that no other layer judges: source routes
+/// of IPv4 (`IP_OPTIONS`) and IPv6 (`IPV6_RTHDR`, and `IPV6_2292RTHDR` and `IPV6_2292PKTOPTIONS` of include/uapi/linux/in6.h).
+const ROUTES: [(i32, &[u32]); 2] = [(libc::IPPROTO_IP, &[4]), (libc::IPPROTO_IPV6, &[57, 5, 6])];
+
 /// The program.
 #[must_use]
 pub fn program(plan: &SeccompPlan) -> BpfProgram {
@@ -184,6 +188,18 @@ pub fn program(plan: &SeccompPlan) -> BpfProgram {
         block.block(JUMP_EQUAL, libc::AF_UNIX.cast_unsigned(), Sense::Unless, &[refuse(libc::EAFNOSUPPORT)]);
     });
     program.arguments(libc::SYS_socket, sockets);
+    program.arguments(libc::SYS_setsockopt, |block| {
+        for (level, options) in ROUTES {
+            let mut of_level = Program::default();
+            of_level.load(argument(2));
+            for option in options {
+                of_level.block(JUMP_EQUAL, *option, Sense::If, &[refuse(libc::EPERM)]);
+            }
+            of_level.0.push(instruction(RETURN, ALLOW));
+            block.load(argument(1));
+            block.block(JUMP_EQUAL, level.cast_unsigned(), Sense::If, &of_level.0);
+        }
+    });
     for (numbers, errno) in [(missing, libc::ENOSYS), (refused, libc::EPERM)] {
         for number in numbers {
             program.block(JUMP_EQUAL, call(number), Sense::If, &[refuse(errno)]);
@@ -401,6 +417,22 @@ mod tests {
         for family in [libc::AF_PACKET, libc::AF_VSOCK, libc::AF_ALG] {
             assert_eq!(socket(family, libc::SOCK_STREAM, 0), errno(libc::EAFNOSUPPORT));
         }
+    }
+
+    #[test]
+    fn packets_are_sent_by_no_route_of_the_senders_own() {
+        let set = |level: i32, option: u64| {
+            native(&SeccompPlan::HOOKS, libc::SYS_setsockopt, [3, level as u64, option, 0, 0, 0])
+        };
+        assert_eq!(set(libc::IPPROTO_IP, libc::IP_OPTIONS as u64), errno(libc::EPERM));
+        for option in [libc::IPV6_RTHDR as u64, 5, 6] {
+            assert_eq!(set(libc::IPPROTO_IPV6, option), errno(libc::EPERM), "{option}");
+        }
+        assert_eq!(set(libc::IPPROTO_IP, libc::IP_TTL as u64), ALLOW);
+        assert_eq!(set(libc::IPPROTO_IPV6, libc::IPV6_V6ONLY as u64), ALLOW);
+        // The same numbers mean other things at other levels.
+        assert_eq!(set(libc::SOL_SOCKET, libc::SO_BROADCAST as u64), ALLOW);
+        assert_eq!(set(libc::IPPROTO_TCP, libc::TCP_KEEPINTVL as u64), ALLOW);
     }
 
     #[test]
