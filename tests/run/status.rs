@@ -1,5 +1,7 @@
 //! Exit statuses: the command's own, or one that says whose failure it is.
 
+use std::{fs, os::unix::fs::PermissionsExt};
+
 use crate::bed::{TestBed, args, sh};
 
 #[test]
