@@ -97,6 +97,7 @@ fn a_run_is_a_job_that_stops_goes_on_and_ends() {
     pty.send("fg\n");
     pty.send("word\n");
     pty.expect("got word");
+    std::thread::sleep(Duration::from_millis(300)); // the last command is there
     pty.send("\x03");
     pty.expect("% ");
     pty.send("echo status-$?\n");

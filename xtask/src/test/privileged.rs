@@ -14,6 +14,8 @@ use crate::{process, workspace};
 
 /// Tells a test which backend it must get; without it, the one that this machine gives.
 const BACKEND_VARIABLE: &str = "GOVSANDBOX_TEST_BACKEND";
+/// Tells a test that times are those of an emulated processor.
+const EMULATED_VARIABLE: &str = "GOVSANDBOX_TEST_EMULATED";
 /// One target's time, natively and under emulation.
 const NATIVE_LIMIT: Duration = Duration::from_secs(300);
 const GUEST_LIMIT: Duration = Duration::from_secs(600);
@@ -144,6 +146,7 @@ impl Target {
         let variable = |name: &str, value: &str| (name.to_owned(), value.to_owned());
         machine.environment = vec![
             variable(BACKEND_VARIABLE, guest.backend),
+            variable(EMULATED_VARIABLE, "1"),
             variable("CARGO_MANIFEST_DIR", &folder.to_string_lossy()),
             variable("INSTA_UPDATE", "no"),
         ];
