@@ -31,6 +31,14 @@ pub fn report(error: &miette::Report) {
     tell(&format!("{error:?}"));
 }
 
+/// Leaves the breaking of lines to the terminal: a path that is cut in two can't be copied or searched for.
+pub fn keep_lines_whole() {
+    let handler = |_: &_| -> Box<dyn miette::ReportHandler> {
+        Box::new(miette::MietteHandlerOpts::new().wrap_lines(false).build())
+    };
+    miette::set_hook(Box::new(handler)).ok(); // only a caller of the library can have set one before
+}
+
 /// Writes a line to stderr. One that nobody reads (`2>&1 | head`) changes nothing: `eprintln!` would panic.
 pub fn tell(line: &str) {
     use std::io::Write as _;

@@ -283,6 +283,7 @@ impl Start<'_> {
             sandbox,
             rings,
             kernel_log: KernelLog::open(&self.loaded)?,
+            killer: prepared.killer(),
             refused,
             resolver,
             compiled: Arc::new(policy::explain::with_links_followed(compiled)),

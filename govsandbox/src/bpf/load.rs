@@ -132,6 +132,8 @@ pub struct Loaded {
     pub mounted_bpffs: bool,
     /// They were there already.
     pub warm: bool,
+    /// Keeps every program attached as long as this process lives, whatever becomes of the pins.
+    links: Vec<PinnedLink>,
 }
 
 /// Finds the pinned programs, or loads, attaches and pins them.
@@ -142,13 +144,15 @@ pub fn load() -> Result<Loaded, LoadError> {
     let (bpffs, mounted_bpffs) = mount::bpffs()?;
     let folder = bpffs.join(PINS_FOLDER).join(folder_name());
     let _lock = lock()?;
-    let mut loaded = Loaded { folder, left_out: BTreeMap::new(), mounted_bpffs, warm: true };
+    let mut loaded =
+        Loaded { folder, left_out: BTreeMap::new(), mounted_bpffs, warm: true, links: Vec::new() };
     if !loaded.folder.join(COMPLETE).exists() {
         loaded.warm = false;
         discard(&loaded.folder)?;
         loaded.fresh()?;
         unload::discard_idle(&bpffs.join(PINS_FOLDER), &loaded.folder)?;
     }
+    loaded.links = loaded.open_links()?;
     Ok(loaded)
 }
 
@@ -184,6 +188,18 @@ pub(super) fn discard(folder: &Path) -> Result<(), LoadError> {
 }
 
 impl Loaded {
+    fn open_links(&self) -> Result<Vec<PinnedLink>, LoadError> {
+        let attached = PROGRAMS.iter().filter(|(name, ..)| self.has(name));
+        let opened = attached.map(|(name, ..)| {
+            let path = self.link_path(name);
+            PinnedLink::from_pin(&path).map_err(|error| LoadError::Pin {
+                path: path.display().to_string(),
+                source: io::Error::other(error),
+            })
+        });
+        opened.collect()
+    }
+
     /// Is the program attached?
     #[must_use]
     pub fn has(&self, program: &str) -> bool {

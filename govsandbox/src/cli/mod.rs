@@ -46,6 +46,7 @@ pub fn main() -> ExitCode {
         }
     };
     logging();
+    diagnostic::keep_lines_whole();
     let mut out = io::stdout().lock();
     let result = match &cli.command {
         Command::Run(args) => {

@@ -186,5 +186,6 @@ fn count(problems: &[Problem]) -> String {
 pub(super) fn shown(path: &Path) -> String {
     let path: PathBuf = path.components().filter(|part| *part != Component::CurDir).collect();
     let working_dir = std::env::current_dir().unwrap_or_default();
-    effective::text(path.strip_prefix(working_dir).unwrap_or(&path))
+    let relative = path.strip_prefix(working_dir).ok().filter(|relative| *relative != Path::new(""));
+    effective::text(relative.unwrap_or(&path))
 }

@@ -31,6 +31,7 @@ use crate::{
         decode::Decoder,
         model::{Event, Kind},
     },
+    launch::Killer,
     policy::compile::Compiled,
 };
 
@@ -51,6 +52,7 @@ pub(super) struct Observed {
     pub(super) sandbox: Sandbox,
     pub(super) rings: Rings,
     pub(super) kernel_log: Option<KernelLog>,
+    pub(super) killer: Option<Killer>,
     pub(super) refused: Receiver<Refusal>,
     pub(super) resolver: Resolver,
     pub(super) compiled: Arc<Compiled>,
@@ -126,7 +128,13 @@ impl Work {
                 Ok(Woken::Other) => break,
                 Ok(Woken::Records | Woken::Timeout) => {}
                 Err(error) => {
-                    tracing::error!(%error, "cannot wait for records");
+                    // What nobody records does not go on.
+                    crate::diagnostic::tell(&format!(
+                        "cannot wait for the kernel's records, so the run ends: {error}"
+                    ));
+                    if let Some(killer) = &self.observed.killer {
+                        killer.kill();
+                    }
                     break;
                 }
             }

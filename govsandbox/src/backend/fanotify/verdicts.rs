@@ -114,7 +114,8 @@ impl Verdicts {
         let stopped = stop.try_clone()?;
         let mut judge = Judge { group, rules, mode, prefix, namespace, refusals, counts: Counts::default() };
         let thread = std::thread::Builder::new().name("verdicts".to_owned()).spawn(move || {
-            if judge.run(&stopped).is_err() {
+            let ran = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| judge.run(&stopped)));
+            if !matches!(ran, Ok(Ok(()))) {
                 // Nobody would answer any more, so nothing may go on waiting. Fails only when it is gone.
                 pidfd_send_signal(&init, Signal::KILL).ok();
             }
