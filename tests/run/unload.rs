@@ -47,9 +47,11 @@ fn nothing_is_left_when_no_sandbox_is_alive() {
     let output = shell.output().unwrap();
     let said = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "{output:?}");
-    let lines: Vec<&str> = said.lines().filter(|line| !line.contains("/cgroup")).collect();
-    assert_eq!(lines.len(), 5, "{said}");
-    assert_eq!((lines[0], lines[3], lines[4]), ("ran", "nothing is loaded", "ran"), "{said}");
+    // The folder of cgroups is shared with other tests: either unload may be the one that finds it unused.
+    let lines: Vec<&str> =
+        said.lines().filter(|line| !line.contains("/cgroup") && *line != "nothing is loaded").collect();
+    assert_eq!(lines.len(), 4, "{said}");
+    assert_eq!((lines[0], lines[3]), ("ran", "ran"), "{said}");
     assert!(lines[1].starts_with('v'), "the programs are pinned: {said}");
     assert!(
         lines[2].starts_with("removed  /sys/fs/bpf/govsandbox/v") && lines[2].contains(" programs, "),
