@@ -210,8 +210,9 @@ mod tests {
     }
 
     #[test]
-    fn the_first_guest_takes_every_target() {
-        assert!(GUESTS[0].takes("anything"));
-        assert!(!GUESTS[1].takes("agent"));
+    fn every_guest_runs_what_is_enforced_and_the_first_the_agent_too() {
+        assert!(GUESTS.iter().all(|guest| guest.takes("enforce")));
+        assert!(GUESTS[0].takes("agent") && !GUESTS[1].takes("agent"));
+        assert_eq!(GUESTS[1].arguments("enforce").collect::<Vec<_>>(), ["--skip", "flood::"]);
     }
 }
