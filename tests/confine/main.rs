@@ -54,7 +54,8 @@ fn main() -> ExitCode {
             failed.push(*name);
         }
     }
-    println!("\ntest result: {} passed; {} failed", chosen.len() - failed.len(), failed.len());
+    let verdict = if failed.is_empty() { "ok" } else { "FAILED" };
+    println!("\ntest result: {verdict}. {} passed; {} failed", chosen.len() - failed.len(), failed.len());
     for name in &failed {
         println!("    {name}");
     }

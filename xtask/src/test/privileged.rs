@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use super::tally::{Counts, Tally};
-use crate::vm::Machine;
+use crate::vm::{Machine, NotBooted};
 use crate::{process, workspace};
 
 /// Tells a test which backend it must get; without it, the one that this machine gives.
@@ -19,6 +19,8 @@ const EMULATED_VARIABLE: &str = "GOVSANDBOX_TEST_EMULATED";
 /// One target's time, natively and under emulation.
 const NATIVE_LIMIT: Duration = Duration::from_secs(300);
 const GUEST_LIMIT: Duration = Duration::from_secs(600);
+/// How often a machine that does not boot is started.
+const BOOTS_MAX: usize = 3;
 
 /// A kernel that the tests run on, beside the machine's own.
 pub(super) struct Guest {
@@ -173,10 +175,19 @@ impl Target {
         ];
         let words =
             [self.executable.to_string_lossy().into_owned()].into_iter().chain(filter.map(str::to_owned));
-        let words = words.chain(guest.arguments(&self.name));
+        let words: Vec<String> = words.chain(guest.arguments(&self.name)).collect();
+        for _ in 1..BOOTS_MAX {
+            match self.try_in(&machine, &words) {
+                Err(error) if error.is::<NotBooted>() => eprintln!("xtask: {error}; once more"),
+                other => return other,
+            }
+        }
+        self.try_in(&machine, &words)
+    }
+
+    fn try_in(&self, machine: &Machine, words: &[String]) -> Result<Counts> {
         let (tally, counter) = Tally::new(std::io::stdout());
-        let status =
-            machine.run_with(&words.collect::<Vec<_>>(), Box::new(tally), Box::new(std::io::stderr()))?;
+        let status = machine.run_with(words, Box::new(tally), Box::new(std::io::stderr()))?;
         super::judge(counter.counts(), status == 0, &format!("{} ended with status {status}", self.name))
     }
 }

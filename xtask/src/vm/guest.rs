@@ -4,7 +4,7 @@ use std::env;
 use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::os::unix::net::UnixListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
@@ -32,6 +32,18 @@ const PASSED_PREFIXES: [&str; 6] = ["CARGO", "RUST", "GOV", "INSTA_", "PROPTEST_
 const INIT: &[u8] = include_bytes!("init.sh");
 const CONSOLE_LINES_SHOWN: usize = 15;
 const POLL: Duration = Duration::from_millis(20);
+
+/// The machine ended before its command began: emulated kernels panic now and then while they boot.
+#[derive(Debug)]
+pub(crate) struct NotBooted(String);
+
+impl std::fmt::Display for NotBooted {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(out, "the guest did not boot\n{}", self.0)
+    }
+}
+
+impl std::error::Error for NotBooted {}
 
 pub(super) fn run(
     machine: &Machine,
@@ -61,8 +73,12 @@ pub(super) fn run(
     }
     wake(&status_at);
     let said = status_of_guest.join().map_err(|_| anyhow::anyhow!("the guest's status got lost"))??;
-    if let Ok(status) = said.trim().parse::<u8>() {
+    // `started`, then the command's status.
+    if let Some(Ok(status)) = said.lines().nth(1).map(str::parse::<u8>) {
         return Ok(status);
+    }
+    if ended && said.is_empty() {
+        return Err(anyhow::Error::new(NotBooted(logs(work))));
     }
     if ended {
         bail!("the guest ended without a status\n{}", logs(work));
@@ -83,24 +99,28 @@ fn guest_script(machine: &Machine, command: &[String]) -> Result<String> {
     script.push_str("busybox mkfifo /run/out /run/err\n");
     script.push_str("busybox cat /run/out >\"$(port stdout)\" & out=$!\nbusybox cat /run/err >\"$(port stderr)\" & err=$!\n");
     script.push_str(
-        "exec </dev/null >/run/out 2>/run/err\nstatus=$(port status)\nbusybox rm /run/out /run/err\n",
+        "exec </dev/null >/run/out 2>/run/err 9>\"$(port status)\"\necho started >&9\nbusybox rm /run/out /run/err\n",
     );
     for (name, value) in passed_environment().chain(machine.environment.iter().cloned()) {
         script.push_str(&format!("export {name}={}\n", quote(&value)));
     }
-    let folder = match &machine.folder {
-        Some(folder) => folder.clone(),
-        None => env::current_dir()?,
-    };
-    script.push_str(&format!("cd {}\n", quote(&folder.to_string_lossy())));
+    script.push_str(&format!("cd {}\n", quote(&folder(machine)?.to_string_lossy())));
     let words: Vec<_> = command.iter().map(|word| quote(word)).collect();
     // Not as process 1, whose signals are ignored; in a session of its own, as any command that a service starts.
-    script.push_str(&format!("busybox setsid /bin/sh -c 'exec \"$@\"' sh {}\n", words.join(" ")));
+    script.push_str(&format!("busybox setsid /bin/sh -c 'exec \"$@\"' sh {} 9>&-\n", words.join(" ")));
     script.push_str("code=$?\nexec >/dev/null 2>&1\n");
     // What the command left behind may hold the pipes open for ever.
     script.push_str("{ busybox sleep 2; kill $out $err; } &\nwait $out $err\nbusybox sync\n");
-    script.push_str("echo $code >\"$status\"\nbusybox poweroff -f\n");
+    script.push_str("echo $code >&9\nbusybox poweroff -f\n");
     Ok(script)
+}
+
+/// Where the command is to run.
+fn folder(machine: &Machine) -> Result<PathBuf> {
+    match &machine.folder {
+        Some(folder) => Ok(folder.clone()),
+        None => Ok(env::current_dir()?),
+    }
 }
 
 fn passed_environment() -> impl Iterator<Item = (String, String)> {
@@ -129,9 +149,10 @@ fn initramfs(machine: &Machine, kernel: &Kernel, script: &Path) -> Result<Vec<u8
     }
     archive.file("modules/order", order.as_bytes());
     let settings = format!(
-        "MODULES={}\nSCRIPT={}\nOUT={}\n",
+        "MODULES={}\nSCRIPT={}\nFOLDER={}\nOUT={}\n",
         quote(&kernel.modules.to_string_lossy()),
         quote(&script.to_string_lossy()),
+        quote(&folder(machine)?.to_string_lossy()),
         if machine.out.is_some() { "yes" } else { "" },
     );
     archive.file("settings", settings.as_bytes());

@@ -29,11 +29,15 @@ ln -sf /proc/self/fd/2 /new/dev/stderr
 mount -t devpts -o mode=620,ptmxmode=666 pts /new/dev/pts
 mount -t tmpfs -o mode=1777 shm /new/dev/shm
 mount -t tmpfs -o mode=755 run /new/run
-mount -t tmpfs -o mode=1777 tmp /new/var/tmp
 mount -t cgroup2 cgroup /new/sys/fs/cgroup
 mount -t securityfs security /new/sys/kernel/security
 # From here the guest's own modprobe finds every module of its kernel: loop, ext4, veth, dummy, tun, …
 . /settings
+# Not where the command lies: it would be hidden.
+case $FOLDER/ in
+/var/tmp/*) ;;
+*) mount -t tmpfs -o mode=1777 tmp /new/var/tmp ;;
+esac
 mount --bind "/new$MODULES" "/new/lib/modules/$(uname -r)" || fail 'no modules'
 if [ -n "$OUT" ]; then
     mkdir -p /new/out

@@ -7,6 +7,7 @@ mod guest;
 mod initramfs;
 mod kernel;
 
+pub(crate) use self::guest::NotBooted;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
