@@ -8,8 +8,8 @@ use std::{
 };
 
 use aya::{
-    Btf, Ebpf, EbpfLoader, VerifierLogLevel,
-    maps::MapData,
+    Btf, Ebpf, EbpfError, EbpfLoader, VerifierLogLevel,
+    maps::{MapData, MapError},
     programs::{
         CgroupAttachMode, Program, ProgramError,
         links::{FdLink, PinnedLink},
@@ -22,7 +22,7 @@ use super::{
     mount::{self, MountError},
     offsets, unload,
 };
-use crate::sys::mountinfo;
+use crate::sys::{self, mountinfo};
 
 /// The kernel programs, as `cargo xtask ebpf` built them.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("GOVSANDBOX_BPF_OBJECT"));
@@ -31,6 +31,9 @@ static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("GOVSANDBOX_BPF_OBJECT")
 pub(super) const PINS_FOLDER: &str = "govsandbox";
 /// The last pin of a version.
 pub(super) const COMPLETE: &str = "complete";
+
+/// The map of tags on inodes.
+const TAGS: &str = "TAGS";
 
 /// How a program is attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -188,6 +191,16 @@ pub(super) fn discard(folder: &Path) -> Result<(), LoadError> {
 }
 
 impl Loaded {
+    /// Pins a map of another kind in the place of the tags: the LSM programs that look into it are left out, all others load.
+    fn stand_in_for_tags(&self) -> Result<PathBuf, LoadError> {
+        let path = self.map_path(TAGS);
+        let pinned = sys::bpf::create_array_of_one(4)
+            .and_then(|map| MapData::from_fd(map).map_err(io::Error::other))
+            .and_then(|map| map.pin(&path).map_err(io::Error::other));
+        pinned.map_err(|source| LoadError::Pin { path: path.display().to_string(), source })?;
+        Ok(path)
+    }
+
     fn open_links(&self) -> Result<Vec<PinnedLink>, LoadError> {
         let attached = PROGRAMS.iter().filter(|(name, ..)| self.has(name));
         let opened = attached.map(|(name, ..)| {
@@ -265,10 +278,14 @@ impl Loaded {
             loader.override_global(global, offset, true);
         }
         loader.override_global(aya_log::LEVEL, &level, false);
-        let mut object = loader.load(OBJECT).map_err(|error| LoadError::Object { reason: chain(&error) })?;
-
         std::fs::create_dir_all(&self.folder)
             .map_err(|source| LoadError::Pin { path: self.folder.display().to_string(), source })?;
+        let mut object = loader.load(OBJECT);
+        if object.as_ref().is_err_and(is_without_inode_storage) {
+            loader.map_pin_path(TAGS, self.stand_in_for_tags()?);
+            object = loader.load(OBJECT);
+        }
+        let mut object = object.map_err(|error| LoadError::Object { reason: chain(&error) })?;
         let cgroup =
             mountinfo::find("cgroup2").map_err(MountError::Mountinfo)?.ok_or(LoadError::NoCgroup2)?;
         let cgroup = File::open(&cgroup)
@@ -281,8 +298,8 @@ impl Loaded {
             }
         }
         for (name, map) in object.maps() {
-            if !name.starts_with('.') {
-                let path = self.map_path(name);
+            let path = self.map_path(name);
+            if !name.starts_with('.') && !path.exists() {
                 map.pin(&path).map_err(|error| LoadError::Pin {
                     path: path.display().to_string(),
                     source: io::Error::other(error),
@@ -296,6 +313,16 @@ impl Loaded {
             path: complete.display().to_string(),
             source: io::Error::other(error),
         })
+    }
+}
+
+/// A kernel that runs no BPF LSM has no inode storage either (`bpf_inode`, include/linux/bpf_lsm.h).
+fn is_without_inode_storage(error: &EbpfError) -> bool {
+    match error {
+        EbpfError::MapError(MapError::CreateError { name, io_error }) => {
+            name == TAGS && io_error.raw_os_error() == Some(libc::EOPNOTSUPP)
+        }
+        _ => false,
     }
 }
 
