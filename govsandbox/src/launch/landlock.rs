@@ -10,24 +10,12 @@ use landlock::{
     RulesetCreated, RulesetCreatedAttr, Scope,
 };
 
-use crate::sys;
+use crate::{policy::compile::OPEN_DEVICES, sys};
 
 /// First ABI whose file rights are used: before, every rename across folders fails (no REFER) and git breaks.
 const FILE_ABI_MIN: i32 = 2;
 /// First ABI that keeps signals and abstract unix sockets inside.
 const SCOPE_ABI_MIN: i32 = 6;
-/// Readable and writable in every sandbox, unless denied.
-const DEVICES: [&str; 8] = [
-    "/dev/null",
-    "/dev/zero",
-    "/dev/full",
-    "/dev/random",
-    "/dev/urandom",
-    "/dev/tty",
-    "/dev/ptmx",
-    "/dev/pts",
-];
-
 /// The domain of one sandbox.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LandlockPlan {
@@ -103,7 +91,7 @@ pub(super) fn prepare(plan: &LandlockPlan) -> io::Result<Domain> {
             | AccessFs::IoctlDev
             | AccessFs::ReadDir)
             & handled;
-        for path in DEVICES {
+        for path in OPEN_DEVICES {
             ruleset = allow(ruleset, Path::new(path), device)?;
         }
         rulesets.push(ruleset);

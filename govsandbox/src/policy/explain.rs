@@ -15,20 +15,8 @@ use govsandbox_ebpf::{
     },
 };
 
-use super::compile::{AllowedPath, Compiled, Layer, PathEffect, RuleInfo};
+use super::compile::{AllowedPath, Compiled, Layer, OPEN_DEVICES, PathEffect, RuleInfo};
 use crate::id::RuleId;
-
-/// Devices that may be read and written unless denied.
-pub const OPEN_DEVICES: [&str; 8] = [
-    "/dev/null",
-    "/dev/zero",
-    "/dev/full",
-    "/dev/random",
-    "/dev/urandom",
-    "/dev/tty",
-    "/dev/ptmx",
-    "/dev/pts",
-];
 
 /// What the policy says.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -10,6 +10,18 @@ use govsandbox_ebpf::abi::rule::TraceOpens;
 
 use crate::id::{RuleId, RuleIndex};
 
+/// Devices that every sandbox may read and write unless denied: what Landlock grants and what is told of a refusal.
+pub const OPEN_DEVICES: [&str; 8] = [
+    "/dev/null",
+    "/dev/zero",
+    "/dev/full",
+    "/dev/random",
+    "/dev/urandom",
+    "/dev/tty",
+    "/dev/ptmx",
+    "/dev/pts",
+];
+
 /// Where a policy came from; the order is that of precedence, outermost first.
 #[derive(
     Clone,
