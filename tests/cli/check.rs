@@ -55,6 +55,24 @@ effect = "ask"
 }
 
 #[test]
+fn keys_that_open_programs_and_files_without_keys_are_pointed_at() {
+    let bed = Bed::new();
+    let policy = r#"version = 1
+
+[filesystem]
+protect = [
+    { path = "{project}/.git/config", keys = ["branch.*", "remote.*.fetch"] },
+    { path = "{project}/.git/config", keys = ["branch.*", "core.hooksPath"] },
+    { path = "~/.gitconfig", keys = ["alias"] },
+    { path = "~/.bashrc", keys = ["branch.*"] },
+    { path = "**/.git/config", keys = ["branch.*"] },
+    { path = "{project}/.git/config", keys = [] },
+]
+"#;
+    assert_snapshot!(bed.complaint("keys.toml", policy));
+}
+
+#[test]
 fn what_this_version_does_not_enforce_is_refused() {
     let bed = Bed::new();
     for (key, policy) in [

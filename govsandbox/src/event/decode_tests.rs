@@ -60,6 +60,7 @@ fn compiled() -> Compiled {
                 effect: PathEffect::Deny,
                 rule: DENY_GLOB,
             }],
+            keys: Vec::new(),
         },
         egress: vec![EgressLists {
             rules: vec![EgressRule {

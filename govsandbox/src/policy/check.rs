@@ -7,10 +7,11 @@ use miette::Diagnostic;
 
 use super::{
     compile::{Layer, Mode, Require, RootPolicy},
+    git_config::Keys,
     merge::{Entry, Given, Lists, Origin, Scalars},
     parse::{Span, Spanned},
     problem::Problem,
-    raw::{RawEgressRule, RawMode, RawPolicy, RawRequire, RawRoot, RawTraceOpens, Texts},
+    raw::{RawEgressRule, RawMode, RawPolicy, RawProtectRule, RawRequire, RawRoot, RawTraceOpens, Texts},
     rule::{
         egress::{EgressError, EgressList, EgressPattern},
         exec,
@@ -139,7 +140,7 @@ pub fn check(raw: &RawPolicy, found: Found) -> Result<(Policy, Vec<Problem>), Ve
         read: raw.filesystem.read.as_ref().map(|list| checker.paths("filesystem.read", list)),
         write: raw.filesystem.write.as_ref().map(|list| checker.paths("filesystem.write", list)),
         deny: checker.paths("filesystem.deny", &raw.filesystem.deny),
-        protect: checker.paths("filesystem.protect", &raw.filesystem.protect),
+        protect: checker.protected("filesystem.protect", &raw.filesystem.protect),
         network_allow: raw.network.allow.as_ref().map(|list| checker.egress(EgressList::Allow, list)),
         network_deny: checker.egress(EgressList::Deny, &raw.network.deny),
     };
@@ -241,6 +242,32 @@ impl Checker {
                 Ok(pattern) => entries.push(self.entry(key, index, pattern, &text.span)),
                 Err(error) => self.error(error, &text.span),
             }
+        }
+        entries
+    }
+
+    fn protected(&mut self, key: &'static str, list: &[Spanned<RawProtectRule>]) -> Vec<Entry<PathPattern>> {
+        let mut entries = Vec::with_capacity(list.len());
+        for (index, rule) in list.iter().enumerate() {
+            let (path, span, keys) = match &rule.value {
+                RawProtectRule::Text(path) => (path, &rule.span, None),
+                RawProtectRule::Table(table) => (&table.path.value, &table.path.span, table.keys.as_ref()),
+            };
+            let pattern = PathPattern::parse(path).map_err(|error| self.error(error, span)).ok();
+            let pattern = match keys {
+                None => pattern,
+                Some(keys) => {
+                    let parsed = Keys::parse(keys.iter().map(|key| key.value.as_str()));
+                    // A pattern that is wrong is pointed at; that there is none is the rule's mistake.
+                    let wrong = keys.iter().find(|key| Keys::parse([key.value.as_str()]).is_err());
+                    let keys_span = wrong.map_or(&rule.span, |key| &key.span);
+                    let parsed = parsed.map_err(|error| self.error(error, keys_span)).ok();
+                    pattern.zip(parsed).and_then(|(pattern, keys)| {
+                        pattern.with_keys(keys).map_err(|error| self.error(error, span)).ok()
+                    })
+                }
+            };
+            entries.extend(pattern.map(|pattern| self.entry(key, index, pattern, &rule.span)));
         }
         entries
     }

@@ -11,8 +11,11 @@ use tempfile::TempDir;
 use super::{
     Context, Loaded, PolicyError, Sources,
     compile::{EgressTarget, Layer, Mode, PathEffect},
-    explain, load,
+    explain,
+    git_config::merged,
+    load,
 };
+use crate::id::RuleIndex;
 
 /// A machine of its own: home, project and /etc in a temporary folder.
 struct Machine {
@@ -178,6 +181,37 @@ fn rules_are_numbered_by_precedence() {
         loaded.compiled.paths.literals.iter().find(|literal| literal.path == Path::new("/p")).unwrap();
     assert_eq!((literal.effect, literal.rule.0), (PathEffect::Protect, 6));
     assert_eq!(loaded.compiled.paths.globs.len(), 1);
+}
+
+#[test]
+fn keys_of_a_protected_config_hold_together_and_never_open_what_another_rule_closes() {
+    let machine = Machine::new();
+    machine.write(
+        "home/app/.govsandbox.toml",
+        "version = 1\n[filesystem]\nprotect = [{ path = '{project}/.git/config', keys = ['branch.*.merge', 'user.*'] }]\n",
+    );
+    let session = "version = 1\n[filesystem]\nprotect = [{ path = '{project}/.git/config', keys = ['branch.*'] }, '/p']\n";
+    let session = machine.write("session.toml", session);
+    let rule = |loaded: &Loaded, id: &str| {
+        let at = loaded.compiled.rules.iter().position(|rule| rule.id.0 == id).unwrap();
+        RuleIndex(u16::try_from(at + 1).unwrap())
+    };
+    let config = |branch: &str| format!("[branch \"x\"]\n\t{branch}\n").into_bytes();
+
+    let loaded = machine.load(&[&session]).unwrap();
+    let (closed, open) =
+        (rule(&loaded, "session/filesystem.protect/1"), rule(&loaded, "session/filesystem.protect/0"));
+    // What lets nothing change decides first.
+    assert!(closed.0 < open.0);
+    assert_eq!(loaded.compiled.paths.keys_of(closed), None);
+    let keys = loaded.compiled.paths.keys_of(open).unwrap();
+    assert!(merged(b"", &config("merge = refs/heads/a"), keys).is_ok());
+    assert!(merged(b"", &config("description = a"), keys).is_err(), "the project's file narrows");
+    assert!(merged(b"", b"[user]\n\tname = a\n", keys).is_err(), "and opens nothing");
+
+    let shown = loaded.effective.lists.iter().flat_map(|list| &list.rules);
+    let shown: Vec<_> = shown.map(|rule| rule.rule.as_str()).collect();
+    assert!(shown.contains(&"{project}/.git/config but for branch.*"), "{shown:?}");
 }
 
 #[test]

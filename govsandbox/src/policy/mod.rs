@@ -12,6 +12,7 @@ mod error;
 pub mod explain;
 mod extends;
 mod file;
+pub mod git_config;
 mod load;
 #[cfg(test)]
 mod load_tests;

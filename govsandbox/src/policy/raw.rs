@@ -67,7 +67,26 @@ pub struct RawFilesystem {
     pub deny: Texts,
     /// What may be read and not changed, whatever else says so.
     #[serde(default)]
-    pub protect: Texts,
+    pub protect: Vec<Spanned<RawProtectRule>>,
+}
+
+/// A path pattern, or a table that lets some keys of a git config change.
+#[derive(Debug)]
+pub enum RawProtectRule {
+    /// `"~/.bashrc"`.
+    Text(String),
+    /// `{ path = "{project}/.git/config", keys = ["branch.*"] }`.
+    Table(RawProtectTable),
+}
+
+/// The table form of what is protected.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields, expecting = "a path pattern or a table")]
+pub struct RawProtectTable {
+    /// Path pattern.
+    pub path: Spanned<String>,
+    /// Keys of that git config that may change: `branch.*`, `remote.*.fetch`. Absent: none.
+    pub keys: Option<Texts>,
 }
 
 /// `[exec]`.
@@ -389,6 +408,7 @@ macro_rules! text_or_table {
     };
 }
 
+text_or_table!(RawProtectRule, RawProtectTable, "a path pattern or a table");
 text_or_table!(RawExecRule, RawExecTable, "a program's name, its path or a table");
 text_or_table!(RawEgressRule, RawEgressTable, "`HOST[:PORTS]` or a table");
 

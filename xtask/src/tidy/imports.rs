@@ -21,7 +21,7 @@ const ALLOWED: [(&str, &[&str]); 14] = [
     ("launch", &["id", "sys", "diagnostic", "policy::compile", "ebpf::abi"]),
     ("egress", &["id", "sys", "policy::compile", "ebpf::abi"]),
     // `ebpf::decide`: what answers fanotify's questions asks the decision core. `policy::automaton`: names that do not
-    // exist yet become patterns.
+    // exist yet become patterns. `policy::git_config`: what a protected config may become is pure.
     (
         "backend",
         &[
@@ -29,6 +29,7 @@ const ALLOWED: [(&str, &[&str]); 14] = [
             "sys",
             "policy::automaton",
             "policy::compile",
+            "policy::git_config",
             "ebpf::abi",
             "ebpf::decide",
             "bpf",

@@ -1,19 +1,18 @@
 //! Layered policies → [`Compiled`]: variables replaced, rules numbered by precedence.
 
-use std::path::{Path, PathBuf};
-
-use govsandbox_ebpf::abi::rule::TraceOpens;
+use std::path::PathBuf;
 
 use super::{
     AllowLists, AllowedPath, Compiled, EgressLists, EgressRule, GlobRule, Layer, LiteralRule, PathEffect,
-    PathPlan, Protocol, RuleInfo,
+    PathPlan, RuleInfo, tell,
 };
 use crate::{
     id::{RuleId, RuleIndex},
     policy::{
         conflict,
         context::Context,
-        effective::{self, Effective, EffectiveList, EffectiveRule, EffectiveValue, Variable},
+        effective::{Effective, EffectiveList, EffectiveRule},
+        git_config::Keys,
         merge::{Entry, Given, Layered, Origin, Settings},
         problem::Problem,
         rule::{
@@ -117,6 +116,8 @@ struct Slot<'a> {
 enum Rank {
     Deny,
     Protect,
+    /// Behind those that let nothing change: see [`PathPlan::keys`].
+    ProtectButKeys,
     Allow,
 }
 
@@ -184,7 +185,8 @@ impl<'a> Plan<'a> {
                 self.add(Rank::Deny, &entry.origin, deny, What::Effect(PathEffect::Deny, entry));
             }
             for entry in &lists.protect {
-                self.add(Rank::Protect, &entry.origin, protect, What::Effect(PathEffect::Protect, entry));
+                let rank = if entry.rule.keys().is_some() { Rank::ProtectButKeys } else { Rank::Protect };
+                self.add(rank, &entry.origin, protect, What::Effect(PathEffect::Protect, entry));
             }
             for entry in &lists.network_deny {
                 // Denied is denied wherever it stands: all such rules go to the chosen policy's list.
@@ -259,7 +261,10 @@ impl<'a> Builder<'a> {
                 for path in &expanded {
                     self.add_effect(path, *effect, rule);
                 }
-                let told = tell_path(entry, &expanded);
+                if let Some(keys) = entry.rule.keys() {
+                    self.add_keys(rule, keys);
+                }
+                let told = tell::path(entry, &expanded);
                 self.written.push(conflict::Written { entry, effect: Some(*effect), expanded });
                 told
             }
@@ -268,7 +273,7 @@ impl<'a> Builder<'a> {
                 for path in &expanded {
                     self.add_allowed(*place, *access, path, rule);
                 }
-                let told = tell_path(entry, &expanded);
+                let told = tell::path(entry, &expanded);
                 self.written.push(conflict::Written { entry, effect: None, expanded });
                 told
             }
@@ -308,6 +313,21 @@ impl<'a> Builder<'a> {
         }
     }
 
+    /// Rules with keys that name the same config hold together: what one lets change, the other has to as well.
+    fn add_keys(&mut self, rule: RuleIndex, keys: &Keys) {
+        let PathPlan { literals, keys: all, .. } = &mut self.paths;
+        let paths_of = |rule| literals.iter().filter(move |literal| literal.rule == rule);
+        let mut together = keys.clone();
+        for (other, keys_of_other) in all.iter_mut() {
+            let same = |literal: &LiteralRule| paths_of(*other).any(|other| other.path == literal.path);
+            if paths_of(rule).any(same) {
+                together = together.and(keys_of_other);
+                *keys_of_other = keys_of_other.and(keys);
+            }
+        }
+        all.push((rule, together));
+    }
+
     fn add_allowed(&mut self, place: usize, access: Access, path: &ExpandedPath, rule: RuleIndex) {
         // A pattern in an allow-list was refused when the file was checked.
         let ExpandedPath::Literal(path) = path else { return };
@@ -345,7 +365,7 @@ impl<'a> Builder<'a> {
         EffectiveRule {
             id: entry.id.clone(),
             rule: pattern.text().to_owned(),
-            stands_for: targets.iter().map(|target| egress_text(target, pattern)).collect(),
+            stands_for: targets.iter().map(|target| tell::egress_text(target, pattern)).collect(),
             from: Some((&*entry.origin).into()),
         }
     }
@@ -362,8 +382,8 @@ impl<'a> Builder<'a> {
         self.lists.sort_by_key(place);
         let effective = Effective {
             name: name.clone(),
-            variables: variables(self.context),
-            values: values(settings, &audit_log),
+            variables: tell::variables(self.context),
+            values: tell::values(settings, &audit_log),
             lists: self.lists,
         };
         let compiled = Compiled {
@@ -399,78 +419,4 @@ impl<'a> Builder<'a> {
             }
         }
     }
-}
-
-fn tell_path(entry: &Entry<PathPattern>, expanded: &[ExpandedPath]) -> EffectiveRule {
-    EffectiveRule {
-        id: entry.id.clone(),
-        rule: effective::readable(entry.rule.text().as_bytes()),
-        stands_for: expanded.iter().map(path_text).collect(),
-        from: Some((&*entry.origin).into()),
-    }
-}
-
-fn variables(context: &Context) -> Vec<Variable> {
-    let one = |name, path: &Path| Variable { name, stands_for: vec![effective::text(path)] };
-    vec![
-        one("home", &context.home),
-        one("project", &context.project),
-        one("runtime", &context.runtime),
-        one("state", &context.state),
-        Variable { name: "tmp", stands_for: context.tmp.iter().map(|path| effective::text(path)).collect() },
-    ]
-}
-
-fn values(settings: &Settings, audit_log: &Path) -> Vec<EffectiveValue> {
-    fn from<T>(given: &Given<T>) -> Option<effective::From> {
-        given.origin.as_deref().map(Into::into)
-    }
-    fn value<T>(key: &'static str, given: &Given<T>, value: impl ToString) -> EffectiveValue {
-        EffectiveValue { key, value: value.to_string(), from: from(given) }
-    }
-    fn limit(key: &'static str, given: Option<&Given<u64>>) -> EffectiveValue {
-        let value = given.map_or_else(|| "none".to_owned(), |given| given.value.to_string());
-        EffectiveValue { key, value, from: given.and_then(from) }
-    }
-    vec![
-        value("mode", &settings.mode, settings.mode.value),
-        value("require", &settings.require, settings.require.value),
-        value("process.root", &settings.root, settings.root.value),
-        value("trace.opens", &settings.trace_opens, opens_text(settings.trace_opens.value)),
-        value("trace.args", &settings.trace_args, settings.trace_args.value),
-        EffectiveValue {
-            key: "audit.log",
-            value: effective::text(audit_log),
-            from: settings.audit_log.as_ref().and_then(from),
-        },
-        value("audit.required", &settings.audit_required, settings.audit_required.value),
-        limit("limits.pids_max", settings.pids_max.as_ref()),
-        limit("limits.memory_max_bytes", settings.memory_max_bytes.as_ref()),
-    ]
-}
-
-fn opens_text(opens: TraceOpens) -> &'static str {
-    match opens {
-        TraceOpens::All => "all",
-        TraceOpens::First => "first",
-        TraceOpens::Writes => "writes",
-        TraceOpens::Denied => "denied",
-    }
-}
-
-fn path_text(path: &ExpandedPath) -> String {
-    match path {
-        ExpandedPath::Literal(path) => effective::text(path),
-        ExpandedPath::Glob(pattern) => effective::readable(pattern),
-    }
-}
-
-fn egress_text(target: &super::EgressTarget, pattern: &EgressPattern) -> String {
-    let ports: Vec<_> = pattern.ports().iter().map(ToString::to_string).collect();
-    let protocol = match pattern.protocol() {
-        Protocol::Tcp => "tcp",
-        Protocol::Udp => "udp",
-        Protocol::Any => "any",
-    };
-    format!("{protocol} {target} port {}", ports.join(","))
 }

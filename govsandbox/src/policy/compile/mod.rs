@@ -1,6 +1,7 @@
 //! What a policy comes to: paths and addresses with the rule behind each. No OS calls.
 
 mod build;
+mod tell;
 
 use std::{fmt, net::IpAddr, path::PathBuf};
 
@@ -8,6 +9,7 @@ pub use build::{CompileError, Outcome, compile};
 
 use govsandbox_ebpf::abi::rule::TraceOpens;
 
+use super::git_config::Keys;
 use crate::id::{RuleId, RuleIndex};
 
 /// Devices that every sandbox may read and write unless denied: what Landlock grants and what is told of a refusal.
@@ -146,6 +148,17 @@ pub struct PathPlan {
     pub literals: Vec<LiteralRule>,
     /// Deny and protect rules with one.
     pub globs: Vec<GlobRule>,
+    /// Protect rules that let keys of a git config change. Each other protect rule has a smaller number, so that a hit of
+    /// one of these says that none of the others holds the file.
+    pub keys: Vec<(RuleIndex, Keys)>,
+}
+
+impl PathPlan {
+    /// What may change in a git config that this rule protects; `None`: nothing.
+    #[must_use]
+    pub fn keys_of(&self, rule: RuleIndex) -> Option<&Keys> {
+        self.keys.iter().find(|(with_keys, _)| *with_keys == rule).map(|(_, keys)| keys)
+    }
 }
 
 /// Protocol of an egress rule.

@@ -9,7 +9,11 @@ use std::{
 use govsandbox_ebpf::abi::PATH_BYTES_MAX;
 
 use super::glob::{self, GlobError, Segment};
-use crate::policy::{context::Context, suggest};
+use crate::policy::{
+    context::Context,
+    git_config::{KeyError, Keys},
+    suggest,
+};
 
 /// Names of the variables.
 const VARIABLES: [&str; 5] = ["home", "project", "runtime", "state", "tmp"];
@@ -31,6 +35,8 @@ pub struct PathPattern {
     text: String,
     anchor: Anchor,
     segments: Vec<Segment>,
+    /// Of a protected git config: what may change in it all the same.
+    keys: Option<Keys>,
 }
 
 /// What a pattern stands for on this machine.
@@ -131,13 +137,32 @@ impl PathPattern {
                 segments.insert(0, Segment::AnyDepth);
             }
         }
-        Ok(Self { text: text.to_owned(), anchor, segments })
+        Ok(Self { text: text.to_owned(), anchor, segments, keys: None })
+    }
+
+    /// The same for a git config of which some keys may change.
+    ///
+    /// # Errors
+    /// [`KeyError::NotAConfig`]: it is not the name of one.
+    pub fn with_keys(self, keys: Keys) -> Result<Self, KeyError> {
+        let name = self.segments.last().and_then(Segment::literal).unwrap_or_default();
+        if self.is_literal() && (name == b"config" || name == b".gitconfig") {
+            Ok(Self { keys: Some(keys), ..self })
+        } else {
+            Err(KeyError::NotAConfig(self.text))
+        }
     }
 
     /// As written.
     #[must_use]
     pub fn text(&self) -> &str {
         &self.text
+    }
+
+    /// Keys of the git config that may change although it is protected.
+    #[must_use]
+    pub fn keys(&self) -> Option<&Keys> {
+        self.keys.as_ref()
     }
 
     /// `true`: no wildcard in it (a trailing `/**` aside).
