@@ -186,6 +186,15 @@ impl TestBed {
         process
     }
 
+    /// A command as root with all its capabilities, without any sandbox.
+    pub(crate) fn root_command(&self, command: Vec<OsString>) -> Command {
+        let mut words = command.into_iter();
+        let mut process = Command::new(words.next().unwrap());
+        process.args(words);
+        self.surroundings(&mut process);
+        process
+    }
+
     /// Runs a command in the sandbox under one policy.
     pub(crate) fn run(&self, policy: &Path, command: Vec<OsString>) -> Run {
         self.start(&[policy], command).finish()
@@ -244,13 +253,16 @@ impl TestBed {
 
     /// The test executable under a name that the test's user can reach: run it with the words of [`worker`].
     pub(crate) fn worker(&self, words: Vec<OsString>) -> Vec<OsString> {
+        [self.program_of_tests(worker::MARK), words].concat()
+    }
+
+    /// The test executable itself, with its first argument.
+    pub(crate) fn program_of_tests(&self, mark: &str) -> Vec<OsString> {
         let path = self.root.join("worker");
         if !path.exists() {
             self.program(&std::env::current_exe().unwrap(), &path);
         }
-        let mut all = args![&path, worker::MARK];
-        all.extend(words);
-        all
+        args![&path, mark]
     }
 
     /// What each step of [`worker`] came to, bare.
@@ -408,5 +420,6 @@ pub(crate) fn sh(script: impl AsRef<OsStr>) -> Vec<OsString> {
 
 /// `text` as a TOML string.
 pub(crate) fn toml_string(text: &str) -> String {
-    format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
+    let escaped = text.replace('\\', "\\\\").replace('"', "\\\"");
+    format!("\"{}\"", escaped.replace('\n', "\\n").replace('\t', "\\t"))
 }

@@ -8,6 +8,7 @@ mod bench;
 mod demo;
 mod deny;
 mod ebpf;
+mod escape;
 mod install_tools;
 mod process;
 mod test;
@@ -31,6 +32,7 @@ enum Task {
     Demo(demo::DemoArgs),
     Deny(deny::DenyArgs),
     Ebpf(ebpf::EbpfArgs),
+    Escape(escape::EscapeArgs),
     InstallTools(install_tools::InstallToolsArgs),
     Test(test::TestArgs),
     Tidy(tidy::TidyArgs),
@@ -44,6 +46,7 @@ fn main() -> ExitCode {
         Task::Demo(args) => demo::run(&args),
         Task::Deny(args) => deny::run(&args).map(|()| ExitCode::SUCCESS),
         Task::Ebpf(args) => ebpf::run(&args).map(|()| ExitCode::SUCCESS),
+        Task::Escape(args) => escape::run(&args),
         Task::InstallTools(args) => install_tools::run(&args).map(|()| ExitCode::SUCCESS),
         Task::Test(args) => test::run(&args),
         Task::Tidy(args) => tidy::run(&args).map(|()| ExitCode::SUCCESS),

@@ -48,6 +48,36 @@ pub(crate) fn run(args: &TestArgs) -> Result<ExitCode> {
     Ok(report.finish())
 }
 
+/// Where a single target is to run.
+pub(crate) struct Places<'a> {
+    pub(crate) native: bool,
+    pub(crate) vm: bool,
+    /// Part of the name of a guest; none: all.
+    pub(crate) kernel: Option<&'a str>,
+}
+
+/// Builds and runs one privileged target wherever it runs, and says what came of it.
+pub(crate) fn run_target(name: &str, places: &Places<'_>, filter: Option<&str>) -> Result<ExitCode> {
+    let mut report = Report { stages: Vec::new(), filtered: filter.is_some() };
+    let target = privileged::build(&[name.to_owned()])?.pop().context("cargo built nothing")?;
+    if places.native {
+        report.tests(&format!("{name}, natively"), || target.run_natively(filter));
+    }
+    let wanted = |guest: &&privileged::Guest| {
+        places.vm && guest.takes(name) && places.kernel.is_none_or(|part| guest.name.contains(part))
+    };
+    for guest in privileged::GUESTS.iter().filter(wanted) {
+        report.tests(&format!("{name}, on {}", guest.name), || target.run_in(guest, filter));
+    }
+    Ok(report.finish())
+}
+
+/// The executable of a privileged target.
+pub(crate) fn executable(name: &str) -> Result<std::path::PathBuf> {
+    let target = privileged::build(&[name.to_owned()])?.pop().context("cargo built nothing")?;
+    Ok(target.executable)
+}
+
 fn needs(args: &TestArgs) -> Vec<Need> {
     let mut needs = vec![Need::Tests, Need::Claude];
     if !args.native {

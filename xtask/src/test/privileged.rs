@@ -39,14 +39,14 @@ pub(super) const GUESTS: [Guest; 3] = [
         series: "6.12",
         append: "",
         backend: "lsm",
-        targets: &[("enforce", &[]), ("agent", &[]), ("confine", &[])],
+        targets: &[("enforce", &[]), ("agent", &[]), ("confine", &[]), ("escape", &[])],
     },
     Guest {
         name: "6.1",
         series: "6.1",
         append: "",
         backend: "lsm",
-        targets: &[("enforce", &["--skip", "flood::"])],
+        targets: &[("enforce", &["--skip", "flood::"]), ("escape", &[])],
     },
     // BPF LSM programs load there too, and are never called: trying must tell.
     Guest {
@@ -54,10 +54,10 @@ pub(super) const GUESTS: [Guest; 3] = [
         series: "6.12",
         append: "lsm=landlock,lockdown,yama,apparmor",
         backend: "fanotify",
-        targets: &[(
-            "enforce",
-            &["--skip", "flood::", "--skip", "two::", "--skip", "odd::", "--skip", "exec::"],
-        )],
+        targets: &[
+            ("enforce", &["--skip", "flood::", "--skip", "two::", "--skip", "odd::", "--skip", "exec::"]),
+            ("escape", &[]),
+        ],
     },
 ];
 
@@ -76,7 +76,7 @@ impl Guest {
 #[derive(Debug)]
 pub(super) struct Target {
     pub(super) name: String,
-    executable: PathBuf,
+    pub(super) executable: PathBuf,
 }
 
 /// The names of all privileged targets.
@@ -222,7 +222,7 @@ mod tests {
 
     #[test]
     fn every_guest_runs_what_is_enforced_and_the_first_the_agent_too() {
-        assert!(GUESTS.iter().all(|guest| guest.takes("enforce")));
+        assert!(GUESTS.iter().all(|guest| guest.takes("enforce") && guest.takes("escape")));
         assert!(GUESTS[0].takes("agent") && !GUESTS[1].takes("agent"));
         assert_eq!(GUESTS[1].arguments("enforce").collect::<Vec<_>>(), ["--skip", "flood::"]);
     }

@@ -1,0 +1,98 @@
+//! The project's own corpus of attempts to escape: an adversary's work, in classes.
+//!
+//! Each attempt is made twice: outside of any sandbox, where it must succeed (or it proves nothing), and inside, where
+//! it must be refused, with an errno, an event in the log, and its object as it was. Both as an ordinary user and as
+//! root without capabilities. Prints a table by class; `--table` prints what docs/security.md says about it.
+#![allow(
+    unsafe_code,
+    dead_code,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    missing_docs,
+    reason = "a test target without the standard harness; classes use their part of what attempts are made of"
+)]
+
+#[path = "../bed/mod.rs"]
+mod bed;
+
+mod attempt;
+mod egress;
+mod inside;
+mod names;
+mod session;
+mod settings;
+mod stage;
+mod sys;
+mod table;
+
+use std::{collections::BTreeSet, ffi::OsString, process::ExitCode};
+
+use attempt::Attempt;
+use session::{User, Verdict};
+
+/// The whole corpus, class by class.
+fn corpus() -> Vec<Attempt> {
+    let all: Vec<Attempt> =
+        [names::attempts(), settings::attempts(), egress::attempts()].into_iter().flatten().collect();
+    let names: BTreeSet<&str> = all.iter().map(|attempt| attempt.name.as_str()).collect();
+    assert_eq!(names.len(), all.len(), "two attempts of one name");
+    all
+}
+
+fn main() -> ExitCode {
+    let words: Vec<OsString> = std::env::args_os().skip(1).collect();
+    match words.first().and_then(|word| word.to_str()) {
+        Some(inside::DRIVER) => {
+            inside::drive(&words[1..], &corpus());
+            return ExitCode::SUCCESS;
+        }
+        Some(inside::PROGRAM) => {
+            inside::program(&words[1..], &corpus());
+            return ExitCode::SUCCESS;
+        }
+        Some("--table") => {
+            print!("{}", table::of(&corpus()));
+            return ExitCode::SUCCESS;
+        }
+        _ => {}
+    }
+    let words: Vec<String> = words.into_iter().map(|word| word.into_string().unwrap()).collect();
+    let filters: Vec<&String> = words.iter().filter(|word| !word.starts_with("--")).collect();
+    let wanted = |name: &str| filters.is_empty() || filters.iter().any(|part| name.contains(part.as_str()));
+    let corpus = corpus();
+    let chosen: Vec<&Attempt> =
+        corpus.iter().filter(|attempt| wanted(&format!("escape::{}", attempt.name))).collect();
+    if words.iter().any(|word| word == "--list") {
+        chosen.iter().for_each(|attempt| println!("escape::{}: test", attempt.name));
+        return ExitCode::SUCCESS;
+    }
+    assert!(rustix::process::geteuid().is_root(), "the attempts need root, to set up what they find");
+    bed::net::private_network(&["10.77.0.1/32", "10.77.0.9/32", "10.78.0.1/32", "fd77::1/128"]);
+    let mut failures = Vec::new();
+    if filters.is_empty() {
+        failures.extend(table::check(&corpus));
+    }
+    let mut tally = table::Tally::default();
+    for user in User::ALL {
+        for policy in chosen.iter().map(|attempt| attempt.policy).collect::<BTreeSet<_>>() {
+            let batch: Vec<&Attempt> =
+                chosen.iter().copied().filter(|attempt| attempt.policy == policy).collect();
+            for (attempt, verdict) in batch.iter().zip(session::run(user, &batch)) {
+                tally.count(attempt.class, user, &verdict);
+                if let Verdict::Failed(how) = verdict {
+                    let Attempt { name, what, source, .. } = attempt;
+                    failures.push(format!("{name} ({}; {what}, {source}): {how}", user.title()));
+                }
+            }
+        }
+    }
+    for failure in &failures {
+        println!("FAILED {failure}");
+    }
+    tally.print();
+    let verdict = if failures.is_empty() { "ok" } else { "FAILED" };
+    println!("\ntest result: {verdict}. {} passed; {} failed", tally.good(), failures.len());
+    if failures.is_empty() && !chosen.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
