@@ -4,6 +4,8 @@
 //! construction). A state of the table is the set of positions that a path may have come to. What a state then keeps is
 //! only its best deny and its best protect rule, so that states that differ in nothing else are merged.
 
+#[cfg(test)]
+mod globset_tests;
 mod positions;
 
 use std::collections::{HashMap, VecDeque};
@@ -196,9 +198,7 @@ fn at(numbers: &[u16], index: u16) -> u16 {
 
 #[cfg(test)]
 mod tests {
-    use globset::GlobBuilder;
     use govsandbox_ebpf::decide::automaton::scan;
-    use proptest::prelude::*;
 
     use super::*;
     use crate::id::RuleIndex;
@@ -279,55 +279,5 @@ mod tests {
         assert!(matches!(error, AutomatonError::TooLarge { .. }), "{error}");
         let help = miette::Diagnostic::help(&error).unwrap().to_string();
         assert!(help.contains("use fewer patterns"), "{help}");
-    }
-
-    /// A pattern that this grammar and globset read alike, in which wildcards are likely to matter.
-    fn pattern() -> impl Strategy<Value = String> {
-        let name = prop_oneof![
-            4 => "[ab.]{1,3}",
-            2 => "[ab.]{0,2}\\*[ab.]{0,2}",
-            1 => "[ab]?\\?[ab]?",
-            1 => Just("[a-b]".to_owned()),
-            1 => Just("[!a]".to_owned()),
-            1 => Just("{a,b.}b".to_owned()),
-            2 => Just("**".to_owned()),
-        ];
-        prop::collection::vec(name, 1..5)
-            .prop_filter("has a meaning", |names| !names.iter().all(|name| name == "**"))
-            .prop_filter("no dot folders", |names| names.iter().all(|name| name != "." && name != ".."))
-            .prop_map(|names| format!("/{}", names.join("/")))
-    }
-
-    fn path() -> impl Strategy<Value = String> {
-        // No path of the kernel has `.` or `..` in it.
-        let name = "[ab.]{1,3}".prop_filter("a name", |name| name != "." && name != "..");
-        prop::collection::vec(name, 1..5).prop_map(|names| format!("/{}", names.join("/")))
-    }
-
-    /// What globset says of the path and each folder above it.
-    fn oracle(pattern: &str, path: &str) -> bool {
-        let mut pattern = pattern;
-        while let Some(shorter) = pattern.strip_suffix("/**") {
-            pattern = shorter;
-        }
-        let glob = GlobBuilder::new(pattern).literal_separator(true).build().unwrap().compile_matcher();
-        std::path::Path::new(path)
-            .ancestors()
-            .filter(|path| path.parent().is_some())
-            .any(|path| glob.is_match(path))
-    }
-
-    proptest! {
-        #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() })]
-
-        #[test]
-        fn matches_what_globset_matches(patterns in prop::collection::vec(pattern(), 1..6), paths in prop::collection::vec(path(), 1..20)) {
-            let globs: Vec<_> = (1..).zip(&patterns).map(|(rule, pattern)| deny(rule, pattern)).collect();
-            let table = build(&globs).unwrap();
-            for path in &paths {
-                let expected = (1u16..).zip(&patterns).find(|(_, pattern)| oracle(pattern, path)).map_or(0, |(rule, _)| rule);
-                prop_assert_eq!(scan(&table, path.as_bytes()).deny, expected, "{} in {:?}", path, patterns);
-            }
-        }
     }
 }
