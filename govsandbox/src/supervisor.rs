@@ -432,7 +432,11 @@ impl Start<'_> {
 fn landlock_layer(lists: &policy::compile::AllowLists) -> LandlockLayer {
     let paths =
         |entries: &[policy::compile::AllowedPath]| entries.iter().map(|entry| entry.path.clone()).collect();
-    LandlockLayer { read: paths(&lists.read), write: paths(&lists.write) }
+    LandlockLayer {
+        read: paths(&lists.read),
+        write: paths(&lists.write),
+        any_write: lists.any_write.is_some(),
+    }
 }
 
 /// Tells why the command did not start or was lost, with the status that a shell would give.

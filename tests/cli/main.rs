@@ -4,5 +4,6 @@
 mod bed;
 mod check;
 mod doctor;
+mod explain;
 mod generated;
 mod show;

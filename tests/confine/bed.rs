@@ -63,7 +63,8 @@ impl Bed {
 
     /// Everything readable, the bed writable, hooks' seccomp filter.
     pub(crate) fn plan(&self, command: &[&str]) -> LaunchPlan {
-        let layer = LandlockLayer { read: vec![PathBuf::from("/")], write: vec![self.path()] };
+        let layer =
+            LandlockLayer { read: vec![PathBuf::from("/")], write: vec![self.path()], any_write: false };
         LaunchPlan {
             argv: command.iter().map(OsString::from).collect(),
             cwd: self.path(),

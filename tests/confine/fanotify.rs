@@ -70,7 +70,7 @@ impl Rules {
             }));
         }
         let write = vec![AllowedPath { path: bed.path(), rule: next() }];
-        paths.allow.push(AllowLists { read: Vec::new(), write });
+        paths.allow.push(AllowLists { write, ..AllowLists::default() });
         let mode = if self.audit { Mode::Audit } else { Mode::Enforce };
         let automaton = automaton::build(&paths.globs).unwrap();
         prepare(Input { paths: &paths, automaton, own_files: Vec::new(), mode }).unwrap()

@@ -48,6 +48,7 @@ fn compiled() -> Compiled {
             .collect(),
         paths: PathPlan {
             allow: vec![AllowLists {
+                any_write: None,
                 read: vec![allowed("/", RuleIndex(4))],
                 write: vec![allowed("/app", WRITE)],
             }],

@@ -31,6 +31,8 @@ pub struct LandlockLayer {
     pub read: Vec<PathBuf>,
     /// Writable too. A file gives the file itself, not its siblings (`NAME.lock`, `NAME.tmp`).
     pub write: Vec<PathBuf>,
+    /// Writing is not limited by this layer; reading is.
+    pub any_write: bool,
 }
 
 /// What the running kernel's Landlock holds, in words for the log and `doctor`.
@@ -84,6 +86,9 @@ pub(super) fn prepare(plan: &LandlockPlan) -> io::Result<Domain> {
         }
         for path in &layer.write {
             ruleset = allow(ruleset, path, write)?;
+        }
+        if layer.any_write {
+            ruleset = allow(ruleset, Path::new("/"), write & !read)?;
         }
         let device = (AccessFs::ReadFile
             | AccessFs::WriteFile

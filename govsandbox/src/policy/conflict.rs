@@ -48,7 +48,12 @@ pub struct NoEffect {
 #[must_use]
 pub fn find(written: &[Written<'_>]) -> Vec<Problem> {
     let allowed = written.iter().filter(|written| written.effect.is_none());
-    allowed.filter_map(|allowed| written.iter().find_map(|other| conflict(allowed, other))).collect()
+    // Of several the error, whatever another policy denies besides; else the first.
+    let worst = |allowed| {
+        let found = written.iter().filter_map(|other| conflict(allowed, other));
+        found.min_by_key(Problem::is_warning)
+    };
+    allowed.filter_map(worst).collect()
 }
 
 fn conflict(allowed: &Written<'_>, other: &Written<'_>) -> Option<Problem> {

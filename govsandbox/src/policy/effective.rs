@@ -5,7 +5,11 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 use sha2::{Digest, Sha256};
 
-use super::{compile::Layer, merge::Origin};
+use super::{
+    compile::Layer,
+    merge::{Entry, Origin},
+    problem::line_and_column,
+};
 use crate::id::RuleId;
 
 /// The result of layering.
@@ -74,15 +78,23 @@ pub struct From {
     pub layer: Layer,
     /// The file; `None` for what is compiled in.
     pub file: Option<PathBuf>,
+    /// In which line, from 1; of single values it is not kept.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub line: Option<usize>,
 }
 
 impl std::convert::From<&Origin> for From {
     fn from(origin: &Origin) -> Self {
-        Self { policy: origin.name.clone(), layer: origin.layer, file: origin.file.clone() }
+        Self { policy: origin.name.clone(), layer: origin.layer, file: origin.file.clone(), line: None }
     }
 }
 
 impl From {
+    pub(super) fn entry<T>(entry: &Entry<T>) -> Self {
+        let (line, _) = line_and_column(&entry.origin.source, entry.span.start);
+        Self { line: Some(line), ..(&*entry.origin).into() }
+    }
+
     /// The file, or `built in`.
     #[must_use]
     pub fn file_name(&self) -> String {
@@ -101,6 +113,7 @@ impl Effective {
         let rules = anywhere.lists.iter_mut().flat_map(|list| &mut list.rules).map(|rule| &mut rule.from);
         for from in values.chain(rules).flatten() {
             from.file = None;
+            from.line = None;
         }
         let digest = Sha256::digest(serde_json::to_vec(&anywhere)?);
         let hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();

@@ -17,9 +17,13 @@ mod load;
 #[cfg(test)]
 mod load_tests;
 pub mod merge;
+#[cfg(test)]
+mod oracle_tests;
 pub mod parse;
 pub mod problem;
 mod profile;
+#[cfg(test)]
+mod random_tests;
 pub mod raw;
 pub mod rule;
 mod suggest;

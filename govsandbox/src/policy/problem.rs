@@ -45,11 +45,17 @@ impl Problem {
     /// Line and column of the place, both from 1; the column counts characters.
     #[must_use]
     pub fn line_and_column(&self) -> (usize, usize) {
-        let before = self.source.inner().get(..self.span.start).unwrap_or_default();
-        let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
-        let column = before.get(line_start..).unwrap_or_default().chars().count();
-        (before.matches('\n').count() + 1, column + 1)
+        line_and_column(&self.source, self.span.start)
     }
+}
+
+/// Line and column of a byte of a file, both from 1; the column counts characters.
+#[must_use]
+pub(super) fn line_and_column(source: &Source, at: usize) -> (usize, usize) {
+    let before = source.inner().get(..at).unwrap_or_default();
+    let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+    let column = before.get(line_start..).unwrap_or_default().chars().count();
+    (before.matches('\n').count() + 1, column + 1)
 }
 
 impl fmt::Display for Problem {

@@ -1,6 +1,7 @@
 //! `policy`: what the limits are, before anything runs in them.
 
 mod check;
+mod explain;
 mod show;
 
 use std::io::{self, Write};
@@ -10,7 +11,7 @@ use crate::{
     policy::{ContextError, PolicyError},
 };
 
-/// Check policies, and show what holds in the end
+/// Check policies, show what holds in the end, and explain one verdict
 #[derive(Debug, clap::Args)]
 pub struct PolicyArgs {
     #[command(subcommand)]
@@ -20,6 +21,7 @@ pub struct PolicyArgs {
 #[derive(Debug, clap::Subcommand)]
 enum PolicyCommand {
     Check(check::CheckArgs),
+    Explain(explain::ExplainArgs),
     Show(show::ShowArgs),
 }
 
@@ -42,6 +44,15 @@ enum PolicyCommandError {
     #[error(transparent)]
     #[diagnostic(transparent)]
     Context(#[from] ContextError),
+    #[error("cannot tell {what}")]
+    System {
+        what: &'static str,
+        #[source]
+        source: io::Error,
+    },
+    #[error("`{path}` leads up from a folder that does not exist")]
+    #[diagnostic(help("leave `..` out of the path"))]
+    Nowhere { path: String },
     #[error("cannot write the output: {0}")]
     Output(#[from] io::Error),
 }
@@ -54,6 +65,7 @@ impl PolicyArgs {
     pub fn run(&self, out: &mut dyn Write) -> miette::Result<Status> {
         let result = match &self.command {
             PolicyCommand::Check(args) => args.run(out),
+            PolicyCommand::Explain(args) => args.run(out),
             PolicyCommand::Show(args) => args.run(out),
         };
         match result.and_then(|status| Ok(out.flush().map(|()| status)?)) {

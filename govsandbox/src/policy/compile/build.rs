@@ -11,7 +11,7 @@ use crate::{
     policy::{
         conflict,
         context::Context,
-        effective::{Effective, EffectiveList, EffectiveRule},
+        effective::{self, Effective, EffectiveList, EffectiveRule},
         git_config::Keys,
         merge::{Entry, Given, Layered, Origin, Settings},
         problem::Problem,
@@ -278,7 +278,10 @@ impl<'a> Builder<'a> {
                 told
             }
             What::AllowAll { place, access } => {
-                self.add_allowed(*place, *access, &ExpandedPath::Literal(PathBuf::from("/")), rule);
+                match (access, self.paths.allow.get_mut(*place)) {
+                    (Access::Write, Some(lists)) => lists.any_write = Some(rule),
+                    _ => self.add_allowed(*place, *access, &ExpandedPath::Literal(PathBuf::from("/")), rule),
+                }
                 let id = RuleId(format!("default/{}", access.key()));
                 EffectiveRule { id, rule: "/".to_owned(), stands_for: vec!["/".to_owned()], from: None }
             }
@@ -366,7 +369,7 @@ impl<'a> Builder<'a> {
             id: entry.id.clone(),
             rule: pattern.text().to_owned(),
             stands_for: targets.iter().map(|target| tell::egress_text(target, pattern)).collect(),
-            from: Some((&*entry.origin).into()),
+            from: Some(effective::From::entry(entry)),
         }
     }
 

@@ -137,6 +137,9 @@ pub struct AllowLists {
     pub read: Vec<AllowedPath>,
     /// Writable.
     pub write: Vec<AllowedPath>,
+    /// There is no list of writable paths: as far as this policy goes everything may be changed. That makes nothing
+    /// readable.
+    pub any_write: Option<RuleIndex>,
 }
 
 /// Everything about files.

@@ -25,7 +25,7 @@ pub(super) fn path(entry: &Entry<PathPattern>, expanded: &[ExpandedPath]) -> Eff
         id: entry.id.clone(),
         rule,
         stands_for: expanded.iter().map(path_text).collect(),
-        from: Some((&*entry.origin).into()),
+        from: Some(effective::From::entry(entry)),
     }
 }
 

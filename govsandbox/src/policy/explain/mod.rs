@@ -1,5 +1,7 @@
 //! Whether a path may be read or changed, and which rule says so: what the log asks for each refusal.
 
+mod object;
+
 use std::{
     ffi::OsStr,
     fs,
@@ -14,6 +16,8 @@ use govsandbox_ebpf::{
         path::{Operation, decide_path},
     },
 };
+
+pub use object::{Act, Answer, Tables, Why};
 
 use super::compile::{AllowedPath, Compiled, Layer, OPEN_DEVICES, PathEffect, RuleInfo};
 use crate::id::RuleId;
@@ -32,18 +36,12 @@ pub struct Verdict {
 /// Symlinks in the rules are not followed either: ask about [`with_links_followed`].
 #[must_use]
 pub fn path(compiled: &Compiled, table: &Automaton, path: &[u8], operation: Operation) -> Verdict {
-    let path_bytes = match path {
-        // The automaton wants no slash at the end.
-        [rest @ .., b'/'] if !rest.is_empty() => rest,
-        whole => whole,
-    };
-    let path = Path::new(OsStr::from_bytes(path_bytes));
-    let hits = literal_hits(compiled, path).or(automaton::scan(table, path_bytes));
-    let decision = decide_path(hits, operation);
+    let path = Path::new(OsStr::from_bytes(path));
+    let decision = decide_path(hits_by_path(compiled, table, path), operation);
     if !decision.allow {
         return Verdict { allowed: false, rule: compiled.rule(decision.rule).cloned() };
     }
-    if OPEN_DEVICES.iter().any(|device| path.starts_with(device)) {
+    if is_open_device(path) {
         return Verdict { allowed: true, rule: None };
     }
     by_allow_lists(compiled, path, operation)
@@ -81,6 +79,20 @@ fn real_path(path: &Path) -> Option<PathBuf> {
     (real != path).then_some(real)
 }
 
+/// The rules that match this path or a folder above it.
+fn hits_by_path(compiled: &Compiled, table: &Automaton, path: &Path) -> Hits {
+    let bytes = match path.as_os_str().as_bytes() {
+        // The automaton wants no slash at the end.
+        [rest @ .., b'/'] if !rest.is_empty() => rest,
+        whole => whole,
+    };
+    literal_hits(compiled, path).or(automaton::scan(table, bytes))
+}
+
+fn is_open_device(path: &Path) -> bool {
+    OPEN_DEVICES.iter().any(|device| path.starts_with(device))
+}
+
 fn literal_hits(compiled: &Compiled, path: &Path) -> Hits {
     let covering = compiled.paths.literals.iter().filter(|literal| path.starts_with(&literal.path));
     covering.fold(Hits::NONE, |hits, literal| {
@@ -96,13 +108,15 @@ fn by_allow_lists(compiled: &Compiled, path: &Path, operation: Operation) -> Ver
     let mut rule = None;
     for lists in &compiled.paths.allow {
         let write = || lists.write.iter().find(|entry| covers(entry, path) || is_sibling(entry, path));
-        let entry = match operation {
-            Operation::Change => write(),
-            // What is writable is readable too.
-            Operation::Read => lists.read.iter().find(|entry| covers(entry, path)).or_else(write),
+        let found = match operation {
+            Operation::Change => write().map(|entry| entry.rule).or(lists.any_write),
+            // What an entry makes writable is readable too.
+            Operation::Read => {
+                lists.read.iter().find(|entry| covers(entry, path)).or_else(write).map(|entry| entry.rule)
+            }
         };
-        match entry {
-            Some(entry) => rule = rule.or_else(|| compiled.rule(entry.rule.0).cloned()),
+        match found {
+            Some(found) => rule = rule.or_else(|| compiled.rule(found.0).cloned()),
             None => return Verdict { allowed: false, rule: Some(default_rule(operation)) },
         }
     }
