@@ -9,6 +9,7 @@ pub mod bpf;
 pub mod cli;
 pub mod diagnostic;
 pub mod event;
+pub mod fault;
 pub mod id;
 pub mod launch;
 pub mod policy;

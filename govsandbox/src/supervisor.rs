@@ -1,5 +1,6 @@
 //! A run from policy to the last event: the one place that joins all stages.
 
+mod limits;
 mod observe;
 mod resolve;
 mod session;
@@ -13,9 +14,6 @@ use std::{
     sync::{Arc, mpsc},
     time::Duration,
 };
-
-use govsandbox_ebpf::abi::rule::SandboxConfig;
-use rustix::process::{PidfdFlags, getpid, pidfd_open};
 
 use self::{
     observe::{Command, Observed, Observer},
@@ -35,6 +33,7 @@ use crate::{
         log::KernelLog,
     },
     diagnostic::{Status, tell},
+    fault::{self, Step},
     id::{RuleId, RuleIndex},
     launch::{
         self, LaunchError, LaunchPlan,
@@ -49,6 +48,7 @@ use crate::{
         compile::{Compiled, Layer, Mode, RootPolicy, RuleInfo},
     },
 };
+use govsandbox_ebpf::abi::rule::SandboxConfig;
 
 /// How long the start waits for the addresses of names; what comes later counts from then on.
 const NAMES_PATIENCE: Duration = Duration::from_secs(2);
@@ -96,6 +96,10 @@ fn system(what: &'static str) -> impl Fn(io::Error) -> RunError {
     move |source| RunError::System { what, source }
 }
 
+fn step(step: Step) -> Result<(), RunError> {
+    fault::at(step).map_err(system("go on"))
+}
+
 /// Runs the command in a sandbox; its status, or one of [`Status`].
 ///
 /// # Errors
@@ -117,13 +121,17 @@ pub fn run(options: &RunOptions) -> miette::Result<u8> {
         }
     }
     let log = open_log(&policy.compiled, &identity)?;
+    step(Step::Log)?;
     // Mounts it where the system has not; the programs are attached there.
     launch::cgroup::root()?;
+    step(Step::CgroupRoot)?;
     let loaded = load::load()?;
+    step(Step::Programs)?;
     if loaded.mounted_bpffs && !options.quiet {
         tell(&format!("bpffs was not mounted; it is now, at {}", crate::bpf::mount::BPFFS));
     }
     let choice = backend::choose(&loaded, policy.compiled.require)?;
+    step(Step::Backend)?;
     let start = Start { options, identity, cwd, env, policy, automaton, loaded, kind: choice.kind };
     start.run(log)
 }
@@ -220,6 +228,7 @@ impl Start<'_> {
         let compiled = &self.policy.compiled;
         let enforce = compiled.mode == Mode::Enforce;
         let layers = self.layers()?;
+        step(Step::Layers)?;
         let mut resolver = Resolver::new(&compiled.egress, self.policy.dns_rule);
         let config = SandboxConfig {
             trace_opens: compiled.trace_opens as u8,
@@ -232,11 +241,6 @@ impl Start<'_> {
         let tables = resolver.tables()?;
         let contents = Contents { config, held: layers.kernel.held, automaton, egress: &tables };
         let (mut sandbox, rings) = Sandbox::create(&self.loaded, contents)?;
-        let own = pidfd_open(getpid(), PidfdFlags::empty());
-        sandbox.mark_supervisor(std::os::fd::AsFd::as_fd(
-            &own.map_err(|errno| system("refer to this process")(errno.into()))?,
-        ))?;
-
         let session = Session::new(&self.identity, compiled, sandbox.id, self.options);
         let (plan, rules) = self.plan(layers.mounts, layers.fanotify, layers.seccomp, &session);
         let mode = if enforce { fanotify::Mode::Enforce } else { fanotify::Mode::Audit };
@@ -248,13 +252,15 @@ impl Start<'_> {
             if let Some(rules) = rules {
                 verdicts = Some(fanotify::Verdicts::start(forked, rules, mode, refusals)?);
             }
-            Ok(())
+            fault::at(Step::Verdicts)
         });
         let prepared = match prepared {
             Ok(prepared) => prepared,
             Err(error) => return give_up(error),
         };
+        step(Step::Ready)?;
         self.check_redirected(prepared.redirected())?;
+        step(Step::Judged)?;
         let killer = prepared.killer();
         let on_fatal: audit::recorder::OnFatal = Box::new(move |_| {
             if let Some(killer) = killer {
@@ -266,6 +272,7 @@ impl Start<'_> {
             RecorderOptions { required, on_fatal: Some(on_fatal), ..RecorderOptions::default() };
         let recorder = Recorder::spawn(log, session.fields.clone(), recorder_options)
             .map_err(system("start the recorder"))?;
+        step(Step::Recorder)?;
         if resolver.has_names() {
             resolver.begin();
             if resolver.collect(NAMES_PATIENCE) {
@@ -273,17 +280,21 @@ impl Start<'_> {
             }
         }
         sandbox.mark(prepared.command())?;
+        step(Step::Marked)?;
         // What holds in no run of this backend, then what this policy adds.
         let mut not_held: Vec<String> =
             backend::guarantee::not_held(Some(self.kind)).into_iter().map(str::to_owned).collect();
         not_held
             .extend(layers.not_held.into_iter().filter(|text| !not_held.contains(text)).collect::<Vec<_>>());
+        not_held.extend(limits::not_held(&prepared));
         recorder.record(session.start(&self.options.command, self.kind, not_held));
+        step(Step::Started)?;
         let observed = Observed {
             sandbox,
             rings,
             kernel_log: KernelLog::open(&self.loaded)?,
             killer: prepared.killer(),
+            limits: limits::Reports::new(compiled, prepared.limits()),
             refused,
             resolver,
             compiled: Arc::new(policy::explain::with_links_followed(compiled)),
@@ -298,6 +309,7 @@ impl Start<'_> {
             recorder: recorder.handle(),
         };
         let observer = Observer::start(observed).map_err(system("start the thread that reads events"))?;
+        step(Step::Observer)?;
 
         let ended = prepared.release().and_then(launch::Running::wait);
         let counts = verdicts.map(fanotify::Verdicts::stop).unwrap_or_default();
@@ -371,11 +383,7 @@ impl Start<'_> {
             cwd: self.cwd.clone(),
             env: self.identity.environment(&self.env),
             identity: self.identity.clone(),
-            cgroup: CgroupPlan {
-                name: session.fields.session.0.clone(),
-                pids_max: compiled.pids_max,
-                memory_max_bytes: compiled.memory_max_bytes,
-            },
+            cgroup: CgroupPlan { name: session.fields.session.0.clone(), bounds: limits::bounds(compiled) },
             mounts,
             landlock: LandlockPlan { layers },
             seccomp,

@@ -3,6 +3,7 @@
 #![allow(dead_code, unused_imports, reason = "each test target uses its part")]
 
 pub(crate) mod log;
+pub(crate) mod machine;
 pub(crate) mod model;
 pub(crate) mod net;
 pub(crate) mod procs;
@@ -304,6 +305,40 @@ impl Start<'_> {
     pub(crate) fn by_root(mut self) -> Self {
         self.process.env_remove("SUDO_UID").env_remove("SUDO_GID");
         self
+    }
+
+    /// Started by a shell that does `first` before it becomes govsandbox.
+    pub(crate) fn after(mut self, first: &str) -> Self {
+        self.wrap(args!["/bin/sh", "-c", format!("{first}\nexec \"$@\""), "sh"]);
+        self
+    }
+
+    /// Likewise, in a mount namespace of its own: what `first` mounts is not seen by others.
+    pub(crate) fn after_in_own_mounts(mut self, first: &str) -> Self {
+        let script = format!("set -e\n{first}\nset +e\nexec \"$@\"");
+        self.wrap(args!["unshare", "-m", "--propagation", "private", "/bin/sh", "-c", script, "sh"]);
+        self
+    }
+
+    /// On a machine of its own.
+    pub(crate) fn on(mut self, machine: &machine::Machine) -> Self {
+        let cwd = self.process.get_current_dir().unwrap().to_owned();
+        let mut words = machine.enter().into_iter().map(OsString::from).collect::<Vec<_>>();
+        // nsenter leaves the folder for that of the namespace.
+        words.last_mut().unwrap().push(&cwd);
+        self.wrap(words);
+        self
+    }
+
+    fn wrap(&mut self, words: Vec<OsString>) {
+        let mut wrapped = Command::new(&words[0]);
+        wrapped.args(&words[1..]).arg(self.process.get_program()).args(self.process.get_args());
+        wrapped.env_clear().stdin(Stdio::null());
+        for (name, value) in self.process.get_envs() {
+            wrapped.env(name, value.unwrap_or_default());
+        }
+        wrapped.current_dir(self.process.get_current_dir().unwrap());
+        self.process = wrapped;
     }
 
     /// Starts it, output captured; [`Start::read`] takes what comes.

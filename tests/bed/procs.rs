@@ -98,6 +98,11 @@ fn status(pid: u32) -> Option<Process> {
     })
 }
 
+/// In how many pid namespaces a process is, from ours; 0 when it is gone.
+pub(crate) fn depth(pid: u32) -> usize {
+    status(pid).map_or(0, |process| process.depth)
+}
+
 /// What `pid` started, and what those started.
 pub(crate) fn below(pid: u32) -> Vec<Process> {
     let all = all();

@@ -39,6 +39,14 @@ pub(crate) fn main(words: &[OsString]) -> ExitCode {
                 let (processes, each, files) = (number(next()), number(next()), next().to_owned());
                 told(opens(processes, each, Path::new(&files)))
             }
+            "forks" | "threads" | "allocate" => {
+                let count = number(next());
+                told(Ok(match verb {
+                    "forks" => sys::forks(count).to_string(),
+                    "threads" => threads(count).to_string(),
+                    _ => std::hint::black_box(vec![1_u8; count << 20]).len().to_string(),
+                }))
+            }
             _ => told(step(verb, Path::new(next()))),
         };
         println!("{answer}");
@@ -163,6 +171,19 @@ fn address(path: &Path) -> io::Result<SocketAddr> {
 fn datagram(path: &Path) -> io::Result<(UdpSocket, SocketAddr)> {
     let to = address(path)?;
     Ok((UdpSocket::bind(if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" })?, to))
+}
+
+/// How many threads of so many could be had at once.
+fn threads(count: usize) -> usize {
+    let (end, wait) = std::sync::mpsc::channel::<()>();
+    let wait = std::sync::Arc::new(std::sync::Mutex::new(wait));
+    let start = |_| {
+        let wait = std::sync::Arc::clone(&wait);
+        std::thread::Builder::new().spawn(move || drop(wait.lock().map(|wait| wait.recv()))).ok()
+    };
+    let started: Vec<_> = (0..count).map_while(start).collect();
+    drop(end);
+    started.into_iter().filter_map(|thread| thread.join().ok()).count()
 }
 
 /// Opens the files of a folder in turn: `processes` at once, `each` opens a process. Tells the failures.

@@ -14,6 +14,7 @@ mod change;
 mod connect;
 mod exec;
 mod flood;
+mod limits;
 mod lists;
 mod odd;
 mod open;

@@ -12,6 +12,7 @@ mod bed;
 
 mod descriptors;
 mod disk;
+mod fault;
 mod killed;
 mod machine;
 mod refused;

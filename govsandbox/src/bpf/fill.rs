@@ -13,6 +13,7 @@ use govsandbox_ebpf::abi::{
         Automaton, EgressKey, Loss, LossKey, PortTable, SandboxConfig, SyscallSpec, TagKey, TagRule, TaskMark,
     },
 };
+use rustix::process::{PidfdFlags, getpid, pidfd_open};
 use zerocopy::IntoBytes as _;
 
 use super::{
@@ -22,7 +23,11 @@ use super::{
     syscalls,
     tag::{Held, TagError},
 };
-use crate::{id::SandboxId, sys};
+use crate::{
+    fault::{self, Step},
+    id::SandboxId,
+    sys,
+};
 
 /// Sandbox ids are tried from the supervisor's pid on.
 const ID_TRIES: u32 = 1024;
@@ -119,7 +124,13 @@ impl Sandbox {
             syscalls.set(number, spec, 0).map_err(map_error("SYSCALLS"))?;
         }
         let mut held = contents.held;
+        let slot = maps.free_slot();
+        let mut config = SandboxConfig { supervisor_tgid: std::process::id(), slot, ..contents.config };
         let mut sandbox = Self { id, maps, tags: Vec::new(), networks: Vec::new(), _held: Vec::new() };
+        // First, and as if its supervisor were gone: when this process dies on the way, the next run finds what is left.
+        config.orphaned = 1;
+        sandbox.maps.sandboxes.insert(id.0, config, 0).map_err(map_error("SANDBOXES"))?;
+        step(Step::Number)?;
         super::tag::give(loaded, &mut held)?;
         for object in &held {
             let key = TagKey { sandbox_id: id.0, tag: object.tag };
@@ -132,12 +143,18 @@ impl Sandbox {
             sandbox.tags.push(object.tag);
         }
         sandbox._held = held;
-        let slot = sandbox.maps.free_slot();
+        step(Step::Tags)?;
         let rings = sandbox.fill_slot(slot, contents.automaton)?;
+        step(Step::Slot)?;
         sandbox.set_egress(contents.egress)?;
+        step(Step::Networks)?;
+        // Before it exists, so that the kernel sees this process end whenever it does.
+        sandbox.mark_supervisor()?;
+        step(Step::Supervisor)?;
         // Last: from here on the sandbox exists.
-        let config = SandboxConfig { supervisor_tgid: std::process::id(), slot, ..contents.config };
+        config.orphaned = 0;
         sandbox.maps.sandboxes.insert(id.0, config, 0).map_err(map_error("SANDBOXES"))?;
+        step(Step::Sandbox)?;
         Ok((sandbox, rings))
     }
 
@@ -187,11 +204,10 @@ impl Sandbox {
     }
 
     /// Ties the sandbox to this process: when it ends the kernel refuses everything in the sandbox.
-    ///
-    /// # Errors
-    /// [`FillError::Map`].
-    pub fn mark_supervisor(&self, supervisor: BorrowedFd<'_>) -> Result<(), FillError> {
-        self.write_mark(supervisor, TaskMark { supervises: self.id.0, ..TaskMark::default() })
+    fn mark_supervisor(&self) -> Result<(), FillError> {
+        let own = pidfd_open(getpid(), PidfdFlags::empty());
+        let own = own.map_err(|errno| FillError::Map { map: "MARKS", source: errno.into() })?;
+        self.write_mark(own.as_fd(), TaskMark { supervises: self.id.0, ..TaskMark::default() })
     }
 
     fn write_mark(&self, task: BorrowedFd<'_>, mark: TaskMark) -> Result<(), FillError> {
@@ -316,6 +332,10 @@ pub fn alive(loaded: &Loaded) -> Result<Vec<(SandboxId, u32)>, FillError> {
     let sandboxes: HashMap<_, u32, SandboxConfig> = typed(loaded, "SANDBOXES", Map::HashMap)?;
     let entries = sandboxes.iter().flatten().filter(|(_, config)| config.orphaned == 0);
     Ok(entries.map(|(id, config)| (SandboxId(id), config.supervisor_tgid)).collect())
+}
+
+fn step(step: Step) -> Result<(), FillError> {
+    fault::at(step).map_err(|source| FillError::Map { map: "SANDBOXES", source })
 }
 
 /// A pinned map as aya's type for it.

@@ -22,7 +22,10 @@ use super::{
     mount::{self, MountError},
     offsets, unload,
 };
-use crate::sys::{self, mountinfo};
+use crate::{
+    fault::{self, Step},
+    sys::{self, mountinfo},
+};
 
 /// The kernel programs, as `cargo xtask ebpf` built them.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(env!("GOVSANDBOX_BPF_OBJECT"));
@@ -267,6 +270,10 @@ impl Loaded {
         self.folder.join(format!("link_{program}"))
     }
 
+    fn step(&self, step: Step) -> Result<(), LoadError> {
+        fault::at(step).map_err(|source| LoadError::Pin { path: self.folder.display().to_string(), source })
+    }
+
     fn fresh(&mut self) -> Result<(), LoadError> {
         let offsets = offsets::all(&KernelBtf::read(Path::new(VMLINUX))?)?;
         let btf = Btf::from_sys_fs().map_err(|error| LoadError::Object { reason: error.to_string() })?;
@@ -286,6 +293,7 @@ impl Loaded {
             object = loader.load(OBJECT);
         }
         let mut object = object.map_err(|error| LoadError::Object { reason: chain(&error) })?;
+        self.step(Step::Object)?;
         let cgroup =
             mountinfo::find("cgroup2").map_err(MountError::Mountinfo)?.ok_or(LoadError::NoCgroup2)?;
         let cgroup = File::open(&cgroup)
@@ -297,6 +305,7 @@ impl Loaded {
                 Err(reason) => return Err(LoadError::Program { program: name, reason }),
             }
         }
+        self.step(Step::Links)?;
         for (name, map) in object.maps() {
             let path = self.map_path(name);
             if !name.starts_with('.') && !path.exists() {
@@ -306,6 +315,7 @@ impl Loaded {
                 })?;
             }
         }
+        self.step(Step::Maps)?;
         // The last pin says that all others are there.
         let complete = self.folder.join(COMPLETE);
         let done = object.map("SYSCALLS").map_or(Ok(()), |map| map.pin(&complete));

@@ -11,9 +11,11 @@ use rustix::fs::{Mode, OFlags, open};
 
 use super::{
     error::LaunchError,
+    limits::{LimitWatch, Limits, Resource},
     mount::table::{Mount, MountTable},
     plan::CgroupPlan,
 };
+use crate::fault::{self, Step};
 
 /// Folder below the hierarchy's root that holds all sandboxes.
 const PARENT: &str = "govsandbox";
@@ -27,6 +29,7 @@ const EMPTY_WITHIN: Duration = Duration::from_secs(10);
 pub struct Cgroup {
     path: PathBuf,
     folder: OwnedFd,
+    limits: Limits,
     removed: bool,
 }
 
@@ -72,7 +75,7 @@ pub fn remove_root() -> Result<Option<PathBuf>, LaunchError> {
     let usable = |mount: &&Mount| mount.kind == "cgroup2" && mount.root == Path::new("/");
     let Some(mount) = table.mounts().iter().find(usable) else { return Ok(None) };
     let parent = mount.point.join(PARENT);
-    remove_leftovers(&parent);
+    remove_leftovers(&parent, |_| true);
     match fs::remove_dir(&parent) {
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -96,17 +99,10 @@ impl Cgroup {
     pub fn create(plan: &CgroupPlan) -> Result<Self, LaunchError> {
         let root = root()?;
         let parent = root.join(PARENT);
-        let limits = [("pids", "pids.max", plan.pids_max), ("memory", "memory.max", plan.memory_max_bytes)];
         let path = parent.join(format!("{}-{}", plan.name, std::process::id()));
         let make = || {
             make_folder(&parent)?;
-            remove_leftovers(&parent);
-            for (controller, _, limit) in limits {
-                if limit.is_some() {
-                    enable(&root, controller)?;
-                    enable(&parent, controller)?;
-                }
-            }
+            remove_leftovers(&parent, |_| true);
             make_folder(&path)
         };
         if let Err(error) = make() {
@@ -119,12 +115,14 @@ impl Cgroup {
         let refuse =
             |source: rustix::io::Errno| LaunchError::system("open", path.display().to_string(), source);
         let folder = open(&path, OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty()).map_err(refuse)?;
-        let cgroup = Self { path: path.clone(), folder, removed: false };
-        for (_, file, limit) in limits {
-            if let Some(limit) = limit {
-                cgroup.write(file, &limit.to_string())?;
-            }
+        let mut cgroup = Self { path, folder, limits: Limits::default(), removed: false };
+        let step =
+            |step| fault::at(step).map_err(|source| LaunchError::system("bound", "the cgroup", source));
+        step(Step::Cgroup)?;
+        for bound in &plan.bounds {
+            cgroup.limits.hold(*bound, &root, &cgroup.path)?;
         }
+        step(Step::Bounds)?;
         Ok(cgroup)
     }
 
@@ -134,10 +132,20 @@ impl Cgroup {
         &self.path
     }
 
-    fn write(&self, file: &str, text: &str) -> Result<(), LaunchError> {
-        let path = self.path.join(file);
-        fs::write(&path, text)
-            .map_err(|source| LaunchError::system("write", path.display().to_string(), source))
+    /// All its groups: that of v2, and those of v1 that the init has to enter.
+    #[must_use]
+    pub(super) fn folders(&self) -> Folders {
+        Folders { group: self.path.clone(), limits: self.limits.folders() }
+    }
+
+    /// Is there a bound on that?
+    #[must_use]
+    pub(super) fn holds(&self, resource: Resource) -> bool {
+        self.limits.holds(resource)
+    }
+
+    pub(super) fn watch(&self) -> LimitWatch {
+        self.limits.watch()
     }
 
     /// Kills all that is inside.
@@ -151,7 +159,7 @@ impl Cgroup {
     /// Something inside can't be killed (it hangs in the kernel).
     pub fn remove(mut self) -> Result<(), LaunchError> {
         self.removed = true;
-        remove(&self.path).map_err(|source| {
+        self.folders().remove().map_err(|source| {
             LaunchError::system("remove the cgroup", self.path.display().to_string(), source)
         })
     }
@@ -167,8 +175,23 @@ impl Drop for Cgroup {
     fn drop(&mut self) {
         if !self.removed {
             // Nobody is left to tell; the next start removes an empty one.
-            drop(remove(&self.path));
+            drop(self.folders().remove());
         }
+    }
+}
+
+/// Where the groups of one sandbox lie, for whoever removes them.
+#[derive(Clone, Debug)]
+pub(super) struct Folders {
+    pub(super) group: PathBuf,
+    pub(super) limits: Vec<PathBuf>,
+}
+
+impl Folders {
+    /// Kills, waits until empty, removes.
+    pub(super) fn remove(&self) -> io::Result<()> {
+        let removed = remove(&self.group);
+        self.limits.iter().map(|folder| remove(folder)).fold(removed, io::Result::and)
     }
 }
 
@@ -187,7 +210,7 @@ pub(super) fn kill(path: &Path) {
 }
 
 /// Kills, waits until empty, removes.
-pub(super) fn remove(path: &Path) -> io::Result<()> {
+fn remove(path: &Path) -> io::Result<()> {
     let start = Instant::now();
     loop {
         kill(path);
@@ -212,27 +235,13 @@ fn make_folder(path: &Path) -> Result<(), LaunchError> {
     }
 }
 
-fn enable(folder: &Path, controller: &str) -> Result<(), LaunchError> {
-    let file = folder.join("cgroup.subtree_control");
-    fs::write(&file, format!("+{controller}")).map_err(|source| {
-        LaunchError::system(
-            "enable the controller that the policy's limit needs in",
-            file.display().to_string(),
-            source,
-        )
-        .with_help(
-            "a controller that cgroup v1 holds is not there in v2: boot with v2 alone, or drop the limit",
-        )
-    })
-}
-
 /// Removes folders of supervisors that are gone. One that still holds processes stays: its guardian is at work.
-fn remove_leftovers(parent: &Path) {
+pub(super) fn remove_leftovers(parent: &Path, is_ours: impl Fn(&str) -> bool) {
     let Ok(entries) = fs::read_dir(parent) else { return };
     for entry in entries.flatten().filter(|entry| entry.path().is_dir()) {
         let name = entry.file_name();
-        let owner =
-            name.to_str().and_then(|name| name.rsplit_once('-')).and_then(|(_, pid)| pid.parse::<u32>().ok());
+        let Some(name) = name.to_str().filter(|name| is_ours(name)) else { continue };
+        let owner = name.rsplit_once('-').and_then(|(_, pid)| pid.parse::<u32>().ok());
         let alive = owner.is_some_and(|pid| Path::new("/proc").join(pid.to_string()).exists());
         if !alive {
             // Not empty: refused, and right so.

@@ -21,7 +21,7 @@ const PACKET_BYTES_MAX: usize = 8192;
 pub(super) enum Message {
     /// Init → supervisor, with a pidfd: the command's process exists. Supervisor → guardian, with a pidfd: the init.
     Process,
-    /// Command → supervisor: everything is applied, it waits.
+    /// Command → supervisor: everything is applied, it waits. Guardian → supervisor: it has the init.
     Ready,
     /// Supervisor → command: exec.
     Go,

@@ -14,10 +14,13 @@ use super::{
     plan::LaunchPlan,
     privilege, seccomp,
 };
-use crate::sys::{
-    close_range,
-    exec::{ExecStrings, execve},
-    signal::{self, Mask},
+use crate::{
+    fault::{self, Step},
+    sys::{
+        close_range,
+        exec::{ExecStrings, execve},
+        signal::{self, Mask},
+    },
 };
 
 /// Searched when the environment has no `PATH`.
@@ -67,11 +70,16 @@ fn confine(plan: &LaunchPlan) -> Result<Program, Failure> {
     let filter = seccomp::program(&plan.seccomp);
     // Paths of the lists may lie where only root can look them up.
     let domain = landlock::prepare(&plan.landlock).map_err(fail(Stage::Landlock, ""))?;
+    fault::at(Step::Rules).map_err(fail(Stage::Landlock, ""))?;
     privilege::drop_to(&plan.identity)
         .map_err(|(step, source)| Failure::new(Stage::Privilege, step, &source))?;
+    fault::at(Step::Dropped).map_err(fail(Stage::Privilege, ""))?;
     landlock::apply(domain).map_err(fail(Stage::Landlock, ""))?;
+    fault::at(Step::Landlocked).map_err(fail(Stage::Landlock, ""))?;
     close_range::close_on_exec_from(3).map_err(fail(Stage::Descriptors, ""))?;
+    fault::at(Step::Descriptors).map_err(fail(Stage::Descriptors, ""))?;
     seccomp::apply(&filter).map_err(fail(Stage::Seccomp, ""))?;
+    fault::at(Step::Filtered).map_err(fail(Stage::Seccomp, ""))?;
     Ok(program)
 }
 
@@ -83,6 +91,7 @@ fn wait_and_execute(program: &Program, channel: &Channel, mask: &Mask) -> Result
         // Called off, or the supervisor is gone.
         _ => return Ok(125),
     }
+    fault::at(Step::Go).map_err(|source| Failure::new(Stage::Seccomp, "", &source))?;
     // Rust's runtime ignores SIGPIPE, and what is ignored stays so over exec.
     signal::set_default(libc::SIGPIPE).map_err(fail)?;
     signal::restore(mask).map_err(fail)?;

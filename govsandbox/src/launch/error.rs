@@ -36,6 +36,8 @@ pub enum Stage {
     Descriptors = 13,
     /// `execve(2)`.
     Exec = 14,
+    /// Enter the groups of cgroup v1 that bound the sandbox.
+    Limits = 15,
 }
 
 impl Stage {
@@ -55,6 +57,7 @@ impl Stage {
             12 => Self::Seccomp,
             13 => Self::Descriptors,
             14 => Self::Exec,
+            15 => Self::Limits,
             _ => return None,
         })
     }
@@ -75,6 +78,7 @@ impl Stage {
             Self::Seccomp => "apply the seccomp filter",
             Self::Descriptors => "close inherited descriptors",
             Self::Exec => "execute",
+            Self::Limits => "enter the cgroup that bounds the sandbox",
         }
     }
 
@@ -91,9 +95,13 @@ impl Stage {
             Self::Proc | Self::Propagation | Self::ReadOnly | Self::Pin => {
                 Some("mounting needs CAP_SYS_ADMIN: run as root, outside of an unprivileged container")
             }
-            Self::Bind | Self::Fork | Self::Privilege | Self::Seccomp | Self::Descriptors | Self::Exec => {
-                None
-            }
+            Self::Bind
+            | Self::Fork
+            | Self::Privilege
+            | Self::Seccomp
+            | Self::Descriptors
+            | Self::Exec
+            | Self::Limits => None,
         }
     }
 }

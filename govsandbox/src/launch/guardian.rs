@@ -7,11 +7,10 @@
 use std::{
     io,
     os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
-    path::Path,
 };
 
 use rustix::{
-    event::{PollFd, PollFlags, poll},
+    event::{PollFd, PollFlags, Timespec, poll},
     process::{
         PidfdFlags, Signal, WaitId, WaitIdOptions, getpid, pidfd_open, pidfd_send_signal, setsid, waitid,
     },
@@ -19,10 +18,13 @@ use rustix::{
 };
 
 use super::{
-    cgroup,
+    cgroup::{self, Folders},
     channel::{Channel, Message},
 };
-use crate::sys::{clone, fanotify::Group, signal};
+use crate::{
+    fault::{self, Step},
+    sys::{clone, fanotify::Group, signal},
+};
 
 /// Both guardians, from the supervisor's side.
 #[derive(Debug)]
@@ -31,20 +33,28 @@ pub(super) struct Guardians([Guardian; 2]);
 impl Guardians {
     /// Forks them. Each holds a duplicate of the fanotify group: a group whose last descriptor is closed lets every
     /// open that waits go on.
-    pub(super) fn start(cgroup: &Path, group: Option<&Group>) -> io::Result<Self> {
+    pub(super) fn start(cgroup: &Folders, group: Option<&Group>) -> io::Result<Self> {
         let first = Guardian::start(cgroup, group)?;
-        match Guardian::start(cgroup, group) {
-            Ok(second) => Ok(Self([first, second])),
-            Err(error) => {
-                first.dismiss();
-                Err(error)
-            }
-        }
+        fault::at(Step::FirstGuardian)?;
+        Ok(Self([first, Guardian::start(cgroup, group)?]))
     }
 
-    /// Hands them the init.
+    /// Hands them the init, and waits until both look after it.
     pub(super) fn watch(&self, init: BorrowedFd<'_>) -> io::Result<()> {
-        self.0.iter().try_for_each(|one| one.channel.send_with(&Message::Process, Some(init)))
+        self.0.iter().try_for_each(|one| one.channel.send_with(&Message::Process, Some(init)))?;
+        self.0.iter().try_for_each(|one| match one.channel.receive()? {
+            Some(received) if received.message == Message::Ready => Ok(()),
+            _ => Err(io::Error::from(io::ErrorKind::BrokenPipe)),
+        })
+    }
+
+    /// Has one of them ended?
+    pub(super) fn is_one_lost(&self) -> io::Result<bool> {
+        let mut watched = [
+            PollFd::from_borrowed_fd(self.first(), PollFlags::IN),
+            PollFd::from_borrowed_fd(self.second(), PollFlags::IN),
+        ];
+        Ok(poll(&mut watched, Some(&Timespec::default()))? > 0)
     }
 
     /// Readable when the first is gone.
@@ -75,7 +85,7 @@ struct Guardian {
 }
 
 impl Guardian {
-    fn start(cgroup: &Path, group: Option<&Group>) -> io::Result<Self> {
+    fn start(cgroup: &Folders, group: Option<&Group>) -> io::Result<Self> {
         let (ours, theirs) = Channel::pair()?;
         let supervisor = pidfd_open(getpid(), PidfdFlags::empty())?;
         let mut keep = vec![theirs.as_fd().as_raw_fd(), supervisor.as_raw_fd()];
@@ -95,7 +105,13 @@ impl Guardian {
     }
 }
 
-fn guard(channel: &Channel, supervisor: &OwnedFd, cgroup: &Path) -> io::Result<()> {
+impl Drop for Guardian {
+    fn drop(&mut self) {
+        self.dismiss(); // once more changes nothing
+    }
+}
+
+fn guard(channel: &Channel, supervisor: &OwnedFd, cgroup: &Folders) -> io::Result<()> {
     signal::block_all()?;
     setsid()?;
     set_name(c"govsandbox-guard")?;
@@ -106,6 +122,7 @@ fn guard(channel: &Channel, supervisor: &OwnedFd, cgroup: &Path) -> io::Result<(
     std::env::set_current_dir("/")?;
     // Where memory runs out, others go first; without the right to say so it goes on as it is.
     drop(std::fs::write("/proc/self/oom_score_adj", "-1000"));
+    fault::at(Step::Guardian)?;
     let mut init: Option<OwnedFd> = None;
     loop {
         let mut watched = [
@@ -123,16 +140,19 @@ fn guard(channel: &Channel, supervisor: &OwnedFd, cgroup: &Path) -> io::Result<(
         if message {
             match channel.receive() {
                 Ok(Some(received)) if received.message == Message::Done => return Ok(()),
-                Ok(Some(received)) => init = received.descriptor.or(init),
+                Ok(Some(received)) => {
+                    init = received.descriptor.or(init);
+                    channel.send(&Message::Ready)?;
+                }
                 // Closed or unreadable: the supervisor is on its way out.
                 Ok(None) | Err(_) => break,
             }
         }
     }
-    cgroup::kill(cgroup);
+    cgroup::kill(&cgroup.group);
     if let Some(init) = &init {
         // Gone already is as good.
         pidfd_send_signal(init, Signal::KILL).ok();
     }
-    cgroup::remove(cgroup)
+    cgroup.remove()
 }

@@ -7,7 +7,7 @@ use std::{
         fd::{AsFd, AsRawFd, OwnedFd, RawFd},
         unix::fs::MetadataExt,
     },
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use rustix::{
@@ -24,11 +24,14 @@ use super::{
     child,
     error::{Failure, Stage},
     fd::{self, RedirectedFile},
-    mount,
+    limits, mount,
     plan::LaunchPlan,
     privilege,
 };
-use crate::sys::{clone, fanotify::Group, signal, signal::Mask};
+use crate::{
+    fault::{self, Step},
+    sys::{clone, fanotify::Group, signal, signal::Mask},
+};
 
 /// What it has of the supervisor's.
 pub(super) struct World<'a> {
@@ -40,6 +43,8 @@ pub(super) struct World<'a> {
     /// Readable when the supervisor is gone.
     pub(super) supervisor: OwnedFd,
     pub(super) group: Option<&'a Group>,
+    /// Groups of cgroup v1 that bound the sandbox.
+    pub(super) limits: &'a [PathBuf],
     pub(super) redirected: &'a [RedirectedFile],
     /// Device and inode of the working directory as the supervisor has it.
     pub(super) cwd: (u64, u64),
@@ -75,22 +80,41 @@ pub(super) fn run(world: World<'_>) -> i32 {
 
 fn set_up(world: &World<'_>) -> Result<Pid, Failure> {
     let fail = |stage| move |source: io::Error| Failure::new(stage, "", &source);
+    let step = |step| fault::at(step).map_err(fail(Stage::Bind));
     bind(world).map_err(fail(Stage::Bind))?;
+    step(Step::Bound)?;
     let plan = world.plan;
+    // Before anything is forked, and before these file systems are read-only.
+    for folder in world.limits {
+        limits::enter(folder)
+            .map_err(|source| Failure::new(Stage::Limits, folder.display().to_string(), &source))?;
+    }
+    step(Step::Entered)?;
     mount::enter(&plan.mounts, &plan.identity)?;
+    step(Step::Mounts)?;
     enter_folder(&plan.cwd, world.cwd)?;
+    step(Step::Folder)?;
     if let (Some(fanotify), Some(group)) = (&plan.fanotify, world.group) {
         mount::mark(&plan.mounts, fanotify, group)?;
     }
+    step(Step::Marks)?;
     world.redirected.iter().try_for_each(fd::reopen)?;
+    step(Step::Streams)?;
     let process = clone::fork(clone::Descriptors::Only(&[world.command.as_fd().as_raw_fd()]), || {
         child::run(plan, &world.command, world.mask)
     })
     .map_err(fail(Stage::Fork))?;
-    world.channel.send_with(&Message::Process, Some(process.pidfd.as_fd())).map_err(fail(Stage::Fork))?;
+    step(Step::Forked)?;
+    // Where memory runs out others go first, for with it goes everything. After the fork: it is inherited. Without the
+    // right to say so it goes on as it is.
+    drop(std::fs::write("/proc/self/oom_score_adj", "-1000"));
     // No more than reaping and reporting is left to do.
     privilege::drop_capabilities().map_err(|errno| fail(Stage::Privilege)(errno.into()))?;
     bind(world).map_err(fail(Stage::Bind))?;
+    step(Step::InitDropped)?;
+    // Last: from here on the launch goes on without this process.
+    world.channel.send_with(&Message::Process, Some(process.pidfd.as_fd())).map_err(fail(Stage::Fork))?;
+    step(Step::Told)?;
     Ok(process.pid)
 }
 

@@ -19,6 +19,7 @@ mod terminal;
 pub mod cgroup;
 pub mod fd;
 pub mod landlock;
+pub mod limits;
 pub mod mount;
 pub mod plan;
 pub mod privilege;

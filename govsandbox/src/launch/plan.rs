@@ -2,7 +2,9 @@
 
 use std::{ffi::OsString, path::PathBuf};
 
-use super::{landlock::LandlockPlan, mount::MountPlan, privilege::Identity, seccomp::SeccompPlan};
+use super::{
+    landlock::LandlockPlan, limits::Bound, mount::MountPlan, privilege::Identity, seccomp::SeccompPlan,
+};
 
 /// Everything about one launch.
 #[derive(Clone, Debug)]
@@ -32,10 +34,8 @@ pub struct LaunchPlan {
 pub struct CgroupPlan {
     /// Name of its folder, of letters, digits and `-`; the supervisor's pid is added.
     pub name: String,
-    /// `limits.pids_max`.
-    pub pids_max: Option<u64>,
-    /// `limits.memory_max_bytes`.
-    pub memory_max_bytes: Option<u64>,
+    /// What it may use.
+    pub bounds: Vec<Bound>,
 }
 
 /// Which opens ask the verdict thread.

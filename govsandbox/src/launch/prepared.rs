@@ -11,7 +11,7 @@ use std::{
 
 use rustix::{
     event::{PollFd, PollFlags, poll},
-    process::{Pid, PidfdFlags, WaitId, WaitIdOptions, getpid, pidfd_open, waitid},
+    process::{PidfdFlags, WaitId, WaitIdOptions, getpid, pidfd_open, waitid},
 };
 
 use super::{
@@ -21,11 +21,15 @@ use super::{
     fd::{self, RedirectedFile},
     guardian::Guardians,
     init,
+    limits::{LimitWatch, Resource},
     plan::LaunchPlan,
     running::{Killer, Running},
     terminal::{Signals, Terminal},
 };
-use crate::sys::{clone, fanotify::Group};
+use crate::{
+    fault::{self, Step},
+    sys::{clone, fanotify::Group},
+};
 
 /// Everything that exists of a sandbox; dropped, it takes all of it away.
 #[derive(Debug)]
@@ -36,6 +40,7 @@ pub(super) struct Tree {
     pub(super) channel: Channel,
     pub(super) signals: Signals,
     pub(super) terminal: Terminal,
+    pub(super) limits: LimitWatch,
 }
 
 impl Tree {
@@ -43,6 +48,7 @@ impl Tree {
     pub(super) fn end(&mut self) -> Result<(), LaunchError> {
         let Some(cgroup) = self.cgroup.take() else { return Ok(()) };
         cgroup.kill();
+        drop(self.limits.read()); // and kept: the files go with the cgroup
         // By pidfd, so that no other process is meant; fails only when it is gone.
         rustix::process::pidfd_send_signal(&self.init.pidfd, rustix::process::Signal::KILL).ok();
         waitid(WaitId::PidFd(self.init.pidfd.as_fd()), WaitIdOptions::EXITED).ok();
@@ -110,20 +116,25 @@ pub fn spawn(
     };
     let process_error =
         |source: io::Error| LaunchError::system("create", "the processes of the sandbox", source);
+    let step = |step| fault::at(step).map_err(process_error);
+    step(Step::Group)?;
     let terminal = Terminal::remember();
     let signals = Signals::take().map_err(process_error)?;
     let cgroup = Cgroup::create(&plan.cgroup)?;
+    let groups = cgroup.folders();
     let (channel, init_channel) = Channel::pair().map_err(process_error)?;
     let (command_channel, command_end) = Channel::pair().map_err(process_error)?;
     let supervisor =
         pidfd_open(getpid(), PidfdFlags::empty()).map_err(|errno| process_error(errno.into()))?;
-    let guardians = Guardians::start(cgroup.path(), group.as_ref()).map_err(process_error)?;
+    let guardians = Guardians::start(&groups, group.as_ref()).map_err(process_error)?;
+    step(Step::Guardians)?;
     let world = init::World {
         plan,
         channel: init_channel,
         command: command_end,
         supervisor,
         group: group.as_ref(),
+        limits: &groups.limits,
         redirected: &redirected,
         cwd: (cwd.dev(), cwd.ino()),
         mask: &signals.mask,
@@ -137,13 +148,15 @@ pub fn spawn(
     let init = match started {
         Ok(init) => init,
         Err(source) => {
-            guardians.dismiss();
             return Err(LaunchError::system("create", "a pid and mount namespace in the cgroup", source)
                 .with_help("it needs root (CAP_SYS_ADMIN) and a writable cgroup v2"));
         }
     };
-    let tree = Tree { cgroup: Some(cgroup), guardians, init, channel, signals, terminal };
+    let limits = cgroup.watch();
+    let tree = Tree { cgroup: Some(cgroup), guardians, init, channel, signals, terminal, limits };
+    step(Step::Init)?;
     tree.guardians.watch(tree.init.pidfd.as_fd()).map_err(process_error)?;
+    step(Step::Watched)?;
     let init_pid = tree.init.pid.as_raw_nonzero().get();
     after_fork(Forked { init: tree.init.pidfd.as_fd(), init_pid, fanotify: group.as_ref() })
         .map_err(process_error)?;
@@ -205,6 +218,18 @@ impl Prepared {
         self.tree.cgroup.as_ref().map(|cgroup| Killer(cgroup.path().to_owned()))
     }
 
+    /// Is there a bound on that?
+    #[must_use]
+    pub fn is_bounded(&self, resource: Resource) -> bool {
+        self.tree.cgroup.as_ref().is_some_and(|cgroup| cgroup.holds(resource))
+    }
+
+    /// How often bounds are met.
+    #[must_use]
+    pub fn limits(&self) -> LimitWatch {
+        self.tree.limits.clone()
+    }
+
     /// The fanotify group.
     #[must_use]
     pub fn fanotify(&self) -> Option<BorrowedFd<'_>> {
@@ -223,10 +248,16 @@ impl Prepared {
     /// [`LaunchError::NotFound`], [`LaunchError::NotExecutable`]: the sandbox is taken down again.
     pub fn release(self) -> Result<Running, LaunchError> {
         let failed = |source| LaunchError::system("start", self.program.clone(), source);
+        if self.tree.guardians.is_one_lost().map_err(failed)? {
+            return Err(LaunchError::GuardianLost);
+        }
         self.channel.send(&Message::Go).map_err(failed)?;
         match self.channel.receive().map_err(failed)? {
             // Closed by exec, or by the end of the process: the init tells which.
-            None => Ok(Running::new(self.tree, self.command, self.redirected)),
+            None => {
+                fault::at(Step::Released).map_err(failed)?;
+                Ok(Running::new(self.tree, self.command, self.redirected))
+            }
             Some(received) => match received.message {
                 Message::Failed(failure) => Err(LaunchError::from_failure(failure)),
                 _ => Err(LaunchError::Vanished),
@@ -260,8 +291,8 @@ fn wait_for_process(tree: &Tree) -> Result<OwnedFd, LaunchError> {
             return Err(failed(errno.into()));
         }
     }
-    let [message, first, second] = watched.map(|one| !one.revents().is_empty());
-    if (first || second) && !message {
+    let [_, first, second] = watched.map(|one| !one.revents().is_empty());
+    if first || second {
         return Err(LaunchError::GuardianLost);
     }
     let Some(received) = tree.channel.receive().map_err(failed)? else { return Err(LaunchError::Vanished) };
@@ -277,5 +308,6 @@ fn pid_of(pidfd: BorrowedFd<'_>) -> io::Result<i32> {
     let number = std::os::fd::AsRawFd::as_raw_fd(&pidfd);
     let information = fs::read_to_string(format!("/proc/self/fdinfo/{number}"))?;
     let pid = information.lines().find_map(|line| line.strip_prefix("Pid:")?.trim().parse().ok());
-    pid.filter(|pid| Pid::from_raw(*pid).is_some()).ok_or_else(|| io::Error::from_raw_os_error(libc::ESRCH))
+    // -1: it is gone, and reaped.
+    pid.filter(|pid| *pid > 0).ok_or_else(|| io::Error::from_raw_os_error(libc::ESRCH))
 }

@@ -316,9 +316,10 @@ fn the_machine_says_where_the_log_is_and_the_lowest_limit_holds() {
         .write("s.toml", "version = 1\n[audit]\nlog = '{state}/own.jsonl'\n[limits]\npids_max = 900\n");
     let compiled = machine.load(&[&session]).unwrap().compiled;
     assert_eq!(
-        (compiled.audit_log.as_path(), compiled.pids_max),
+        (compiled.audit_log.as_path(), compiled.pids_max.as_ref().map(|limit| limit.max)),
         (Path::new("/var/log/agents.jsonl"), Some(500))
     );
+    assert_eq!(compiled.pids_max.unwrap().rule.layer, Layer::System);
 }
 
 #[test]

@@ -17,7 +17,7 @@ use govsandbox_ebpf::abi::{
 };
 use rustix::event::{EventfdFlags, eventfd};
 
-use super::resolve::Resolver;
+use super::{limits::Reports, resolve::Resolver};
 use crate::{
     audit::recorder::RecorderHandle,
     backend::fanotify::Refusal,
@@ -53,6 +53,7 @@ pub(super) struct Observed {
     pub(super) rings: Rings,
     pub(super) kernel_log: Option<KernelLog>,
     pub(super) killer: Option<Killer>,
+    pub(super) limits: Reports,
     pub(super) refused: Receiver<Refusal>,
     pub(super) resolver: Resolver,
     pub(super) compiled: Arc<Compiled>,
@@ -185,6 +186,8 @@ impl Work {
     }
 
     fn report_losses(&mut self) {
+        let Observed { limits, recorder, .. } = &mut self.observed;
+        limits.due().into_iter().for_each(|event| recorder.record(event));
         for (kind, loss) in self.observed.sandbox.losses() {
             let known = self.reported.iter().find(|(known, _)| *known == kind).map_or(0, |(_, count)| *count);
             if loss.count > known {

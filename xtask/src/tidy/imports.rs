@@ -4,10 +4,11 @@ use super::source::Source;
 
 /// A module of the library and what it may name: modules of its own crate, or parts of them, and parts of
 /// `govsandbox_ebpf` (written `ebpf::…`). A module may always name itself.
-const ALLOWED: [(&str, &[&str]); 14] = [
+const ALLOWED: [(&str, &[&str]); 15] = [
     ("id", &[]),
     ("sys", &[]),
     ("diagnostic", &[]),
+    ("fault", &[]),
     ("policy", &["id", "sys", "diagnostic", "ebpf::abi", "ebpf::decide"]),
     // `policy::compile`: an event names the rule that decided and the layer it came from. `policy::explain`, `ebpf::decide`:
     // a syscall that failed is explained by asking the decision core.
@@ -16,9 +17,9 @@ const ALLOWED: [(&str, &[&str]); 14] = [
     ("audit", &["id", "event", "diagnostic"]),
     ("sink", &["id", "audit"]),
     // `ebpf::decide::egress`: how the kernel's tables spell an address.
-    ("bpf", &["id", "sys", "policy::compile", "ebpf::abi", "ebpf::decide::egress"]),
+    ("bpf", &["id", "fault", "sys", "policy::compile", "ebpf::abi", "ebpf::decide::egress"]),
     // `diagnostic`: an exec that fails has an exit status of its own.
-    ("launch", &["id", "sys", "diagnostic", "policy::compile", "ebpf::abi"]),
+    ("launch", &["id", "fault", "sys", "diagnostic", "policy::compile", "ebpf::abi"]),
     ("egress", &["id", "sys", "policy::compile", "ebpf::abi"]),
     // `ebpf::decide`: what answers fanotify's questions asks the decision core. `policy::automaton`: names that do not
     // exist yet become patterns. `policy::git_config`: what a protected config may become is pure.
@@ -45,6 +46,7 @@ const ALLOWED: [(&str, &[&str]); 14] = [
             "id",
             "sys",
             "diagnostic",
+            "fault",
             "event",
             "audit",
             "policy",

@@ -18,6 +18,8 @@ pub struct Mount {
     pub point: PathBuf,
     /// Type of the file system: `ext4`, `cgroup2`.
     pub kind: String,
+    /// Options of the file system itself: `rw,memory`.
+    pub options: String,
 }
 
 /// The mounts of this process' mount namespace, in the order in which they were made.
@@ -92,7 +94,8 @@ fn parse_line(line: &[u8]) -> Option<Mount> {
     let point = path(fields.next()?);
     fields.by_ref().find(|field| *field == b"-")?;
     let kind = String::from_utf8(fields.next()?.to_vec()).ok()?;
-    Some(Mount { device, root, point, kind })
+    let options = String::from_utf8_lossy(fields.nth(1)?).into_owned();
+    Some(Mount { device, root, point, kind, options })
 }
 
 /// Spaces, tabs, newlines and backslashes stand there as `\` and three octal digits.
@@ -127,7 +130,7 @@ mod tests {
     #[test]
     fn lines_are_read_with_and_without_optional_fields() {
         let table = MountTable::parse(TABLE).unwrap();
-        assert_eq!(table.mounts()[1].kind, "tmpfs");
+        assert_eq!((table.mounts()[1].kind.as_str(), table.mounts()[0].options.as_str()), ("tmpfs", "rw"));
         assert_eq!(table.mounts()[2].point, Path::new("/mnt/with space"));
     }
 

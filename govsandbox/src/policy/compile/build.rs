@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use super::{
-    AllowLists, AllowedPath, Compiled, EgressLists, EgressRule, GlobRule, Layer, LiteralRule, PathEffect,
-    PathPlan, RuleInfo, tell,
+    AllowLists, AllowedPath, Compiled, EgressLists, EgressRule, GlobRule, Layer, Limit, LiteralRule,
+    PathEffect, PathPlan, RuleInfo, tell,
 };
 use crate::{
     id::{RuleId, RuleIndex},
@@ -402,8 +402,11 @@ impl<'a> Builder<'a> {
             trace_args: settings.trace_args.value,
             audit_log,
             audit_required: settings.audit_required.value,
-            pids_max: settings.pids_max.as_ref().map(|max| max.value),
-            memory_max_bytes: settings.memory_max_bytes.as_ref().map(|max| max.value),
+            pids_max: settings.pids_max.as_ref().map(|max| limit("limits.pids_max", max)),
+            memory_max_bytes: settings
+                .memory_max_bytes
+                .as_ref()
+                .map(|max| limit("limits.memory_max_bytes", max)),
         };
         Ok(Outcome { compiled, effective, warnings })
     }
@@ -422,4 +425,13 @@ impl<'a> Builder<'a> {
             }
         }
     }
+}
+
+/// A bound without an index: a key has one value.
+fn limit(key: &str, given: &Given<u64>) -> Limit {
+    let (policy, layer) = match &given.origin {
+        Some(origin) => (origin.name.as_str(), origin.layer),
+        None => ("default", Layer::Builtin),
+    };
+    Limit { max: given.value, rule: RuleInfo { id: RuleId(format!("{policy}/{key}")), layer } }
 }

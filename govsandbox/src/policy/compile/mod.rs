@@ -248,9 +248,18 @@ pub struct Compiled {
     /// `audit.required`.
     pub audit_required: bool,
     /// `limits.pids_max`.
-    pub pids_max: Option<u64>,
+    pub pids_max: Option<Limit>,
     /// `limits.memory_max_bytes`.
-    pub memory_max_bytes: Option<u64>,
+    pub memory_max_bytes: Option<Limit>,
+}
+
+/// A bound, and who set it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limit {
+    /// At most.
+    pub max: u64,
+    /// `POLICY/limits.…`.
+    pub rule: RuleInfo,
 }
 
 impl Compiled {
