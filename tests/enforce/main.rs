@@ -14,6 +14,7 @@ mod change;
 mod connect;
 mod exec;
 mod flood;
+mod git;
 mod limits;
 mod lists;
 mod odd;

@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use super::load::SYSTEM_DIR;
+use super::{load::SYSTEM_DIR, repositories::Repositories};
 use crate::sys::account;
 
 /// Whom the command runs as.
@@ -63,6 +63,8 @@ pub struct Context {
     pub runtime: PathBuf,
     /// `{state}`.
     pub state: PathBuf,
+    /// `{git}`, `{git-hooks}`, `{git-files}`: found when a policy names them.
+    pub repositories: Repositories,
     /// Folder of the machine's own policies, normally `/etc/govsandbox`.
     pub etc: PathBuf,
 }
@@ -163,7 +165,8 @@ impl Context {
             base.unwrap_or_else(|| home.join(".local/state")).join("govsandbox")
         };
         let runtime = Path::new("/run/user").join(user.uid.to_string());
-        Ok(Self { project, project_given, home, tmp, runtime, state, etc: PathBuf::from(SYSTEM_DIR) })
+        let (repositories, etc) = (Repositories::default(), PathBuf::from(SYSTEM_DIR));
+        Ok(Self { project, project_given, home, tmp, runtime, state, repositories, etc })
     }
 
     /// `{project}`, unless it came to be `/` or the home without anyone saying so.

@@ -17,9 +17,10 @@ use super::{
     effective::Effective,
     error::PolicyError,
     extends::Reader,
-    merge::{self, Given, Origin, Unit},
+    merge::{self, Given, Lists, Origin, Unit},
     problem::Problem,
     profile,
+    repositories::{Repositories, TooManyNames},
 };
 
 /// Where the machine's own policies lie.
@@ -99,13 +100,25 @@ fn finish(
     others: Vec<Unit>,
 ) -> Result<Loaded, PolicyError> {
     let layered = merge::layer(chosen, others);
-    let compiled = compile::compile(&layered, context);
-    let compile::Outcome { compiled, effective, warnings } = compiled.map_err(|error| match error {
-        CompileError::Problems(problems) => PolicyError::invalid(problems),
-        other => PolicyError::Compile(other),
-    })?;
+    let mut warnings = reader.warnings;
+    let mut context = context.clone();
+    let lists = layered.policies.iter().map(|(_, lists)| lists);
+    if let Some(entry) = lists.flat_map(Lists::paths).find(|entry| entry.rule.names_repositories())
+        && let Ok(project) = context.project()
+    {
+        context.repositories = Repositories::find(project, &context.home);
+        if context.repositories.cut {
+            warnings.push(Problem::warning(TooManyNames, &entry.origin.source, entry.span.clone()));
+        }
+    }
+    let compiled = compile::compile(&layered, &context);
+    let compile::Outcome { compiled, effective, warnings: of_all } =
+        compiled.map_err(|error| match error {
+            CompileError::Problems(problems) => PolicyError::invalid(problems),
+            other => PolicyError::Compile(other),
+        })?;
     let automaton = automaton::build(&compiled.paths.globs)?;
-    let warnings = reader.warnings.into_iter().chain(warnings).collect();
+    warnings.extend(of_all);
     Ok(Loaded { compiled, automaton, effective, files: reader.files, warnings })
 }
 

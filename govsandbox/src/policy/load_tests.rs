@@ -14,6 +14,7 @@ use super::{
     explain,
     git_config::merged,
     load,
+    repositories::Repositories,
 };
 use crate::id::RuleIndex;
 
@@ -52,6 +53,7 @@ impl Machine {
             tmp: vec![self.path("tmp"), PathBuf::from("/var/tmp")],
             runtime: PathBuf::from("/run/user/1000"),
             state: self.path("home/.local/state/govsandbox"),
+            repositories: Repositories::default(),
             etc: self.path("etc"),
         };
         let policies = policies.iter().map(|policy| (*policy).to_owned()).collect();
@@ -100,6 +102,7 @@ fn the_command_picks_its_profile_and_default_is_the_rest() {
 #[test]
 fn the_claude_profile_lets_it_work_and_keeps_secrets() {
     let machine = Machine::new();
+    fs::create_dir_all(machine.path("home/app/.git/hooks")).unwrap();
     let claude = machine.load(&["claude"]).unwrap();
     let home = |name: &str| machine.path("home").join(name);
     for readable in [
@@ -133,6 +136,8 @@ fn the_claude_profile_lets_it_work_and_keeps_secrets() {
     for held in [
         "app/.git/hooks/pre-commit",
         "app/.git/config",
+        "app/.git/commondir",
+        "app/.vscode/tasks.json",
         ".claude/settings.json",
         "app/.claude/settings.local.json",
         ".bashrc",

@@ -135,6 +135,12 @@ impl Unit {
 }
 
 impl Lists {
+    /// All path patterns.
+    pub fn paths(&self) -> impl Iterator<Item = &Entry<PathPattern>> {
+        let allowed = self.read.iter().chain(&self.write).flatten();
+        allowed.chain(&self.deny).chain(&self.protect)
+    }
+
     fn join(self, later: Self) -> Self {
         Self {
             read: joined_if_any(self.read, later.read),

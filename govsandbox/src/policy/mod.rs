@@ -25,6 +25,7 @@ mod profile;
 #[cfg(test)]
 mod random_tests;
 pub mod raw;
+pub mod repositories;
 pub mod rule;
 mod suggest;
 pub mod unenforced;

@@ -218,6 +218,7 @@ impl Machine {
             tmp: self.bases(Anchor::Tmp),
             runtime: "/run/user/1".into(),
             state: self.root.join("state"),
+            repositories: super::repositories::Repositories::default(),
             etc: self.root.join("etc"),
         };
         let policies =

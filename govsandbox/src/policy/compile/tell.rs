@@ -1,6 +1,6 @@
 //! What was compiled, for people: rules as they were written and what they stand for.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use govsandbox_ebpf::abi::rule::TraceOpens;
 
@@ -32,12 +32,19 @@ pub(super) fn path(entry: &Entry<PathPattern>, expanded: &[ExpandedPath]) -> Eff
 /// Where the variables lie.
 pub(super) fn variables(context: &Context) -> Vec<Variable> {
     let one = |name, path: &Path| Variable { name, stands_for: vec![effective::text(path)] };
+    let all = |name, paths: &[PathBuf]| {
+        let stands_for = paths.iter().map(|path| effective::text(path)).collect();
+        Variable { name, stands_for }
+    };
     vec![
+        all("git", &context.repositories.folders),
+        all("git-files", &context.repositories.files),
+        all("git-hooks", &context.repositories.hooks),
         one("home", &context.home),
         one("project", &context.project),
         one("runtime", &context.runtime),
         one("state", &context.state),
-        Variable { name: "tmp", stands_for: context.tmp.iter().map(|path| effective::text(path)).collect() },
+        all("tmp", &context.tmp),
     ]
 }
 

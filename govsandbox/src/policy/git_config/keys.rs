@@ -5,7 +5,7 @@ use std::fmt;
 use super::read::Name;
 
 /// Sections that are closed as a whole: they name programs, files and addresses that git uses later, outside.
-const CLOSED_SECTIONS: [&str; 50] = [
+const CLOSED_SECTIONS: [&str; 49] = [
     "alias",
     "browser",
     "bundle",
@@ -46,7 +46,6 @@ const CLOSED_SECTIONS: [&str; 50] = [
     "sendemail",
     "sequence",
     "ssh",
-    "submodule",
     "svn",
     "svn-remote",
     "tar",
@@ -58,9 +57,12 @@ const CLOSED_SECTIONS: [&str; 50] = [
     "web",
 ];
 
-/// The only keys of a remote that can be opened: the others say where to, through what and by which program.
-const OPEN_OF_REMOTE: [&str; 6] =
-    ["fetch", "prune", "prunetags", "skipdefaultupdate", "skipfetchall", "tagopt"];
+/// Of these sections only these keys can be opened, each in a subsection: the others say where to, through what and by
+/// which program. A submodule's address is named by .gitmodules as well, a file of the project.
+const OPEN_KEYS: [(&str, &[&str]); 2] = [
+    ("remote", &["fetch", "prune", "prunetags", "skipdefaultupdate", "skipfetchall", "tagopt"]),
+    ("submodule", &["active", "branch", "fetchrecursesubmodules", "ignore", "shallow", "url"]),
+];
 
 /// Closed in every section, those of other tools too: by their names they are programs, options of programs or places
 /// that are used later.
@@ -250,7 +252,8 @@ impl KeyPattern {
 
 /// Whether a key stays as it is, whatever a policy says. Names are in lower case.
 fn is_closed(section: &str, has_sub: bool, key: &str) -> bool {
+    let open = OPEN_KEYS.iter().find(|(name, _)| *name == section);
     CLOSED_SECTIONS.contains(&section)
         || CLOSED_NAMES.contains(&key)
-        || (section == "remote" && (!has_sub || !OPEN_OF_REMOTE.contains(&key)))
+        || open.is_some_and(|(_, keys)| !has_sub || !keys.contains(&key))
 }

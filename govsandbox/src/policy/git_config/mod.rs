@@ -26,8 +26,9 @@ pub enum Refused {
         /// `core.hooksPath`, `remote.origin.url`; control characters escaped.
         key: String,
     },
-    /// A key that may be changed, to a value that it may not have.
-    #[error("`{key}` may not be set to that: it has to name a remote that is there, or be short enough")]
+    /// A key that may be changed, to a value that it may not have: a remote that is not there, an address that names a
+    /// program, a line that is too long.
+    #[error("`{key}` may not be set to that")]
     Value {
         /// As above.
         key: String,
@@ -91,12 +92,18 @@ fn fits(name: &Name, value: &Option<Vec<u8>>) -> bool {
 }
 
 /// A branch's remote may also be an address, to which the next `git push` outside would carry the project: it has to
-/// name a remote whose address is there already.
+/// name a remote whose address is there already. A submodule's address may be any, but name no program.
 fn may_be(name: &Name, value: &Option<Vec<u8>>, is: &Values<'_>) -> bool {
-    if name.section.name != "branch" || !["remote", "pushremote"].contains(&name.key.as_str()) {
-        return true;
-    }
+    let follows = match (name.section.name.as_str(), name.key.as_str()) {
+        ("branch", "remote" | "pushremote") => true,
+        ("submodule", "url") => false,
+        _ => return true,
+    };
     let Some(value) = value else { return false };
+    if !follows {
+        // `ext::sh -c …`, `-u…`.
+        return !value.starts_with(b"-") && !value.windows(2).any(|bytes| bytes == b"::");
+    }
     let url = |key: &str| Name {
         section: Section { name: "remote".into(), sub: Some(value.clone()) },
         key: key.to_owned(),

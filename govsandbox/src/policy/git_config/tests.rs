@@ -148,6 +148,13 @@ fn a_branch_follows_only_remotes_that_are_there() {
             assert_eq!(written.is_ok(), allowed, "{key} {remote}: {written:?}");
         }
     }
+    for (url, allowed) in
+        [("https://x.example/y", true), ("../y", true), ("ext::sh -c x", false), ("-ux", false)]
+    {
+        let keys = Keys::parse(["submodule.*.url"]).unwrap();
+        let new = format!("{OLD}[submodule \"y\"]\n\turl = {url}\n");
+        assert_eq!(merged(OLD.as_bytes(), new.as_bytes(), &keys).is_ok(), allowed, "{url}");
+    }
     // A remote can't be made up first: its address is closed.
     assert!(with("[remote \"evil\"]\n\tfetch = x\n[branch \"x\"]\n\tremote = evil\n").is_err());
 }

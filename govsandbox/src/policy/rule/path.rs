@@ -16,7 +16,7 @@ use crate::policy::{
 };
 
 /// Names of the variables.
-const VARIABLES: [&str; 5] = ["home", "project", "runtime", "state", "tmp"];
+const VARIABLES: [&str; 8] = ["git", "git-files", "git-hooks", "home", "project", "runtime", "state", "tmp"];
 
 /// What a pattern begins with.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,6 +27,9 @@ enum Anchor {
     Tmp,
     Runtime,
     State,
+    Git,
+    GitHooks,
+    GitFiles,
 }
 
 /// A path pattern that makes sense; where its variables lie is not known yet.
@@ -174,7 +177,14 @@ impl PathPattern {
     /// `true`: it names one file, whatever the variables are.
     #[must_use]
     pub fn is_one_path(&self) -> bool {
-        self.is_literal() && self.anchor != Anchor::Tmp && !self.segments.is_empty()
+        let is_one = self.anchor != Anchor::Tmp && !self.names_repositories();
+        is_one && self.is_literal() && !self.segments.is_empty()
+    }
+
+    /// `true`: it stands for something in each repository of the project, and for nothing where there is none.
+    #[must_use]
+    pub fn names_repositories(&self) -> bool {
+        matches!(self.anchor, Anchor::Git | Anchor::GitHooks | Anchor::GitFiles)
     }
 
     /// What it stands for: one path or pattern for each folder that its variable stands for.
@@ -184,11 +194,15 @@ impl PathPattern {
     pub fn expand(&self, context: &Context) -> Result<Vec<ExpandedPath>, PathError> {
         let root = Path::new("/");
         let one = |path| vec![path];
+        let repositories = &context.repositories;
         let bases: Vec<&Path> = match self.anchor {
             Anchor::Root => one(root),
             Anchor::Home => one(&context.home),
             Anchor::Project => one(context.project().map_err(|path| PathError::ProjectTooWide { path })?),
-            Anchor::Tmp => context.tmp.iter().map(PathBuf::as_path).collect(),
+            Anchor::Tmp => all(&context.tmp),
+            Anchor::Git => all(&repositories.folders),
+            Anchor::GitHooks => all(&repositories.hooks),
+            Anchor::GitFiles => all(&repositories.files),
             Anchor::Runtime => one(&context.runtime),
             Anchor::State => one(&context.state),
         };
@@ -212,6 +226,10 @@ impl PathPattern {
     }
 }
 
+fn all(paths: &[PathBuf]) -> Vec<&Path> {
+    paths.iter().map(PathBuf::as_path).collect()
+}
+
 /// Splits a pattern into what it begins with and the rest.
 fn anchor(text: &str) -> Result<(Anchor, &str), PathError> {
     if text.starts_with('/') || text.starts_with("**/") {
@@ -232,6 +250,9 @@ fn anchor(text: &str) -> Result<(Anchor, &str), PathError> {
             "tmp" => Anchor::Tmp,
             "runtime" => Anchor::Runtime,
             "state" => Anchor::State,
+            "git" => Anchor::Git,
+            "git-hooks" => Anchor::GitHooks,
+            "git-files" => Anchor::GitFiles,
             unknown => {
                 let known = VARIABLES.map(|name| format!("{{{name}}}"));
                 let known: Vec<_> = known.iter().map(String::as_str).collect();
@@ -267,6 +288,7 @@ fn variable(text: &str) -> Option<(&str, &str)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::repositories::Repositories;
 
     fn context() -> Context {
         Context {
@@ -276,6 +298,10 @@ mod tests {
             tmp: vec!["/tmp".into(), "/var/tmp".into()],
             runtime: "/run/user/7".into(),
             state: "/var/lib/govsandbox/7".into(),
+            repositories: Repositories {
+                folders: vec!["/home/u/app/.git".into(), "/x".into()],
+                ..Default::default()
+            },
             etc: "/etc/govsandbox".into(),
         }
     }
@@ -307,6 +333,8 @@ mod tests {
             assert_eq!(expanded(pattern), [path], "{pattern}");
         }
         assert_eq!(expanded("{tmp}/x"), ["/tmp/x", "/var/tmp/x"]);
+        assert_eq!(expanded("{git}/config"), ["/home/u/app/.git/config", "/x/config"]);
+        assert!(expanded("{git-hooks}").is_empty());
     }
 
     #[test]
