@@ -1,5 +1,6 @@
 //! A run from policy to the last event: the one place that joins all stages.
 
+mod filter;
 mod limits;
 mod observe;
 mod resolve;
@@ -41,7 +42,7 @@ use crate::{
         mount::MountPlan,
         plan::CgroupPlan,
         privilege::{Identity, Origin},
-        seccomp::SeccompPlan,
+        seccomp::{self, GroupSignals, SeccompPlan},
     },
     policy::{
         self, Context, Sources, User,
@@ -239,7 +240,9 @@ impl Start<'_> {
         };
         let automaton = (self.kind == Kind::Lsm).then_some(&*layers.kernel.automaton);
         let tables = resolver.tables()?;
-        let contents = Contents { config, held: layers.kernel.held, automaton, egress: &tables };
+        let refusable: Vec<u32> = seccomp::numbers().collect();
+        let contents =
+            Contents { config, held: layers.kernel.held, automaton, egress: &tables, refusable: &refusable };
         let (mut sandbox, rings) = Sandbox::create(&self.loaded, contents)?;
         let session = Session::new(&self.identity, compiled, sandbox.id, self.options);
         let (plan, rules) = self.plan(layers.mounts, layers.fanotify, layers.seccomp, &session);
@@ -308,7 +311,8 @@ impl Start<'_> {
             },
             recorder: recorder.handle(),
         };
-        let observer = Observer::start(observed).map_err(system("start the thread that reads events"))?;
+        let observer = Observer::start(observed, filter::of(&plan.seccomp))
+            .map_err(system("start the thread that reads events"))?;
         step(Step::Observer)?;
 
         let ended = prepared.release().and_then(launch::Running::wait);
@@ -358,7 +362,7 @@ impl Start<'_> {
                     kernel,
                     mounts: setup.mounts,
                     fanotify: Some((setup.fanotify, setup.rules)),
-                    seccomp: SeccompPlan::FANOTIFY,
+                    seccomp: SeccompPlan { group_signals: group_signals(), ..SeccompPlan::FANOTIFY },
                     not_held: setup.not_held,
                 })
             }
@@ -434,6 +438,15 @@ impl Start<'_> {
                 summary.log.display()
             ));
         }
+    }
+}
+
+/// Signals to the own process group reach the supervisor and the shell's job where Landlock does not keep them inside.
+fn group_signals() -> GroupSignals {
+    if launch::landlock::strength().abi >= launch::landlock::SCOPE_ABI_MIN {
+        GroupSignals::Allow
+    } else {
+        GroupSignals::Deny
     }
 }
 

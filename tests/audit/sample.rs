@@ -6,6 +6,7 @@ use govsandbox::{
     audit::log::AuditLog,
     event::{
         model::{Action, Event, Kind, Object, Outcome, Process},
+        privilege::CallName,
         text::Text,
     },
 };
@@ -98,15 +99,15 @@ pub(crate) fn events() -> Vec<Event> {
             event(10, Kind::NetConnect, Action::Connect, net("2001:db8::1", 22)),
         ),
         event(11, Kind::NetSend, Action::Send, Object { protocol: string("udp"), ..net("127.0.0.53", 53) }),
-        Event {
-            rule: None,
-            ..denied(event(
+        denied_by(
+            "default/process.namespaces",
+            event(
                 12,
                 Kind::PrivilegeUse,
-                Action::Use,
-                Object { detail: string("unshare: new user namespace"), ..Object::default() },
-            ))
-        },
+                Action::Call(CallName::parse("unshare").unwrap()),
+                Object { detail: string("flags 0x10000000"), ..Object::default() },
+            ),
+        ),
         event(13, Kind::ProcessExit, Action::Exit, Object { exit_code: Some(128), ..Object::default() }),
         Event::gap(
             time(ms(15)),

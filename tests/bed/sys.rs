@@ -122,11 +122,72 @@ pub(crate) fn set_xattr(path: &Path) -> io::Result<()> {
     Ok(rustix::fs::setxattr(path, c"user.test", b"1", rustix::fs::XattrFlags::empty())?)
 }
 
+/// A system call as it is: its number and its arguments. Those that are addresses must be 0 or no address at all.
+pub(crate) fn call(words: &[i64]) -> io::Result<String> {
+    let word = |place: usize| words.get(place).copied().unwrap_or_default();
+    // SAFETY: nothing of this process is at the addresses that are passed, so the kernel reads and writes nothing of it.
+    let result = unsafe { libc::syscall(word(0), word(1), word(2), word(3), word(4), word(5), word(6)) };
+    if result < 0 { Err(io::Error::last_os_error()) } else { Ok(String::new()) }
+}
+
+/// There is no such gate: ENOSYS, as in the sandbox.
+#[cfg(not(target_arch = "x86_64"))]
+pub(crate) fn call_of_32_bits(_: &[i64]) -> io::Result<String> {
+    Err(io::Error::from_raw_os_error(libc::ENOSYS))
+}
+
+/// The same by the gate of 32-bit programs, with one argument.
+#[cfg(target_arch = "x86_64")]
+pub(crate) fn call_of_32_bits(words: &[i64]) -> io::Result<String> {
+    let mut result = words.first().copied().unwrap_or_default();
+    let first = words.get(1).copied().unwrap_or_default();
+    // SAFETY: as in `call`; the compiler keeps rbx for itself, so it is put back.
+    unsafe {
+        std::arch::asm!(
+            "xchg {first}, rbx",
+            "int 0x80",
+            "xchg {first}, rbx",
+            first = inout(reg) first => _,
+            inout("rax") result,
+            out("r8") _, out("r9") _, out("r10") _, out("r11") _,
+        );
+    }
+    match result as i32 {
+        errno @ -4095..0 => Err(io::Error::from_raw_os_error(-errno)),
+        _ => Ok(String::new()),
+    }
+}
+
 /// Opens a path by `IORING_OP_OPENAT`, forced onto a kernel worker thread.
 pub(crate) fn open_by_io_uring(path: &Path) -> io::Result<OwnedFd> {
-    const IORING_OFF_SQES: i64 = 0x1000_0000;
     const IORING_OP_OPENAT: u8 = 18;
     const IOSQE_ASYNC: u8 = 1 << 4;
+    let name = CString::new(path.as_os_str().as_bytes())?;
+    let mut entry = [0; 64];
+    (entry[0], entry[1]) = (IORING_OP_OPENAT, IOSQE_ASYNC);
+    entry[4..8].copy_from_slice(&libc::AT_FDCWD.to_ne_bytes());
+    entry[16..24].copy_from_slice(&(name.as_ptr() as u64).to_ne_bytes());
+    entry[28..32].copy_from_slice(&libc::O_RDONLY.to_ne_bytes());
+    let descriptor = submit(entry)?;
+    // SAFETY: a descriptor that the kernel just made for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
+}
+
+/// Makes a socket by `IORING_OP_SOCKET`: family, type, protocol.
+pub(crate) fn socket_by_io_uring(words: &[i64]) -> io::Result<String> {
+    const IORING_OP_SOCKET: u8 = 45;
+    let word = |place: usize| words.get(place).copied().unwrap_or_default();
+    let mut entry = [0; 64];
+    entry[0] = IORING_OP_SOCKET;
+    entry[4..8].copy_from_slice(&(word(0) as i32).to_ne_bytes());
+    entry[8..16].copy_from_slice(&word(1).to_ne_bytes());
+    entry[24..28].copy_from_slice(&(word(2) as u32).to_ne_bytes());
+    submit(entry).map(|_| String::new())
+}
+
+/// Hands one entry (`struct io_uring_sqe`) to a ring of its own and waits for the result.
+fn submit(entry: [u8; 64]) -> io::Result<RawFd> {
+    const IORING_OFF_SQES: i64 = 0x1000_0000;
     const IORING_ENTER_GETEVENTS: u32 = 1;
     // struct io_uring_params as words: sq_off begins at 10, cq_off at 20.
     let mut params = [0_u32; 30];
@@ -137,7 +198,6 @@ pub(crate) fn open_by_io_uring(path: &Path) -> io::Result<OwnedFd> {
     }
     // SAFETY: a descriptor that the kernel just made for us.
     let ring = unsafe { OwnedFd::from_raw_fd(RawFd::try_from(ring).map_err(io::Error::other)?) };
-    let name = CString::new(path.as_os_str().as_bytes())?;
     let map = |length: usize, offset: i64| -> io::Result<*mut u8> {
         // SAFETY: a fresh shared mapping at a place that the kernel picks.
         let address = unsafe {
@@ -156,14 +216,10 @@ pub(crate) fn open_by_io_uring(path: &Path) -> io::Result<OwnedFd> {
     let (rings, entries) = (map(4096, 0)?, map(4096, IORING_OFF_SQES)?);
     let word =
         |base: usize, field: usize| -> *mut u32 { rings.wrapping_add(params[base + field] as usize).cast() };
-    // SAFETY: offsets are the kernel's own, within the mapped page; nothing else touches the ring; the name outlives the wait.
+    // SAFETY: offsets are the kernel's own, within the mapped page; nothing else touches the ring; what the entry points to
+    // outlives the wait.
     unsafe {
-        let entry = entries;
-        entry.write(IORING_OP_OPENAT);
-        entry.add(1).write(IOSQE_ASYNC);
-        entry.add(4).cast::<i32>().write(libc::AT_FDCWD);
-        entry.add(16).cast::<u64>().write(name.as_ptr() as u64);
-        entry.add(28).cast::<u32>().write(libc::O_RDONLY as u32);
+        entries.cast::<[u8; 64]>().write(entry);
         word(10, 6).write(0);
         word(10, 1).write_volatile(1);
         std::sync::atomic::fence(std::sync::atomic::Ordering::SeqCst);
@@ -180,7 +236,7 @@ pub(crate) fn open_by_io_uring(path: &Path) -> io::Result<OwnedFd> {
             return Err(io::Error::last_os_error());
         }
         let result = word(20, 5).cast::<u8>().add(8).cast::<i32>().read_volatile();
-        if result < 0 { Err(io::Error::from_raw_os_error(-result)) } else { Ok(OwnedFd::from_raw_fd(result)) }
+        if result < 0 { Err(io::Error::from_raw_os_error(-result)) } else { Ok(result) }
     }
 }
 

@@ -132,6 +132,9 @@ fn step(verb: &str, path: &Path) -> io::Result<String> {
             )?;
             return content(&mut fs::File::from(handle));
         }
+        "call" => return sys::call(&numbers(path)?),
+        "call-of-32-bits" => return sys::call_of_32_bits(&numbers(path)?),
+        "io-uring-socket" => return sys::socket_by_io_uring(&numbers(path)?),
         "io-uring" => return content(&mut fs::File::from(sys::open_by_io_uring(path)?)),
         "exec" => {
             let output = Command::new(path).output()?;
@@ -162,6 +165,16 @@ fn content(file: &mut fs::File) -> io::Result<String> {
     let mut text = String::new();
     file.take(4096).read_to_string(&mut text)?;
     Ok(text)
+}
+
+/// `321,0x5,-1` as words.
+fn numbers(path: &Path) -> io::Result<Vec<i64>> {
+    let invalid = || io::Error::from_raw_os_error(libc::EINVAL);
+    let number = |word: &str| match word.strip_prefix("0x") {
+        Some(digits) => u64::from_str_radix(digits, 16).ok().map(u64::cast_signed),
+        None => word.parse().ok(),
+    };
+    path.to_str().ok_or_else(invalid)?.split(',').map(|word| number(word).ok_or_else(invalid)).collect()
 }
 
 fn address(path: &Path) -> io::Result<SocketAddr> {
@@ -212,6 +225,7 @@ fn errno_name(error: &io::Error) -> String {
         Some(libc::EXDEV) => "EXDEV",
         Some(libc::ENOENT) => "ENOENT",
         Some(libc::ENOSYS) => "ENOSYS",
+        Some(libc::EAFNOSUPPORT) => "EAFNOSUPPORT",
         Some(libc::ECONNREFUSED) => "ECONNREFUSED",
         Some(libc::EHOSTUNREACH) => "EHOSTUNREACH",
         Some(libc::ENETUNREACH) => "ENETUNREACH",

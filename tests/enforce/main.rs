@@ -19,5 +19,6 @@ mod limits;
 mod lists;
 mod odd;
 mod open;
+mod privilege;
 mod tree;
 mod two;

@@ -120,8 +120,8 @@ pub(crate) enum Told {
     Nothing(&'static str),
 }
 
-/// Seccomp answers without an event.
-pub(crate) const BY_SECCOMP: Told = Told::Nothing("refusals by seccomp are no events");
+/// Seccomp answers, or a hook behind it.
+pub(crate) const BY_SECCOMP: Told = Told::Event { kind: "privilege.use", rule: "", about: "" };
 /// What the kernel refuses by itself is no denial.
 pub(crate) const BY_KERNEL: Told = Told::Nothing("the kernel's own answer, as without a sandbox");
 

@@ -18,6 +18,11 @@ pub const FLAG_TARGET_AS_GIVEN: u32 = 8;
 /// `second` is the object that the syscall names first, `path` its target: the target is what a rule holds.
 pub const FLAG_TARGET_FIRST: u32 = 16;
 
+/// The call was made as one of another architecture or of x32: `value` is its number there.
+pub const FLAG_FOREIGN_CALL: u32 = 32;
+/// `value` is a [`super::privilege::Hook`], not the number of a system call.
+pub const FLAG_HOOK: u32 = 64;
+
 /// What a record tells. The wire has a `u8`; any byte may arrive, so the host converts with `TryFrom`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
@@ -36,7 +41,8 @@ pub enum RecordKind {
     Send = 6,
     /// A new process: `value` is its thread-group id, the header is the parent's.
     Fork = 7,
-    /// A capability or syscall that was refused; `value` is the syscall's number.
+    /// A system call or hook that leads out of the sandbox; `value` is the call's number or, with [`FLAG_HOOK`], the hook,
+    /// and `address` holds its first four arguments, 32 bits each.
     Privilege = 8,
 }
 

@@ -4,6 +4,7 @@
 pub mod event;
 #[cfg(feature = "host")]
 mod pod;
+pub mod privilege;
 pub mod rule;
 
 /// Goes up on any change of layout or meaning of what stands in this folder; the host refuses an object or a

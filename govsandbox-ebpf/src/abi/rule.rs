@@ -99,7 +99,9 @@ pub struct SandboxConfig {
     pub orphaned: u8,
     /// 1: paths and egress are decided by hooks in the kernel (`lsm`); 0: elsewhere (`fanotify`).
     pub path_hooks: u8,
-    pub _pad: [u8; 3],
+    /// 1: `process.namespaces = "allow"`, new namespaces and mounts are not refused.
+    pub namespaces: u8,
+    pub _pad: [u8; 2],
     /// Which ring buffers and which automaton are its own. They stay for the next sandbox: putting a map into a map waits
     /// for all processors, some 10 ms.
     pub slot: u32,

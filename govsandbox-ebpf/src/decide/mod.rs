@@ -3,6 +3,7 @@
 pub mod automaton;
 pub mod egress;
 pub mod path;
+pub mod privilege;
 
 /// What was decided and by which rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,6 +6,7 @@ use aya_ebpf::{
 };
 use govsandbox_ebpf::abi::{
     event::EventRecord,
+    privilege::RefusalKey,
     rule::{
         Automaton, EgressKey, Loss, LossKey, PortTable, SYSCALLS_MAX, SandboxConfig, SyscallSpec, TagKey,
         TagRule, TaskMark,
@@ -107,6 +108,10 @@ pub static LOSSES: HashMap<LossKey, Loss, 4096, NO_PREALLOC> = HashMap::new();
 /// Opens that `trace.opens = "first"` has seen; the oldest are forgotten, which costs a repeated event.
 #[btf_map]
 pub static SEEN: LruHashMap<SeenKey, u32, 65536> = LruHashMap::new();
+
+/// Refused calls and hooks that were told of; the oldest are forgotten, which costs a repeated event.
+#[btf_map]
+pub static REFUSALS: LruHashMap<RefusalKey, u32, 16384> = LruHashMap::new();
 
 /// Syscall number → how to read its arguments, by architecture.
 #[btf_map]

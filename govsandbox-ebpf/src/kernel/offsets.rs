@@ -21,6 +21,7 @@ macro_rules! offsets {
 // One for each row of the host's table (`bpf/offsets.rs`): STRUCT_MEMBER, in bytes.
 offsets!(
     BPRM_FILE,
+    COMPAT_BIT,
     DENTRY_D_INODE,
     DENTRY_D_NAME,
     DENTRY_D_PARENT,
@@ -62,6 +63,7 @@ offsets!(
     TASK_SIGNAL,
     TASK_START_BOOTTIME,
     TASK_TGID,
+    TASK_THREAD_STATUS,
     VFSMOUNT_MNT_ROOT,
 );
 

@@ -35,7 +35,8 @@ const ORPHANED: SandboxConfig = SandboxConfig {
     trace_args: 0,
     orphaned: 1,
     path_hooks: 1,
-    _pad: [0; 3],
+    namespaces: 0,
+    _pad: [0; 2],
     slot: u32::MAX,
 };
 

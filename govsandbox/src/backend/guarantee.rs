@@ -13,7 +13,8 @@ const SCOPE_ABI: i32 = 6;
 const NOT_HELD: &[&str] = &[
     "connections to unix sockets by path: what a daemon outside does for whoever may write to its socket (docker, dbus, \
      ssh-agent); the sandbox gets no further than its user",
-    "a record of system calls that seccomp refuses: they fail, and the log does not tell",
+    "a record of what Landlock alone refuses and no path names: signals and traces of processes outside, abstract unix \
+     sockets; they fail, and the log does not tell",
     "names of hosts: a name is held by the addresses that it had when it was last resolved",
     "names that are asked for: where the policy names a host, the machine's name servers may be asked for any name, and a \
      name can carry data out",
@@ -61,13 +62,31 @@ pub(super) fn table(backend: Option<Kind>, landlock_abi: i32) -> Vec<Guarantee> 
                 .then_some("but truncate(2), which needs Landlock ABI 3: a kernel from 6.2 on"),
         ),
         row("connections go only where the policy allows", &["cgroup programs", "seccomp"], None),
-        row("processes outside can't be traced or signalled", &["pid namespace", "Landlock"], None),
+        row(
+            "processes outside can't be traced or signalled",
+            match (by_hooks, is_scoped) {
+                (true, true) => &["pid namespace", "Landlock", "BPF LSM hooks"],
+                (true, false) => &["pid namespace", "BPF LSM hooks"],
+                (false, true) => &["pid namespace", "Landlock"],
+                (false, false) => &["pid namespace", "seccomp"],
+            },
+            (!by_hooks && !is_scoped)
+                .then_some("kill(0, …) is refused, even if only processes inside are in the group"),
+        ),
         row(
             "abstract unix sockets of processes outside can't be reached",
             if is_scoped { &["Landlock"] } else { &[] },
             (!is_scoped).then_some("needs Landlock ABI 6: a kernel from 6.12 on"),
         ),
-        row("no new privileges", &["no_new_privs", "empty capability sets", "seccomp"], None),
+        row(
+            "no new privileges",
+            if by_hooks {
+                &["no_new_privs", "empty capability sets", "seccomp", "BPF LSM hooks"]
+            } else {
+                &["no_new_privs", "empty capability sets", "seccomp"]
+            },
+            None,
+        ),
         row(
             "control file systems and the machine's settings can't be changed",
             &["read-only mounts", "file modes"],
@@ -85,7 +104,7 @@ pub(super) fn table(backend: Option<Kind>, landlock_abi: i32) -> Vec<Guarantee> 
         row(
             "every refusal by a rule is recorded",
             &[verdicts, "cgroup programs", "sys_exit tracepoint", "ring buffer of its own"],
-            Some("but for system calls that seccomp refuses"),
+            Some("but for signals, traces and abstract sockets that Landlock refuses"),
         ),
         row(
             "the trace: exec, exit, opens, connections",

@@ -82,6 +82,8 @@ pub struct Contents<'a> {
     pub automaton: Option<&'a Automaton>,
     /// Egress.
     pub egress: &'a BTreeMap<Network, PortTable>,
+    /// Numbers of the system calls that the sandbox's filter may refuse.
+    pub refusable: &'a [u32],
 }
 
 /// One sandbox's entries; dropped, they are gone, and whatever still bears its mark is refused everything.
@@ -120,7 +122,9 @@ impl Sandbox {
         maps.forget_orphans();
         let id = maps.free_id()?;
         let mut syscalls: Array<_, SyscallSpec> = typed(loaded, "SYSCALLS", Map::Array)?;
-        for (number, spec) in syscalls::table() {
+        for (number, spec) in
+            syscalls::table().chain(contents.refusable.iter().map(|call| syscalls::refusable(*call)))
+        {
             syscalls.set(number, spec, 0).map_err(map_error("SYSCALLS"))?;
         }
         let mut held = contents.held;

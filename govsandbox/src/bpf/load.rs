@@ -42,11 +42,13 @@ const TAGS: &str = "TAGS";
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Hook {
     Lsm,
+    /// Of a kernel newer than the oldest that the backend takes: seccomp refuses the same on its own.
+    LaterLsm,
     Tracepoint,
     Cgroup,
 }
 
-/// Every program of the object. The name of a program is that of its hook, but for the tracepoints of a process.
+/// Every program of the object. The name of a program is that of its hook where no other has it.
 const PROGRAMS: &[(&str, Hook, &str)] = &[
     ("task_newtask", Hook::Tracepoint, "task_newtask"),
     ("process_exec", Hook::Tracepoint, "sched_process_exec"),
@@ -73,6 +75,23 @@ const PROGRAMS: &[(&str, Hook, &str)] = &[
     ("path_link_to", Hook::Lsm, "path_link"),
     ("inode_setxattr", Hook::Lsm, "inode_setxattr"),
     ("inode_removexattr", Hook::Lsm, "inode_removexattr"),
+    ("ptrace_access_check", Hook::Lsm, "ptrace_access_check"),
+    ("ptrace_traceme", Hook::Lsm, "ptrace_traceme"),
+    ("task_kill", Hook::Lsm, "task_kill"),
+    ("task_setnice", Hook::Lsm, "task_setnice"),
+    ("task_setioprio", Hook::Lsm, "task_setioprio"),
+    ("task_setscheduler", Hook::Lsm, "task_setscheduler"),
+    ("lsm_bpf", Hook::Lsm, "bpf"),
+    ("lsm_perf_event_open", Hook::Lsm, "perf_event_open"),
+    ("sb_mount", Hook::Lsm, "sb_mount"),
+    ("move_mount", Hook::Lsm, "move_mount"),
+    ("sb_umount", Hook::Lsm, "sb_umount"),
+    ("sb_remount", Hook::Lsm, "sb_remount"),
+    ("sb_pivotroot", Hook::Lsm, "sb_pivotroot"),
+    ("userns_create", Hook::LaterLsm, "userns_create"),
+    ("socket_create", Hook::Lsm, "socket_create"),
+    ("socket_setsockopt", Hook::Lsm, "socket_setsockopt"),
+    ("terminal_ioctl", Hook::Lsm, "file_ioctl"),
 ];
 
 /// The kernel side could not be set up.
@@ -301,7 +320,9 @@ impl Loaded {
         for &(name, hook, target) in PROGRAMS {
             match attach(&mut object, name, target, &btf, &cgroup, &self.link_path(name)) {
                 Ok(()) => {}
-                Err(reason) if hook == Hook::Lsm => drop(self.left_out.insert(name, reason)),
+                Err(reason) if matches!(hook, Hook::Lsm | Hook::LaterLsm) => {
+                    drop(self.left_out.insert(name, reason))
+                }
                 Err(reason) => return Err(LoadError::Program { program: name, reason }),
             }
         }

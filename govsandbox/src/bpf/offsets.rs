@@ -60,6 +60,13 @@ const REGISTERS: &[Row] = &[
 #[cfg(target_arch = "aarch64")]
 const REGISTERS: &[Row] = &[("PT_REGS_NR", "pt_regs", "syscallno"), ("PT_REGS_ARG0", "pt_regs", "orig_x0")];
 
+/// Where a task says that its system call is one of 32 bits, and the bit: `TS_COMPAT` (arch/x86/include/asm/thread_info.h).
+#[cfg(target_arch = "x86_64")]
+const COMPAT: (&str, u32) = ("status", 2);
+/// The same: `TIF_32BIT` (arch/arm64/include/asm/thread_info.h).
+#[cfg(target_arch = "aarch64")]
+const COMPAT: (&str, u32) = ("flags", 1 << 22);
+
 /// Every global with its value on this kernel, in bytes.
 ///
 /// # Errors
@@ -69,6 +76,10 @@ pub fn all(btf: &KernelBtf) -> Result<Vec<(&'static str, u32)>, BtfError> {
     for &(global, structure, member) in MEMBERS.iter().chain(REGISTERS) {
         found.push((global, btf.offset(structure, member)?));
     }
+    let (member, bit) = COMPAT;
+    let thread = btf.offset("task_struct", "thread_info")?;
+    found.push(("TASK_THREAD_STATUS", thread + btf.offset("thread_info", member)?));
+    found.push(("COMPAT_BIT", bit));
     #[cfg(target_arch = "aarch64")]
     {
         let registers = btf.offset("pt_regs", "regs")?;

@@ -70,6 +70,21 @@ const OLD_CALLS: &[(libc::c_long, SyscallSpec)] = &[
 #[cfg(not(target_arch = "x86_64"))]
 const OLD_CALLS: &[(libc::c_long, SyscallSpec)] = &[];
 
+/// A syscall that a filter may refuse; which does the host knows.
+pub fn refusable(number: u32) -> (u32, SyscallSpec) {
+    let spec = SyscallSpec {
+        kind: RecordKind::Privilege as u8,
+        action: RecordAction::None as u8,
+        dirfd_arg: NO_ARG,
+        path_arg: NO_ARG,
+        flags_arg: NO_ARG,
+        flags_indirect: 0,
+        target_arg: NO_ARG,
+        _pad: 0,
+    };
+    (number, spec)
+}
+
 /// Every syscall of this architecture that names a path and is traced, by number.
 pub fn table() -> impl Iterator<Item = (u32, SyscallSpec)> {
     AT_CALLS.iter().chain(OLD_CALLS).filter_map(|(number, spec)| Some((u32::try_from(*number).ok()?, *spec)))

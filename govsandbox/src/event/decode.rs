@@ -19,6 +19,7 @@ use super::{
     clock::Clock,
     model::{Action, Event, Kind, Object, Outcome, Rule},
     object,
+    privilege::{self, Filter, Refused},
     processes::{Processes, Program, Subject},
     record::Record,
     refused::{Meant, Refusals},
@@ -39,6 +40,7 @@ const UNFINISHED_MAX: usize = 4096;
 #[derive(Debug)]
 pub struct Decoder {
     refusals: Refusals,
+    filter: Filter,
     /// By rule number from 1: the host name that the rule is about.
     names: Vec<Option<String>>,
     enforcing: bool,
@@ -50,12 +52,19 @@ pub struct Decoder {
 
 impl Decoder {
     /// `compiled` has its links followed (`policy::explain::with_links_followed`); `root` is where the sandbox's file
-    /// system is seen from here (`/proc/INIT/root`). `enforcing`: the policy's mode is not `audit`.
+    /// system is seen from here (`/proc/INIT/root`). `enforcing`: the policy's mode is not `audit`. `filter` knows what seccomp refuses.
     #[must_use]
-    pub fn new(compiled: Arc<Compiled>, automaton: Arc<Automaton>, root: PathBuf, enforcing: bool) -> Self {
+    pub fn new(
+        compiled: Arc<Compiled>,
+        automaton: Arc<Automaton>,
+        root: PathBuf,
+        enforcing: bool,
+        filter: Filter,
+    ) -> Self {
         Self {
             names: names(&compiled),
             refusals: Refusals { compiled, automaton, root },
+            filter,
             enforcing,
             clock: Clock::measured(),
             processes: Processes::default(),
@@ -113,11 +122,18 @@ impl Decoder {
                 let name = place.and_then(|place| self.names.get(place)?.as_deref());
                 object::destination(&record.head, name)
             }
-            RecordKind::Privilege => {
-                Object { detail: Some(format!("syscall {}", record.head.value)), ..Object::default() }
-            }
+            RecordKind::Privilege => return Ok(self.privilege(&record)),
         };
         Ok(Some(self.event(&record, object)))
+    }
+
+    /// A call or hook that names no file. `None`: the kernel's own refusal, which is as without a sandbox.
+    fn privilege(&mut self, record: &Record<'_>) -> Option<Event> {
+        let Refused { call, rule, detail } = privilege::refused(record, &self.filter)?;
+        let object = Object { detail: Some(detail), ..Object::default() };
+        let rule = Some(Rule { id: RuleId(rule.to_owned()), layer: Layer::Builtin });
+        let event = self.event(record, object);
+        Some(Event { action: Action::Call(call), outcome: Outcome::Denied, rule, ..event })
     }
 
     /// A refusal that a verdict thread of the host made (backend `fanotify`); the syscall's own exit record with EPERM,

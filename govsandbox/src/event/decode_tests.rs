@@ -1,5 +1,6 @@
 use govsandbox_ebpf::abi::{
-    event::{FLAG_PATH_CUT, FLAG_TARGET_FIRST, RecordAction as Did, TEXT_BYTES_MAX},
+    event::{FLAG_HOOK, FLAG_PATH_CUT, FLAG_TARGET_FIRST, RecordAction as Did, TEXT_BYTES_MAX},
+    privilege::Hook,
     rule::TraceOpens,
 };
 use proptest::prelude::*;
@@ -7,6 +8,7 @@ use zerocopy::{FromZeros, IntoBytes};
 
 use super::*;
 use crate::{
+    event::privilege::CallName,
     id::RuleIndex,
     policy::{
         automaton,
@@ -84,7 +86,19 @@ fn compiled() -> Compiled {
 fn decoder_at(root: &Path, enforcing: bool) -> Decoder {
     let compiled = compiled();
     let automaton = Arc::from(automaton::build(&compiled.paths.globs).unwrap());
-    Decoder::new(Arc::new(compiled), automaton, root.to_owned(), enforcing)
+    Decoder::new(Arc::new(compiled), automaton, root.to_owned(), enforcing, filter())
+}
+
+/// Refuses `bpf` (321) and nothing else.
+fn filter() -> Filter {
+    Filter(Box::new(|attempt| {
+        let call = CallName::parse("bpf").unwrap();
+        (attempt.number == 321).then(|| Refused {
+            call,
+            rule: "builtin/privileges",
+            detail: format!("command {}", attempt.arguments[0]),
+        })
+    }))
 }
 
 fn decoder() -> Decoder {
@@ -363,4 +377,44 @@ proptest! {
         let short = &record[..record.len().saturating_sub(cut)];
         prop_assert!(!whole || decoder().record(short).is_err());
     }
+}
+
+#[test]
+fn a_refused_call_is_told_by_its_name_and_the_kernels_own_refusal_is_not() {
+    let mut record = EventRecord {
+        value: 321,
+        errno: libc::EPERM as u32,
+        ..head(RecordKind::Privilege, Did::None, RecordOutcome::Failed)
+    };
+    record.address[..4].copy_from_slice(&5_u32.to_ne_bytes());
+    let event = decoder().record(&bytes(record, "", "", "")).unwrap().unwrap();
+    assert_eq!(
+        (event.kind, event.action.name(), event.outcome),
+        (Kind::PrivilegeUse, "bpf", Outcome::Denied)
+    );
+    assert_eq!(event.rule.unwrap().id.0, "builtin/privileges");
+    assert_eq!((event.object.detail.as_deref(), event.errno), (Some("command 5"), Some(libc::EPERM)));
+    let other = EventRecord { value: 41, ..record };
+    assert_eq!(decoder().record(&bytes(other, "", "", "")).unwrap(), None);
+}
+
+#[test]
+fn a_refusal_by_a_hook_names_the_hook_and_what_it_was_about() {
+    let mut record = EventRecord {
+        value: u64::from(Hook::TaskKill as u8),
+        errno: libc::EPERM as u32,
+        flags: FLAG_HOOK,
+        ..head(RecordKind::Privilege, Did::None, RecordOutcome::Denied)
+    };
+    record.address[..4].copy_from_slice(&77_u32.to_ne_bytes());
+    record.address[4..8].copy_from_slice(&9_u32.to_ne_bytes());
+    let event = decoder().record(&bytes(record, "", "", "")).unwrap().unwrap();
+    assert_eq!(
+        (event.action.name(), event.object.detail.as_deref()),
+        ("task_kill", Some("signal 9 to process 77"))
+    );
+    // A number that no hook has is a refusal all the same.
+    let unknown = EventRecord { value: 250, ..record };
+    let event = decoder().record(&bytes(unknown, "", "", "")).unwrap().unwrap();
+    assert_eq!((event.action.name(), event.outcome), ("syscall", Outcome::Denied));
 }

@@ -7,6 +7,7 @@ mod follow;
 pub mod model;
 mod object;
 mod open_flags;
+pub mod privilege;
 mod processes;
 mod record;
 mod refused;

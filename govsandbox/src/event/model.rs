@@ -4,7 +4,7 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
 
-use super::text::Text;
+use super::{privilege::CallName, text::Text};
 use crate::{id::RuleId, policy::compile::Layer};
 
 /// `kind`.
@@ -70,6 +70,9 @@ pub enum Action {
     Send,
     Use,
     Gap,
+    /// Of `privilege.use`: the system call or hook.
+    #[serde(untagged)]
+    Call(CallName),
 }
 
 /// `outcome`.
@@ -266,7 +269,7 @@ impl Kind {
 impl Action {
     /// As in the log.
     #[must_use]
-    pub fn name(self) -> &'static str {
+    pub fn name(&self) -> &str {
         match self {
             Self::Start => "start",
             Self::End => "end",
@@ -289,6 +292,7 @@ impl Action {
             Self::Send => "send",
             Self::Use => "use",
             Self::Gap => "gap",
+            Self::Call(name) => name.as_str(),
         }
     }
 }

@@ -6,7 +6,10 @@ use govsandbox_ebpf::abi::event::{
 };
 use zerocopy::FromBytes;
 
-use super::model::{Action, Kind};
+use super::{
+    model::{Action, Kind},
+    privilege::CallName,
+};
 
 /// Why bytes are no record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -122,7 +125,8 @@ impl<'a> Record<'a> {
             (RecordKind::Exit, _) => (Kind::ProcessExit, Action::Exit),
             (RecordKind::Connect, _) => (Kind::NetConnect, Action::Connect),
             (RecordKind::Send, _) => (Kind::NetSend, Action::Send),
-            (RecordKind::Privilege, _) => (Kind::PrivilegeUse, Action::Use),
+            // Which call it is says [`super::privilege`].
+            (RecordKind::Privilege, _) => (Kind::PrivilegeUse, Action::Call(CallName::UNKNOWN)),
             (RecordKind::Open, RecordAction::Read) => (Kind::FileOpen, Action::Read),
             (RecordKind::Open, RecordAction::Write) => (Kind::FileOpen, Action::Write),
             (RecordKind::Open, RecordAction::Execute) => (Kind::FileOpen, Action::Execute),

@@ -15,7 +15,8 @@ use crate::{policy::compile::OPEN_DEVICES, sys};
 /// First ABI whose file rights are used: before, every rename across folders fails (no REFER) and git breaks.
 const FILE_ABI_MIN: i32 = 2;
 /// First ABI that keeps signals and abstract unix sockets inside.
-const SCOPE_ABI_MIN: i32 = 6;
+pub const SCOPE_ABI_MIN: i32 = 6;
+
 /// The domain of one sandbox.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LandlockPlan {

@@ -30,6 +30,7 @@ use crate::{
         clock::Clock,
         decode::Decoder,
         model::{Event, Kind},
+        privilege::Filter,
     },
     launch::Killer,
     policy::compile::Compiled,
@@ -71,7 +72,7 @@ pub(super) struct Observer {
 }
 
 impl Observer {
-    pub(super) fn start(observed: Observed) -> io::Result<Self> {
+    pub(super) fn start(observed: Observed, filter: Filter) -> io::Result<Self> {
         let stop = eventfd(0, EventfdFlags::CLOEXEC)?;
         let stopped = stop.try_clone()?;
         let thread = std::thread::Builder::new().name("observer".to_owned()).spawn(move || {
@@ -80,6 +81,7 @@ impl Observer {
                 Arc::clone(&observed.automaton),
                 observed.root.clone(),
                 observed.enforcing,
+                filter,
             );
             decoder.command(observed.command.pid, &observed.command.argv, &observed.command.cwd);
             Work { observed, decoder, waiting: VecDeque::new(), reported: Vec::new() }.run(&stopped);

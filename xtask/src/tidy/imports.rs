@@ -18,8 +18,12 @@ const ALLOWED: [(&str, &[&str]); 15] = [
     ("sink", &["id", "audit"]),
     // `ebpf::decide::egress`: how the kernel's tables spell an address.
     ("bpf", &["id", "fault", "sys", "policy::compile", "ebpf::abi", "ebpf::decide::egress"]),
-    // `diagnostic`: an exec that fails has an exit status of its own.
-    ("launch", &["id", "fault", "sys", "diagnostic", "policy::compile", "ebpf::abi"]),
+    // `diagnostic`: an exec that fails has an exit status of its own. `ebpf::decide::privilege`: the numbers that the seccomp
+    // filter and the hooks both know.
+    (
+        "launch",
+        &["id", "fault", "sys", "diagnostic", "policy::compile", "ebpf::abi", "ebpf::decide::privilege"],
+    ),
     ("egress", &["id", "sys", "policy::compile", "ebpf::abi"]),
     // `ebpf::decide`: what answers fanotify's questions asks the decision core. `policy::automaton`: names that do not
     // exist yet become patterns. `policy::git_config`: what a protected config may become is pure.

@@ -4,6 +4,7 @@ mod change;
 mod connect;
 mod exec;
 mod open;
+mod privilege;
 mod syscall;
 mod task;
 

@@ -11,12 +11,13 @@ use aya_ebpf::{
 };
 use govsandbox_ebpf::abi::{
     event::{
-        FLAG_PATH_AS_GIVEN, FLAG_PATH_CUT, FLAG_TARGET_AS_GIVEN, RecordAction, RecordKind, RecordOutcome,
+        FLAG_FOREIGN_CALL, FLAG_PATH_AS_GIVEN, FLAG_PATH_CUT, FLAG_TARGET_AS_GIVEN, RecordAction, RecordKind,
+        RecordOutcome,
     },
     rule::{NO_ARG, SyscallSpec},
 };
 
-use super::open;
+use super::{open, privilege};
 use crate::kernel::{
     emit,
     maps::{self, Scratch},
@@ -28,6 +29,8 @@ use crate::kernel::{
 const AT_FDCWD: i32 = -100;
 const O_ACCMODE: u64 = 3;
 const PATH_BYTES: u32 = 4096;
+/// ENOSYS.
+const NO_SUCH_CALL: i64 = -38;
 /// What mounts, Landlock and file modes answer: EPERM, EACCES, EBUSY, EXDEV, EROFS.
 const REFUSALS: [i64; 5] = [-1, -13, -16, -18, -30];
 
@@ -40,8 +43,19 @@ pub fn sys_exit(ctx: BtfTracePointContext) -> i32 {
         let regs: *const u8 = ctx.arg(0);
         let result: i64 = ctx.arg(1);
         let number: u64 = typed(regs, &offsets::PT_REGS_NR);
+        if result == NO_SUCH_CALL && privilege::is_foreign(&subject, number as u32) {
+            privilege::refused_by_filter(&ctx, &subject, number as u32, [0; 4], result, FLAG_FOREIGN_CALL);
+            return 0;
+        }
         let Some(spec) = maps::SYSCALLS.get(number as u32) else { return 0 };
         if spec.kind == 0 {
+            return 0;
+        }
+        if spec.kind == RecordKind::Privilege as u8 {
+            if privilege::is_refusal(result) {
+                let arguments = [0, 1, 2, 3].map(|place| argument(regs, place) as u32);
+                privilege::refused_by_filter(&ctx, &subject, number as u32, arguments, result, 0);
+            }
             return 0;
         }
         if (*subject.mark).refused != 0 {

@@ -1,0 +1,107 @@
+//! What needs no privilege and still leads out of a sandbox: families of sockets, source routes, terminal commands.
+//!
+//! The seccomp filter says the same in its own words; a test of it compares both.
+
+// include/linux/socket.h, include/linux/net.h
+const AF_UNIX: i32 = 1;
+const AF_INET: i32 = 2;
+const AF_INET6: i32 = 10;
+const AF_NETLINK: i32 = 16;
+const SOCK_STREAM: i32 = 1;
+const SOCK_DGRAM: i32 = 2;
+// include/uapi/linux/in.h
+const IPPROTO_IP: i32 = 0;
+const IPPROTO_TCP: i32 = 6;
+const IPPROTO_UDP: i32 = 17;
+const IPPROTO_IPV6: i32 = 41;
+// include/uapi/linux/netlink.h
+const NETLINK_ROUTE: i32 = 0;
+const NETLINK_KOBJECT_UEVENT: i32 = 15;
+/// Source routes of IPv4.
+const IP_OPTIONS: i32 = 4;
+/// Source routes of IPv6: `IPV6_RTHDR`, `IPV6_2292RTHDR`, `IPV6_2292PKTOPTIONS` (include/uapi/linux/in6.h).
+const IPV6_ROUTES: [i32; 3] = [57, 5, 6];
+
+/// May such a socket be made? Those that other layers judge: unix, TCP and UDP over inet, netlink for routes and uevents.
+/// MPTCP, SCTP and raw sockets meet other hooks than TCP does. `kind` is without flags.
+#[inline(always)]
+#[must_use]
+pub const fn may_create_socket(family: i32, kind: i32, protocol: i32) -> bool {
+    match family {
+        AF_UNIX => true,
+        AF_INET | AF_INET6 => {
+            (kind == SOCK_STREAM || kind == SOCK_DGRAM)
+                && (protocol == 0 || protocol == IPPROTO_TCP || protocol == IPPROTO_UDP)
+        }
+        AF_NETLINK => protocol == NETLINK_ROUTE || protocol == NETLINK_KOBJECT_UEVENT,
+        _ => false,
+    }
+}
+
+/// May this option of a socket be set? Not one that sends packets by way of an address that no other layer judges.
+#[inline(always)]
+#[must_use]
+pub const fn may_set_option(level: i32, option: i32) -> bool {
+    match level {
+        IPPROTO_IP => option != IP_OPTIONS,
+        IPPROTO_IPV6 => option != IPV6_ROUTES[0] && option != IPV6_ROUTES[1] && option != IPV6_ROUTES[2],
+        _ => true,
+    }
+}
+
+/// `TIOCSTI` types into the terminal, `TIOCLINUX` pastes into it, `TIOCCONS` takes the console's output, `TIOCSETD` loads
+/// line disciplines (include/uapi/asm-generic/ioctls.h).
+pub const TERMINAL_COMMANDS: [u32; 4] = [0x5412, 0x541c, 0x541d, 0x5423];
+/// Commands of the virtual console, by their second byte: `K` maps keys to text, `V` switches and locks consoles
+/// (include/uapi/linux/kd.h, vt.h).
+pub const CONSOLE_COMMANDS: [u32; 2] = [0x4b00, 0x5600];
+/// Makes a userfaultfd of `/dev/userfaultfd` (include/uapi/linux/userfaultfd.h).
+pub const USERFAULTFD_IOC_NEW: u32 = 0xaa00;
+
+/// May this command be sent to a terminal? Not one that acts for its user.
+#[inline(always)]
+#[must_use]
+pub const fn may_command_terminal(command: u32) -> bool {
+    let page = command & 0xffff_ff00;
+    page != CONSOLE_COMMANDS[0]
+        && page != CONSOLE_COMMANDS[1]
+        && command != TERMINAL_COMMANDS[0]
+        && command != TERMINAL_COMMANDS[1]
+        && command != TERMINAL_COMMANDS[2]
+        && command != TERMINAL_COMMANDS[3]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tcp_udp_unix_and_routes_are_all_there_is() {
+        assert!(may_create_socket(AF_INET, SOCK_STREAM, 0) && may_create_socket(AF_INET6, SOCK_DGRAM, 17));
+        assert!(may_create_socket(AF_UNIX, 5, 0) && may_create_socket(AF_NETLINK, 3, NETLINK_ROUTE));
+        let allowed = (0..64).filter(|family| may_create_socket(*family, SOCK_STREAM, 0));
+        assert!(allowed.eq([AF_UNIX, AF_INET, AF_INET6, AF_NETLINK]));
+        // Raw, ICMP, SCTP, UDP-Lite, MPTCP.
+        for (kind, protocol) in [(3, 6), (2, 1), (1, 132), (2, 136), (1, 262)] {
+            assert!(!may_create_socket(AF_INET, kind, protocol), "{kind} {protocol}");
+        }
+    }
+
+    #[test]
+    fn a_route_of_the_senders_own_is_refused_at_its_level_alone() {
+        assert!(!may_set_option(IPPROTO_IP, IP_OPTIONS) && may_set_option(IPPROTO_TCP, IP_OPTIONS));
+        assert!(IPV6_ROUTES.iter().all(|option| !may_set_option(IPPROTO_IPV6, *option)));
+    }
+
+    #[test]
+    fn what_a_program_asks_a_terminal_for_is_allowed() {
+        // TCGETS, TCSETS, TIOCGWINSZ, TIOCSPGRP, FIONREAD, TIOCGPTPEER
+        for command in [0x5401, 0x5402, 0x5413, 0x5410, 0x541b, 0x5441] {
+            assert!(may_command_terminal(command), "{command:x}");
+        }
+        // KDSKBENT, KDSKBSENT, VT_ACTIVATE, VT_LOCKSWITCH
+        for command in [0x4b47, 0x4b49, 0x5606, 0x560b, 0x5412] {
+            assert!(!may_command_terminal(command), "{command:x}");
+        }
+    }
+}

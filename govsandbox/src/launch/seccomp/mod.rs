@@ -1,0 +1,285 @@
+//! The seccomp filter: system calls that lead around the other layers.
+//!
+//! One classic BPF program, put together here because `seccompiler`'s compiler knows one errno a filter and lets
+//! another architecture's calls die. The kernel caches "always allowed" by call number (Linux 5.11), so that calls
+//! without a row below cost next to nothing.
+
+use std::io;
+
+use govsandbox_ebpf::decide::privilege::{CONSOLE_COMMANDS, TERMINAL_COMMANDS, USERFAULTFD_IOC_NEW};
+use seccompiler::BpfProgram;
+
+use self::{
+    calls::{BY_ARGUMENTS, MACHINE, MACHINE_HERE, MOUNTS},
+    program::{
+        ALLOW, AND, JUMP_AT_LEAST, JUMP_EQUAL, OFFSET_ARCHITECTURE, OFFSET_NUMBER, Program, RETURN, Sense,
+        argument, call, instruction, refuse,
+    },
+};
+
+mod calls;
+mod program;
+mod verdict;
+
+pub use self::{
+    calls::Reason,
+    verdict::{Attempt, Refusal, numbers, refusal},
+};
+
+/// What is filtered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SeccompPlan {
+    /// `io_uring_*` answers ENOSYS: its workers open files without the caller's system call.
+    pub io_uring: Ring,
+    /// Memory arguments that a verdict can't read.
+    pub openat2: Openat2,
+    /// `process.namespaces`, and with it mounts.
+    pub namespaces: Namespaces,
+    /// `process.userfaultfd`.
+    pub userfaultfd: bool,
+    /// Signals to the process group that is shared with the supervisor and the shell's job.
+    pub group_signals: GroupSignals,
+}
+
+/// `io_uring`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ring {
+    /// The hooks see what its workers do.
+    Allow,
+    /// ENOSYS.
+    Missing,
+}
+
+/// `openat2`, whose flags lie in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Openat2 {
+    /// The hooks see what is opened.
+    Allow,
+    /// ENOSYS: callers fall back to `openat`.
+    Missing,
+}
+
+/// New namespaces and mounts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Namespaces {
+    /// Left to the kernel and the hooks.
+    Allow,
+    /// EPERM.
+    Deny,
+}
+
+/// `kill(0, …)`: signals to the caller's own process group.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum GroupSignals {
+    /// Kept inside by Landlock's scope or by the hook.
+    Allow,
+    /// EPERM: nothing else keeps them inside.
+    Deny,
+}
+
+impl SeccompPlan {
+    /// For verdicts by hooks in the kernel.
+    pub const HOOKS: Self = Self {
+        io_uring: Ring::Allow,
+        openat2: Openat2::Allow,
+        namespaces: Namespaces::Deny,
+        userfaultfd: false,
+        group_signals: GroupSignals::Allow,
+    };
+    /// For the backend `fanotify`.
+    pub const FANOTIFY: Self = Self {
+        io_uring: Ring::Missing,
+        openat2: Openat2::Missing,
+        namespaces: Namespaces::Deny,
+        userfaultfd: false,
+        group_signals: GroupSignals::Allow,
+    };
+}
+
+// include/uapi/linux/audit.h
+#[cfg(target_arch = "x86_64")]
+const ARCHITECTURE: u32 = 0xc000_003e;
+#[cfg(target_arch = "aarch64")]
+const ARCHITECTURE: u32 = 0xc000_00b7;
+
+/// Bit of x32's call numbers (arch/x86/include/uapi/asm/unistd.h); no native number is that high.
+const X32_BIT: u32 = 0x4000_0000;
+
+/// `CLONE_NEW*` flags that `clone(2)` takes; `CLONE_NEWTIME` (0x80) is part of its exit signal there.
+const NEW_NAMESPACES: u32 = (libc::CLONE_NEWNS
+    | libc::CLONE_NEWCGROUP
+    | libc::CLONE_NEWUTS
+    | libc::CLONE_NEWIPC
+    | libc::CLONE_NEWUSER
+    | libc::CLONE_NEWPID
+    | libc::CLONE_NEWNET) as u32;
+const NEW_TIME: u32 = 0x80;
+
+/// Options of `setsockopt(2)`, by level, that send packets by way of an address that no other layer judges: source routes
+/// of IPv4 (`IP_OPTIONS`) and IPv6 (`IPV6_RTHDR`, and `IPV6_2292RTHDR` and `IPV6_2292PKTOPTIONS` of include/uapi/linux/in6.h).
+const ROUTES: [(i32, &[u32]); 2] = [(libc::IPPROTO_IP, &[4]), (libc::IPPROTO_IPV6, &[57, 5, 6])];
+
+/// `SOCK_TYPE_MASK` of include/linux/net.h: the rest are flags.
+const SOCKET_KIND: u32 = 0xf;
+/// `IPPROTO_MPTCP`: programs try it and fall back to TCP.
+const MPTCP: u32 = 262;
+/// Mappings become executable, or there is one at address 0 (include/uapi/linux/personality.h).
+const UNSAFE_PERSONALITIES: u32 = (libc::READ_IMPLIES_EXEC | libc::MMAP_PAGE_ZERO).cast_unsigned();
+/// The argument that asks for the present personality.
+const ASK_PERSONALITY: u32 = u32::MAX;
+/// `IOPRIO_WHO_PGRP` (include/uapi/linux/ioprio.h).
+const IOPRIO_WHO_PGRP: u32 = 2;
+
+/// The program.
+#[must_use]
+pub fn program(plan: &SeccompPlan) -> BpfProgram {
+    let mut program = Program::default();
+    program.load(OFFSET_ARCHITECTURE);
+    program.block(JUMP_EQUAL, ARCHITECTURE, Sense::Unless, &[refuse(libc::ENOSYS)]);
+    program.load(OFFSET_NUMBER);
+    if cfg!(target_arch = "x86_64") {
+        program.block(JUMP_AT_LEAST, X32_BIT, Sense::If, &[refuse(libc::ENOSYS)]);
+    }
+    let mut missing = vec![libc::SYS_clone3];
+    if plan.io_uring == Ring::Missing {
+        missing.extend([libc::SYS_io_uring_setup, libc::SYS_io_uring_enter, libc::SYS_io_uring_register]);
+    }
+    if plan.openat2 == Openat2::Missing {
+        missing.push(libc::SYS_openat2);
+    }
+    let mut refused = [MACHINE, MACHINE_HERE].concat();
+    if plan.namespaces == Namespaces::Deny {
+        refused.extend(MOUNTS);
+    } else {
+        missing.retain(|number| *number != libc::SYS_clone3);
+    }
+    for ((number, _), _) in BY_ARGUMENTS {
+        by_arguments(&mut program, plan, *number);
+    }
+    let refused = refused.into_iter().map(|(number, _)| number).collect();
+    for (numbers, errno) in [(missing, libc::ENOSYS), (refused, libc::EPERM)] {
+        for number in numbers {
+            program.block(JUMP_EQUAL, call(number), Sense::If, &[refuse(errno)]);
+        }
+    }
+    program.0.push(instruction(RETURN, ALLOW));
+    program.0
+}
+
+/// The block of one of [`BY_ARGUMENTS`].
+fn by_arguments(program: &mut Program, plan: &SeccompPlan, number: i64) {
+    match number {
+        libc::SYS_clone if plan.namespaces == Namespaces::Deny => {
+            program.arguments(number, |block| block.refuse_bits(0, NEW_NAMESPACES));
+        }
+        libc::SYS_unshare if plan.namespaces == Namespaces::Deny => {
+            program.arguments(number, |block| block.refuse_bits(0, NEW_NAMESPACES | NEW_TIME));
+        }
+        libc::SYS_userfaultfd if !plan.userfaultfd => {
+            program.block(JUMP_EQUAL, call(number), Sense::If, &[refuse(libc::EPERM)]);
+        }
+        libc::SYS_ioctl => program.arguments(number, |block| commands(block, plan)),
+        libc::SYS_socket => program.arguments(number, sockets),
+        libc::SYS_socketpair => program.arguments(number, |block| {
+            block.load(argument(0));
+            block.block(
+                JUMP_EQUAL,
+                libc::AF_UNIX.cast_unsigned(),
+                Sense::Unless,
+                &[refuse(libc::EAFNOSUPPORT)],
+            );
+        }),
+        libc::SYS_setsockopt => program.arguments(number, options),
+        libc::SYS_personality => program.arguments(number, |block| {
+            block.load(argument(0));
+            block.block(JUMP_EQUAL, ASK_PERSONALITY, Sense::If, &[instruction(RETURN, ALLOW)]);
+            block.refuse_bits(0, UNSAFE_PERSONALITIES);
+        }),
+        // The own group is the supervisor's and the shell's job too; by number no group outside can be named.
+        libc::SYS_setpriority => {
+            program.arguments(number, |block| block.refuse_value(0, libc::PRIO_PGRP));
+        }
+        libc::SYS_ioprio_set => program.arguments(number, |block| block.refuse_value(0, IOPRIO_WHO_PGRP)),
+        libc::SYS_kill if plan.group_signals == GroupSignals::Deny => {
+            program.arguments(number, |block| block.refuse_value(0, 0));
+        }
+        // Left to the kernel by this plan.
+        _ => {}
+    }
+}
+
+/// The kernel takes the command as an `unsigned int`: the upper half of the register counts for nothing.
+fn commands(block: &mut Program, plan: &SeccompPlan) {
+    block.load(argument(1));
+    for command in TERMINAL_COMMANDS {
+        block.block(JUMP_EQUAL, command, Sense::If, &[refuse(libc::EPERM)]);
+    }
+    if !plan.userfaultfd {
+        block.block(JUMP_EQUAL, USERFAULTFD_IOC_NEW, Sense::If, &[refuse(libc::EPERM)]);
+    }
+    block.0.push(instruction(AND, 0xffff_ff00));
+    for page in CONSOLE_COMMANDS {
+        block.block(JUMP_EQUAL, page, Sense::If, &[refuse(libc::EPERM)]);
+    }
+}
+
+fn options(block: &mut Program) {
+    for (level, options) in ROUTES {
+        let mut of_level = Program::default();
+        of_level.load(argument(2));
+        for option in options {
+            of_level.block(JUMP_EQUAL, *option, Sense::If, &[refuse(libc::EPERM)]);
+        }
+        of_level.0.push(instruction(RETURN, ALLOW));
+        block.load(argument(1));
+        block.block(JUMP_EQUAL, level.cast_unsigned(), Sense::If, &of_level.0);
+    }
+}
+
+/// Applies it to this thread; sets `no_new_privs`.
+///
+/// # Errors
+/// `EINVAL`: the kernel has no seccomp filters.
+pub fn apply(program: &BpfProgram) -> io::Result<()> {
+    seccompiler::apply_filter(program).map_err(|error| match error {
+        seccompiler::Error::Prctl(source) | seccompiler::Error::Seccomp(source) => source,
+        other => io::Error::other(other.to_string()),
+    })
+}
+
+/// `AF_UNIX`; TCP and UDP over inet; routing and uevent netlink. No raw or packet socket, no other protocol: MPTCP and
+/// SCTP meet other hooks than TCP does.
+fn sockets(block: &mut Program) {
+    let allow = [instruction(RETURN, ALLOW)];
+    block.load(argument(0));
+    block.block(JUMP_EQUAL, libc::AF_UNIX.cast_unsigned(), Sense::If, &allow);
+    let mut netlink = Program::default();
+    netlink.load(argument(2));
+    for protocol in [libc::NETLINK_ROUTE, libc::NETLINK_KOBJECT_UEVENT] {
+        netlink.block(JUMP_EQUAL, protocol.cast_unsigned(), Sense::If, &allow);
+    }
+    netlink.0.push(refuse(libc::EPERM));
+    block.block(JUMP_EQUAL, libc::AF_NETLINK.cast_unsigned(), Sense::If, &netlink.0);
+    let mut inet = Program::default();
+    inet.load(argument(2));
+    for protocol in [0, libc::IPPROTO_TCP, libc::IPPROTO_UDP] {
+        let mut kind = Program::default();
+        kind.load(argument(1));
+        kind.0.push(instruction(AND, SOCKET_KIND));
+        for wanted in [libc::SOCK_STREAM, libc::SOCK_DGRAM] {
+            kind.block(JUMP_EQUAL, wanted.cast_unsigned(), Sense::If, &allow);
+        }
+        kind.0.push(refuse(libc::EPERM));
+        inet.block(JUMP_EQUAL, protocol.cast_unsigned(), Sense::If, &kind.0);
+    }
+    inet.block(JUMP_EQUAL, MPTCP, Sense::If, &[refuse(libc::EPROTONOSUPPORT)]);
+    inet.0.push(refuse(libc::EPERM));
+    for family in [libc::AF_INET, libc::AF_INET6] {
+        block.block(JUMP_EQUAL, family.cast_unsigned(), Sense::If, &inet.0);
+    }
+    block.0.push(refuse(libc::EAFNOSUPPORT));
+}
+
+#[cfg(test)]
+#[path = "seccomp_tests.rs"]
+mod tests;

@@ -1,0 +1,29 @@
+//! What the seccomp filter of a run refuses, told to the decoder of events.
+
+use crate::{
+    event::privilege::{Attempt, CallName, Filter, Refused},
+    launch::seccomp::{self, Reason, SeccompPlan},
+};
+
+/// Asks the program that the command was started with.
+pub(super) fn of(plan: &SeccompPlan) -> Filter {
+    let program = seccomp::program(plan);
+    Filter(Box::new(move |attempt: &Attempt| {
+        let Attempt { number, arguments, foreign, errno } = *attempt;
+        let refusal = seccomp::refusal(&program, &seccomp::Attempt { number, arguments, foreign, errno })?;
+        let call = CallName::parse(refusal.call).unwrap_or(CallName::UNKNOWN);
+        Some(Refused { call, rule: rule(refusal.reason), detail: refusal.detail })
+    }))
+}
+
+fn rule(reason: Reason) -> &'static str {
+    match reason {
+        Reason::Machine => "builtin/privileges",
+        Reason::Namespaces => "default/process.namespaces",
+        Reason::Userfaultfd => "default/process.userfaultfd",
+        Reason::Sockets => "builtin/sockets",
+        Reason::Terminal => "builtin/terminal",
+        Reason::Processes => "builtin/processes",
+        Reason::Architecture => "builtin/architecture",
+    }
+}
