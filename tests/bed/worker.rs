@@ -1,6 +1,7 @@
 //! What a test's own program does in the sandbox: the test executable started again, as a list of steps.
 //!
 //! `worker @worker read FILE rename A B …` prints one line for each step: `ok`, with what was read, or the errno's name.
+//! `worker @worker serve` takes its steps from standard input, one a line, words divided by tabs.
 
 use std::{
     ffi::OsString,
@@ -24,6 +25,10 @@ pub(crate) const MARK: &str = "@worker";
 pub(crate) fn main(words: &[OsString]) -> ExitCode {
     let mut words = words.iter();
     while let Some(verb) = words.next() {
+        if verb == "serve" {
+            io::stdin().lines().map_while(Result::ok).for_each(|line| serve(&line));
+            continue;
+        }
         let mut next = || words.next().map(OsString::as_os_str).unwrap_or_default();
         let verb = verb.to_str().unwrap_or_default();
         let answer = match verb {
@@ -52,6 +57,25 @@ pub(crate) fn main(words: &[OsString]) -> ExitCode {
         println!("{answer}");
     }
     ExitCode::SUCCESS
+}
+
+/// One step of a worker that is told while it runs. `noise FILE` opens it over and over until the worker ends.
+fn serve(line: &str) {
+    let words: Vec<OsString> = line.split('\t').map(OsString::from).collect();
+    match words.as_slice() {
+        [verb, file] if verb == "noise" => {
+            let file = file.clone();
+            std::thread::spawn(move || {
+                loop {
+                    drop(fs::File::open(&file));
+                    // Each refusal is a record that someone has to write.
+                    std::thread::sleep(Duration::from_micros(500));
+                }
+            });
+            println!("ok");
+        }
+        words => drop(main(words)),
+    }
 }
 
 fn number(word: &std::ffi::OsStr) -> usize {

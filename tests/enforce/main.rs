@@ -20,5 +20,6 @@ mod lists;
 mod odd;
 mod open;
 mod privilege;
+mod stale;
 mod tree;
 mod two;

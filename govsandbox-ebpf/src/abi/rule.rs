@@ -105,8 +105,12 @@ pub struct SandboxConfig {
     /// Which ring buffers and which automaton are its own. They stay for the next sandbox: putting a map into a map waits
     /// for all processors, some 10 ms.
     pub slot: u32,
+    /// 1: what folders come to is kept with their inodes; 0: this kernel does not tell when it goes stale.
+    pub keep_folders: u32,
+    /// Not 0, and never the same for two sandboxes as long as the machine runs: what is kept for one is for no other.
+    pub epoch: u64,
 }
-const _: () = assert!(size_of::<SandboxConfig>() == 20);
+const _: () = assert!(size_of::<SandboxConfig>() == 32);
 
 /// Key of the rules that hold an inode: the tag is what inode storage has for it, the same for all sandboxes.
 #[repr(C)]

@@ -14,6 +14,7 @@ use govsandbox_ebpf::abi::{
 };
 
 use super::{
+    cache::Folder,
     object::{Matched, PathScan},
     task_storage::TaskStorage,
     walk::Climb,
@@ -73,6 +74,10 @@ pub static SANDBOXES: HashMap<u32, SandboxConfig, SANDBOXES_MAX> = HashMap::new(
 /// Inode → tag. The supervisor holds every tagged inode open: storage goes when the inode leaves memory.
 #[btf_map]
 pub static TAGS: InodeStorage<u32> = InodeStorage::new();
+
+/// Folder → what its path comes to for one sandbox or two. Gone with the inode; one that is missing costs a walk.
+#[btf_map]
+pub static FOLDERS: InodeStorage<Folder> = InodeStorage::new();
 
 /// The last tag that was given; the host counts under its lock.
 #[btf_map]

@@ -1,5 +1,6 @@
 //! From a hook's arguments to facts, a decision and an event.
 
+mod cache;
 mod emit;
 mod hooks;
 mod maps;

@@ -28,6 +28,10 @@ pub struct Matched {
     pub pinned: u16,
     /// The rule of govsandbox's own files ([`TagRule::own`]).
     pub own: u16,
+    /// [`Matched::hits`] and [`Matched::own`] without what the object's own tag says.
+    pub above: Hits,
+    pub own_above: u16,
+    pub _pad: u16,
     /// Not 0: everything above it was looked at.
     pub whole: u32,
 }
@@ -57,9 +61,36 @@ pub unsafe fn by_tags(sandbox_id: u32, scratch: *mut Scratch, dentry: *const u8)
     let mut ascent = Ascent { at: dentry, scratch, sandbox_id, _pad: 0 };
     // SAFETY: the callback's type is what the helper calls; the context outlives the loop.
     unsafe {
-        (*scratch).matched = Matched { hits: Hits::NONE, pinned: 0, own: 0, whole: 0 };
+        (*scratch).matched = Matched {
+            hits: Hits::NONE,
+            pinned: 0,
+            own: 0,
+            above: Hits::NONE,
+            own_above: 0,
+            _pad: 0,
+            whole: 0,
+        };
         bpf_loop(PATH_DEPTH_MAX as u32, ascent_step as *mut c_void, (&raw mut ascent).cast(), 0);
         (&raw const (*scratch).matched).read_volatile()
+    }
+}
+
+/// What an inode's own tag says: the rules, and the one of govsandbox's own files.
+///
+/// # Safety
+/// `inode` is a pointer to an inode that the verifier knows as such.
+#[inline(always)]
+pub unsafe fn by_tag(sandbox_id: u32, inode: *const u8) -> (Hits, u16) {
+    // SAFETY: the caller vouches for `inode`; an entry is replaced whole.
+    unsafe {
+        let tag = maps::TAGS.get_ptr_mut(inode.cast_mut().cast());
+        if tag.is_null() {
+            return (Hits::NONE, 0);
+        }
+        match maps::TAG_RULES.get_ptr(&TagKey { sandbox_id, tag: *tag }) {
+            Some(rule) => ((*rule).hits, (*rule).own),
+            None => (Hits::NONE, 0),
+        }
     }
 }
 
@@ -108,6 +139,9 @@ unsafe fn gather(ascent: *mut Ascent, tag: u32, lowest: bool) {
         }
         if lowest {
             (*matched).pinned = (*rule).pinned;
+        } else {
+            (*matched).above = (*matched).above.or((*rule).hits);
+            (*matched).own_above = (*matched).own;
         }
     }
 }
@@ -119,6 +153,20 @@ pub struct PathScan {
     state: u32,
     components: u32,
     hits: Hits,
+    /// The state behind the path of the folder and a slash, and the rules that match until there.
+    pub folder_state: u32,
+    pub folder_hits: Hits,
+}
+
+impl PathScan {
+    const START: Self = Self {
+        start: 0,
+        state: automaton::START,
+        components: 0,
+        hits: Hits::NONE,
+        folder_state: 0,
+        folder_hits: Hits::NONE,
+    };
 }
 
 /// Context of the scan's loops; nothing in it changes.
@@ -133,6 +181,10 @@ struct ScanContext {
 /// `scratch` points to a task's scratch.
 #[inline(always)]
 pub unsafe fn by_path(slot: u32, scratch: *mut Scratch, at: u32, length: u32) -> Hits {
+    // SAFETY: the caller vouches for `scratch`.
+    let scan = unsafe { &raw mut (*scratch).scan };
+    // SAFETY: as above.
+    unsafe { *scan = PathScan { start: at, ..PathScan::START } };
     // SAFETY: an entry of an array stays where it is while the program runs.
     let Some(words) = (unsafe { maps::AUTOMATA.get_value(&slot, &0) }) else { return Hits::NONE };
     let mut context = ScanContext { automaton: core::ptr::from_ref(words).cast(), scratch };
@@ -140,8 +192,6 @@ pub unsafe fn by_path(slot: u32, scratch: *mut Scratch, at: u32, length: u32) ->
     // SAFETY: the callbacks' types are what the helper calls; the context outlives the loops; the room behind a masked
     // offset holds what is written.
     unsafe {
-        let scan = &raw mut (*scratch).scan;
-        *scan = PathScan { start: at, state: automaton::START, components: 0, hits: Hits::NONE };
         let end = text_at(scratch, at + length);
         *end = b'/';
         end.add(1).cast::<[u8; STEP_BYTES as usize]>().write_unaligned([0; STEP_BYTES as usize]);
@@ -193,7 +243,58 @@ unsafe extern "C" fn merge_step(index: u64, context: *mut ScanContext) -> i64 {
         let scratch = (*context).scratch;
         let state = (*scratch).kept[index as usize & (CHAIN_MAX - 1)];
         let found = automaton::hits(&*(*context).automaton, state);
-        (*scratch).scan.hits = (*scratch).scan.hits.or(found);
+        let scan = &raw mut (*scratch).scan;
+        (*scan).hits = (*scan).hits.or(found);
+        if index as u32 + 2 == (*scan).components {
+            (*scan).folder_state = automaton::next(&*(*context).automaton, state, b'/');
+            (*scan).folder_hits = (*scan).hits;
+        }
     }
     0
+}
+
+/// Words of a name that lies within its dentry.
+const NAME_WORDS: usize = 4;
+
+/// The rules that match a file by its last name, in a folder behind which the automaton is in `state`. `None`: the name is
+/// too long to lie within its dentry.
+///
+/// # Safety
+/// `dentry` is a pointer to a dentry that the verifier knows as such.
+#[inline(always)]
+pub unsafe fn by_name(slot: u32, state: u32, dentry: *const u8) -> Option<Hits> {
+    // SAFETY: offsets are of the types that are read; an entry of an array stays where it is while the program runs.
+    unsafe {
+        let name = dentry.add(offsets::DENTRY_D_NAME.load() as usize);
+        let length: u32 = typed(name, &offsets::QSTR_LEN);
+        let at: u64 = typed(name, &offsets::QSTR_NAME);
+        let within = dentry.add(offsets::DENTRY_D_INAME.load() as usize);
+        if at != within as u64 || length as usize >= NAME_WORDS * 8 {
+            return None;
+        }
+        let Some(words) = maps::AUTOMATA.get_value(&slot, &0) else { return Some(Hits::NONE) };
+        let automaton = &*core::ptr::from_ref(words).cast::<Automaton>();
+        Some(automaton::hits(automaton, state_after(automaton, state, within, length)))
+    }
+}
+
+/// The state after the first `length` bytes at `name`, fewer than those of [`NAME_WORDS`].
+#[inline(always)]
+unsafe fn state_after(automaton: &Automaton, mut state: u32, name: *const u8, length: u32) -> u32 {
+    let mut taken = 0;
+    while taken < NAME_WORDS * 8 {
+        // SAFETY: the caller vouches for `name`.
+        let mut word = unsafe { *name.add(taken).cast::<u64>() };
+        let mut left = 8;
+        while left > 0 {
+            if taken as u32 >= length {
+                return state;
+            }
+            state = automaton::next(automaton, state, word as u8);
+            word >>= 8;
+            taken += 1;
+            left -= 1;
+        }
+    }
+    state
 }

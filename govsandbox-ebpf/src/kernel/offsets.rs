@@ -8,6 +8,9 @@ use aya_ebpf::{Global, helpers::generated::bpf_probe_read_kernel};
 /// value (a map's key 0) share the place, and the loader would change that too.
 const UNSET: u32 = 0x0ff5_e700;
 
+/// The same for an address.
+const UNSET_ADDRESS: u64 = 0x0ff5_e700_0ff5_e700;
+
 macro_rules! offsets {
     ($($name:ident),* $(,)?) => {
         $(
@@ -18,10 +21,13 @@ macro_rules! offsets {
     };
 }
 
-// One for each row of the host's table (`bpf/offsets.rs`): STRUCT_MEMBER, in bytes.
+// One for each row of the host's table (`bpf/offsets.rs`): STRUCT_MEMBER, in bytes; and two facts of this machine.
 offsets!(
     BPRM_FILE,
     COMPAT_BIT,
+    DCACHE_UNSTEADY,
+    DENTRY_D_FLAGS,
+    DENTRY_D_INAME,
     DENTRY_D_INODE,
     DENTRY_D_NAME,
     DENTRY_D_PARENT,
@@ -37,6 +43,7 @@ offsets!(
     INODE_I_INO,
     INODE_I_MODE,
     INODE_I_SB,
+    LOADS_IN_ORDER,
     MM_ARG_END,
     MM_ARG_START,
     MOUNT_MNT,
@@ -50,6 +57,7 @@ offsets!(
     PT_REGS_ARG3,
     PT_REGS_ARG4,
     PT_REGS_NR,
+    QSTR_LEN,
     QSTR_NAME,
     SB_S_DEV,
     SIGNAL_LIVE,
@@ -67,6 +75,16 @@ offsets!(
     VFSMOUNT_MNT_ROOT,
 );
 
+// Addresses of the kernel's own counts: 0 where it doesn't tell them.
+/// `seqlock_t mount_lock` (fs/namespace.c).
+// SAFETY: as above.
+#[unsafe(no_mangle)]
+pub static MOUNT_LOCK: Global<u64> = Global::new(UNSET_ADDRESS);
+/// `seqlock_t rename_lock` (fs/dcache.c).
+// SAFETY: as above.
+#[unsafe(no_mangle)]
+pub static RENAME_LOCK: Global<u64> = Global::new(UNSET_ADDRESS);
+
 /// Reads a member by a load of its own; the verifier wants `base` to point to a kernel type it knows.
 ///
 /// # Safety
@@ -80,12 +98,17 @@ pub unsafe fn typed<T: Copy>(base: *const u8, offset: &Global<u32>) -> T {
 /// Reads a member through a helper; 0 where nothing is mapped (the helper clears what it can't read).
 #[inline(always)]
 pub fn probed<T: Copy>(base: u64, offset: &Global<u32>) -> T {
+    probed_at(base + u64::from(offset.load()))
+}
+
+/// Reads what stands at an address through a helper; 0 where nothing is mapped.
+#[inline(always)]
+pub fn probed_at<T: Copy>(address: u64) -> T {
     let mut value = MaybeUninit::<T>::uninit();
     // SAFETY: the helper checks the address itself and writes every byte of `value`, whatever it answers; the types read
     // are integers.
     unsafe {
-        let address = (base + u64::from(offset.load())) as *const c_void;
-        bpf_probe_read_kernel(value.as_mut_ptr().cast(), size_of::<T>() as u32, address);
+        bpf_probe_read_kernel(value.as_mut_ptr().cast(), size_of::<T>() as u32, address as *const c_void);
         value.assume_init()
     }
 }

@@ -38,6 +38,8 @@ const ORPHANED: SandboxConfig = SandboxConfig {
     namespaces: 0,
     _pad: [0; 2],
     slot: u32::MAX,
+    keep_folders: 0,
+    epoch: 0,
 };
 
 /// The current task as a subject; `None`: it is in no sandbox.

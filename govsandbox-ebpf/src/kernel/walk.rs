@@ -17,6 +17,7 @@ const PATH_BYTES_CUT: u32 = 4096;
 const LENGTH_MASK: u32 = 0x1fff;
 
 /// An object's place: addresses of a dentry and of its vfsmount (0: unknown, the path ends at the file system's root).
+#[repr(C)]
 #[derive(Clone, Copy)]
 pub struct Location {
     pub dentry: u64,
@@ -63,6 +64,10 @@ pub struct Climb {
     climbed: u32,
     /// 1: every name is written.
     spelled: u32,
+    /// 1: while nothing is moved, the path stays what it is.
+    pub steady: u32,
+    /// 1: the climb has left the object's own mount.
+    crossed: u32,
     _pad: u32,
 }
 
@@ -87,6 +92,8 @@ pub unsafe fn write_path(scratch: *mut Scratch, fs: u64, at: u32, location: Loca
         (*climb).at = at;
         (*climb).length = 0;
         (*climb).climbed = 0;
+        (*climb).steady = 1;
+        (*climb).crossed = 0;
         (*climb).spelled = 0;
         let mut context = scratch;
         let context = (&raw mut context).cast();
@@ -111,22 +118,37 @@ unsafe extern "C" fn climb_step(index: u64, context: *mut *mut Scratch) -> i64 {
         (*climb).steps = index as u32;
         if dentry == (*climb).top_dentry && mount == (*climb).top_mount {
             (*climb).climbed = 1;
+            if index == 0 {
+                (*climb).steady = 0; // the root itself: what is above it is none of its path
+            }
             return 1;
         }
         let slot = (&raw mut (*scratch).chain).cast::<u64>().add(index as usize & (CHAIN_MAX - 1));
         let parent: u64 = probed(dentry, &offsets::DENTRY_D_PARENT);
+        // The object's own name is looked at anew each time; what is above a mount stays in memory as long as the mount does.
+        if index != 0
+            && (*climb).crossed == 0
+            && probed::<u32>(dentry, &offsets::DENTRY_D_FLAGS) & offsets::DCACHE_UNSTEADY.load() != 0
+        {
+            (*climb).steady = 0;
+        }
         if dentry != (*climb).root && dentry != parent && parent != 0 {
             *slot = dentry;
             (*climb).dentry = parent;
             return 0;
         }
+        if dentry != (*climb).root {
+            (*climb).steady = 0; // hangs on no root, or was moved out of the mount
+        }
         let holder = mount.wrapping_sub(u64::from(offsets::MOUNT_MNT.load()));
         let above: u64 = if mount == 0 { 0 } else { probed(holder, &offsets::MOUNT_MNT_PARENT) };
         if above == holder || above == 0 {
             (*climb).climbed = u32::from(dentry != 0);
+            (*climb).steady = 0; // no root of a process: may be on no namespace's tree
             return 1;
         }
         *slot = 0;
+        (*climb).crossed = 1;
         (*climb).dentry = probed(holder, &offsets::MOUNT_MNT_MOUNTPOINT);
         (*climb).mount = above + u64::from(offsets::MOUNT_MNT.load());
         (*climb).root = mount_root((*climb).mount);

@@ -118,6 +118,26 @@ impl KernelBtf {
         self.member(*id, member.as_bytes())?.ok_or(missing)
     }
 
+    /// Value of an enumerator, in whatever enumeration. `None`: this kernel has none of that name.
+    ///
+    /// # Errors
+    /// When the type information is damaged.
+    pub fn enumerator(&self, wanted: &str) -> Result<Option<u32>, BtfError> {
+        for &at in self.types.iter().skip(1) {
+            let info = word(&self.data, at + 4)?;
+            if (info >> 24) & 0x1f != KIND_ENUM {
+                continue;
+            }
+            for index in 0..(info & 0xffff) as usize {
+                let entry = at + 12 + 8 * index;
+                if name(&self.data, self.strings_at, word(&self.data, entry)?)? == wanted.as_bytes() {
+                    return word(&self.data, entry + 4).map(Some);
+                }
+            }
+        }
+        Ok(None)
+    }
+
     fn member(&self, id: u32, wanted: &[u8]) -> Result<Option<u32>, BtfError> {
         let Some(&at) = self.types.get(id as usize) else { return Err(BtfError::Damaged { at: 0 }) };
         let info = word(&self.data, at + 4)?;
@@ -173,6 +193,8 @@ mod tests {
         let btf = KernelBtf::read(Path::new(VMLINUX)).unwrap();
         assert!(btf.offset("task_struct", "tgid").unwrap() > btf.offset("task_struct", "pid").unwrap());
         assert!(btf.offset("qstr", "name").unwrap() >= 8);
+        assert_eq!(btf.enumerator("BPF_MAP_TYPE_ARRAY").unwrap(), Some(2));
+        assert_eq!(btf.enumerator("NO_SUCH_ENUMERATOR").unwrap(), None);
         assert!(matches!(btf.offset("task_struct", "no_such"), Err(BtfError::Missing { .. })));
     }
 

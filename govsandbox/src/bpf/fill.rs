@@ -14,6 +14,7 @@ use govsandbox_ebpf::abi::{
     },
 };
 use rustix::process::{PidfdFlags, getpid, pidfd_open};
+use rustix::time::{ClockId, clock_gettime};
 use zerocopy::IntoBytes as _;
 
 use super::{
@@ -129,7 +130,13 @@ impl Sandbox {
         }
         let mut held = contents.held;
         let slot = maps.free_slot();
-        let mut config = SandboxConfig { supervisor_tgid: std::process::id(), slot, ..contents.config };
+        let mut config = SandboxConfig {
+            supervisor_tgid: std::process::id(),
+            slot,
+            keep_folders: u32::from(loaded.keeps_folders()),
+            epoch: epoch(),
+            ..contents.config
+        };
         let mut sandbox = Self { id, maps, tags: Vec::new(), networks: Vec::new(), _held: Vec::new() };
         // First, and as if its supervisor were gone: when this process dies on the way, the next run finds what is left.
         config.orphaned = 1;
@@ -326,6 +333,12 @@ impl Maps {
             self.losses.remove(&LossKey { sandbox_id: id, kind: kind as u32 }).ok();
         }
     }
+}
+
+/// A number that no other sandbox has since the machine runs: the caller holds the lock, and time goes on meanwhile.
+fn epoch() -> u64 {
+    let now = clock_gettime(ClockId::Boottime);
+    (now.tv_sec as u64) * 1_000_000_000 + now.tv_nsec as u64
 }
 
 /// Sandboxes that are alive: their ids and their supervisors' thread-group ids.

@@ -35,8 +35,10 @@ pub(super) const PINS_FOLDER: &str = "govsandbox";
 /// The last pin of a version.
 pub(super) const COMPLETE: &str = "complete";
 
-/// The map of tags on inodes.
-const TAGS: &str = "TAGS";
+/// The maps that lie in inode storage.
+const IN_INODES: [&str; 2] = ["TAGS", "FOLDERS"];
+/// Remembered where the kernel tells when what is kept of a folder goes stale.
+const KEEPS_FOLDERS: &str = "keeps-folders";
 
 /// How a program is attached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -92,6 +94,7 @@ const PROGRAMS: &[(&str, Hook, &str)] = &[
     ("socket_create", Hook::Lsm, "socket_create"),
     ("socket_setsockopt", Hook::Lsm, "socket_setsockopt"),
     ("terminal_ioctl", Hook::Lsm, "file_ioctl"),
+    ("path_chroot", Hook::Lsm, "path_chroot"),
 ];
 
 /// The kernel side could not be set up.
@@ -213,9 +216,16 @@ pub(super) fn discard(folder: &Path) -> Result<(), LoadError> {
 }
 
 impl Loaded {
-    /// Pins a map of another kind in the place of the tags: the LSM programs that look into it are left out, all others load.
-    fn stand_in_for_tags(&self) -> Result<PathBuf, LoadError> {
-        let path = self.map_path(TAGS);
+    /// Does the kernel tell when what is kept of a folder goes stale?
+    #[must_use]
+    pub fn keeps_folders(&self) -> bool {
+        self.remembers(KEEPS_FOLDERS)
+    }
+
+    /// Pins a map of another kind in the place of one in inode storage: the LSM programs that look into it are left out, all
+    /// others load.
+    fn stand_in(&self, map: &str) -> Result<PathBuf, LoadError> {
+        let path = self.map_path(map);
         let pinned = sys::bpf::create_array_of_one(4)
             .and_then(|map| MapData::from_fd(map).map_err(io::Error::other))
             .and_then(|map| map.pin(&path).map_err(io::Error::other));
@@ -303,12 +313,18 @@ impl Loaded {
         for (global, offset) in &offsets {
             loader.override_global(global, offset, true);
         }
+        let counts = offsets::counts();
+        for (global, address) in &counts {
+            loader.override_global(global, address, true);
+        }
         loader.override_global(aya_log::LEVEL, &level, false);
         std::fs::create_dir_all(&self.folder)
             .map_err(|source| LoadError::Pin { path: self.folder.display().to_string(), source })?;
         let mut object = loader.load(OBJECT);
         if object.as_ref().is_err_and(is_without_inode_storage) {
-            loader.map_pin_path(TAGS, self.stand_in_for_tags()?);
+            for map in IN_INODES {
+                loader.map_pin_path(map, self.stand_in(map)?);
+            }
             object = loader.load(OBJECT);
         }
         let mut object = object.map_err(|error| LoadError::Object { reason: chain(&error) })?;
@@ -337,6 +353,9 @@ impl Loaded {
             }
         }
         self.step(Step::Maps)?;
+        if self.has_lsm() && counts.iter().all(|(_, address)| *address != 0) {
+            self.remember(KEEPS_FOLDERS)?;
+        }
         // The last pin says that all others are there.
         let complete = self.folder.join(COMPLETE);
         let done = object.map("SYSCALLS").map_or(Ok(()), |map| map.pin(&complete));
@@ -351,7 +370,7 @@ impl Loaded {
 fn is_without_inode_storage(error: &EbpfError) -> bool {
     match error {
         EbpfError::MapError(MapError::CreateError { name, io_error }) => {
-            name == TAGS && io_error.raw_os_error() == Some(libc::EOPNOTSUPP)
+            IN_INODES.contains(&name.as_str()) && io_error.raw_os_error() == Some(libc::EOPNOTSUPP)
         }
         _ => false,
     }

@@ -1,5 +1,10 @@
 //! The structure members that the kernel programs read; each is a global of the object, set before it is loaded.
 
+use std::{
+    fs::File,
+    io::{BufRead as _, BufReader},
+};
+
 use super::btf::{BtfError, KernelBtf};
 
 /// Global of the object, structure, member.
@@ -7,6 +12,7 @@ type Row = (&'static str, &'static str, &'static str);
 
 const MEMBERS: &[Row] = &[
     ("BPRM_FILE", "linux_binprm", "file"),
+    ("DENTRY_D_FLAGS", "dentry", "d_flags"),
     ("DENTRY_D_INODE", "dentry", "d_inode"),
     ("DENTRY_D_NAME", "dentry", "d_name"),
     ("DENTRY_D_PARENT", "dentry", "d_parent"),
@@ -29,6 +35,7 @@ const MEMBERS: &[Row] = &[
     ("MOUNT_MNT_PARENT", "mount", "mnt_parent"),
     ("PATH_DENTRY", "path", "dentry"),
     ("PATH_MNT", "path", "mnt"),
+    ("QSTR_LEN", "qstr", "len"),
     ("QSTR_NAME", "qstr", "name"),
     ("SB_S_DEV", "super_block", "s_dev"),
     ("SIGNAL_LIVE", "signal_struct", "live"),
@@ -67,7 +74,7 @@ const COMPAT: (&str, u32) = ("status", 2);
 #[cfg(target_arch = "aarch64")]
 const COMPAT: (&str, u32) = ("flags", 1 << 22);
 
-/// Every global with its value on this kernel, in bytes.
+/// Every global of 32 bits with its value on this kernel: offsets in bytes, and facts.
 ///
 /// # Errors
 /// When the kernel has no such member.
@@ -80,6 +87,12 @@ pub fn all(btf: &KernelBtf) -> Result<Vec<(&'static str, u32)>, BtfError> {
     let thread = btf.offset("task_struct", "thread_info")?;
     found.push(("TASK_THREAD_STATUS", thread + btf.offset("thread_info", member)?));
     found.push(("COMPAT_BIT", bit));
+    // Linux 6.14 renamed it.
+    let name = btf.offset("dentry", "d_shortname").or_else(|_| btf.offset("dentry", "d_iname"))?;
+    found.push(("DENTRY_D_INAME", name));
+    // An enumeration from Linux 6.15 on, before a macro.
+    found.push(("DCACHE_UNSTEADY", btf.enumerator("DCACHE_OP_REVALIDATE")?.unwrap_or(1 << 2)));
+    found.push(("LOADS_IN_ORDER", u32::from(cfg!(target_arch = "x86_64"))));
     #[cfg(target_arch = "aarch64")]
     {
         let registers = btf.offset("pt_regs", "regs")?;
@@ -90,4 +103,30 @@ pub fn all(btf: &KernelBtf) -> Result<Vec<(&'static str, u32)>, BtfError> {
         }
     }
     Ok(found)
+}
+
+/// Addresses of the kernel's counts of changed names and changed mounts, by the name of their global; 0: it doesn't tell.
+#[must_use]
+pub fn counts() -> [(&'static str, u64); 2] {
+    let mut counts = [("RENAME_LOCK", 0), ("MOUNT_LOCK", 0)];
+    let Ok(symbols) = File::open("/proc/kallsyms") else { return counts };
+    for line in BufReader::new(symbols).split(b'\n').map_while(Result::ok) {
+        let mut words = line.split(|byte| *byte == b' ');
+        let (Some(address), Some(_), Some(name)) = (words.next(), words.next(), words.next()) else {
+            continue;
+        };
+        let place = match name {
+            b"rename_lock" => 0,
+            b"mount_lock" => 1,
+            _ => continue,
+        };
+        let address = str::from_utf8(address).ok().and_then(|text| u64::from_str_radix(text, 16).ok());
+        if let (Some(count), Some(address)) = (counts.get_mut(place), address) {
+            count.1 = address;
+        }
+        if counts.iter().all(|(_, address)| *address != 0) {
+            break;
+        }
+    }
+    counts
 }

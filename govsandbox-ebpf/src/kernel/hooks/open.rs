@@ -14,6 +14,7 @@ use govsandbox_ebpf::{
 
 use super::{ENOMEM, EPERM, answer, conclude};
 use crate::kernel::{
+    cache::{self, Known, Now, Place},
     emit,
     maps::{self, SeenKey},
     object,
@@ -42,7 +43,19 @@ pub fn file_open(ctx: LsmContext) -> i32 {
         return answer(EPERM);
     }
     // SAFETY: the hook's argument is an open file that the kernel holds while the hook runs.
-    unsafe { judge(&ctx, &subject, ctx.arg(0)) }
+    unsafe {
+        let file: *const u8 = ctx.arg(0);
+        let (place, now) = if subject.config.keep_folders != 0 {
+            let place = Place::above(&subject, file.add(offsets::FILE_F_PATH.load() as usize));
+            (place, Now::read())
+        } else {
+            (None, Now::default())
+        };
+        if place.as_ref().is_some_and(|place| is_free(&subject, file, place, &now)) {
+            return 0;
+        }
+        judge(&ctx, &subject, file, place.map(|place| (place, now)))
+    }
 }
 
 /// `file_receive(struct file *file)`: a descriptor that came over a socket is an open like any other.
@@ -56,11 +69,59 @@ pub fn file_receive(ctx: LsmContext) -> i32 {
         return answer(EPERM);
     }
     // SAFETY: as in `file_open`.
-    unsafe { judge(&ctx, &subject, ctx.arg(0)) }
+    unsafe { judge(&ctx, &subject, ctx.arg(0), None) }
+}
+
+/// May the file be opened, and is that not to be recorded, by what is kept of its folder? `false` says neither.
+#[inline(always)]
+unsafe fn is_free(subject: &Subject, file: *const u8, place: &Place, now: &Now) -> bool {
+    // SAFETY: as in `judge`.
+    unsafe {
+        let mode: u32 = typed(file, &offsets::FILE_F_MODE);
+        if mode & FMODE_NOACCOUNT != 0 {
+            return false;
+        }
+        let Some(known) = cache::known(subject, place, now) else { return false };
+        let dentry: *const u8 = typed(file.add(offsets::FILE_F_PATH.load() as usize), &offsets::PATH_DENTRY);
+        let Some(by_name) = object::by_name(subject.config.slot, known.state, dentry) else { return false };
+        let inode: *const u8 = typed(file, &offsets::FILE_F_INODE);
+        let (tag_hits, tag_own) = object::by_tag(subject.sandbox_id, inode);
+        let hits = known.hits.or(by_name).or(tag_hits);
+        let action = action(typed(inode, &offsets::INODE_I_MODE), typed(file, &offsets::FILE_F_FLAGS));
+        let operation = operation(action);
+        let free =
+            decide_own(known.own as u16 | tag_own, operation).allow && decide_path(hits, operation).allow;
+        if !free {
+            return false;
+        }
+        let opens = subject.config.trace_opens;
+        if opens == TraceOpens::First as u8 {
+            let superblock: *const u8 = typed(inode, &offsets::INODE_I_SB);
+            let dev: u32 = typed(superblock, &offsets::SB_S_DEV);
+            let (ino, tgid) =
+                (typed(inode, &offsets::INODE_I_INO), typed(subject.as_bytes(), &offsets::TASK_TGID));
+            return maps::SEEN
+                .get_ptr(&SeenKey { dev: u64::from(dev), ino, tgid, action: action as u32 })
+                .is_some();
+        }
+        opens == TraceOpens::Denied as u8
+            || (opens == TraceOpens::Writes as u8 && operation != Operation::Change)
+    }
+}
+
+/// What an action asks of the rules.
+#[inline(always)]
+fn operation(action: RecordAction) -> Operation {
+    if matches!(action, RecordAction::Write) { Operation::Change } else { Operation::Read }
 }
 
 #[inline(always)]
-unsafe fn judge<C: EbpfContext>(ctx: &C, subject: &Subject, file: *const u8) -> i32 {
+unsafe fn judge<C: EbpfContext>(
+    ctx: &C,
+    subject: &Subject,
+    file: *const u8,
+    place: Option<(Place, Now)>,
+) -> i32 {
     let scratch = subject.scratch();
     if scratch.is_null() {
         emit::count_loss(subject.sandbox_id, RecordKind::Open as u32, 0);
@@ -81,6 +142,20 @@ unsafe fn judge<C: EbpfContext>(ctx: &C, subject: &Subject, file: *const u8) -> 
         let by_path =
             if below { Hits::NONE } else { object::by_path(subject.config.slot, scratch, 0, written.length) };
         let hits = tags.hits.or(by_path);
+        if let Some((place, now)) = place
+            && tags.whole != 0
+            && written.whole
+            && (*scratch).climb.steady != 0
+        {
+            let scan = &raw const (*scratch).scan;
+            let hits = tags.above.or((*scan).folder_hits);
+            cache::keep(
+                subject,
+                &place,
+                now,
+                Known { hits, state: (*scan).folder_state, own: u32::from(tags.own_above) },
+            );
+        }
 
         let record = &raw mut (*scratch).record;
         subject.begin(record, RecordKind::Open);
@@ -113,8 +188,19 @@ unsafe fn judge<C: EbpfContext>(ctx: &C, subject: &Subject, file: *const u8) -> 
 /// `record` points to one.
 #[inline(always)]
 pub unsafe fn describe(record: *mut EventRecord, inode: u64, flags: u32) {
-    let mode: u16 = probed(inode, &offsets::INODE_I_MODE);
-    let action = if flags & FMODE_EXEC != 0 {
+    let action = action(probed(inode, &offsets::INODE_I_MODE), flags);
+    // SAFETY: the caller vouches for `record`.
+    unsafe {
+        object::identify(record, inode);
+        (*record).action = action as u8;
+        (*record).value = u64::from(flags & !FMODE_EXEC);
+    }
+}
+
+/// What is done to a file of this mode that is opened with these flags.
+#[inline(always)]
+fn action(mode: u16, flags: u32) -> RecordAction {
+    if flags & FMODE_EXEC != 0 {
         RecordAction::Execute
     } else if mode & S_IFMT == S_IFDIR {
         RecordAction::List
@@ -122,12 +208,6 @@ pub unsafe fn describe(record: *mut EventRecord, inode: u64, flags: u32) {
         RecordAction::Write
     } else {
         RecordAction::Read
-    };
-    // SAFETY: the caller vouches for `record`.
-    unsafe {
-        object::identify(record, inode);
-        (*record).action = action as u8;
-        (*record).value = u64::from(flags & !FMODE_EXEC);
     }
 }
 
@@ -144,19 +224,14 @@ pub unsafe fn wanted(subject: &Subject, record: *const EventRecord) -> bool {
         return true;
     }
     let opens = subject.config.trace_opens;
-    if opens == TraceOpens::All as u8 {
-        return true;
+    if opens == TraceOpens::First as u8 {
+        let key = SeenKey { dev, ino, tgid, action: u32::from(action) };
+        let first = maps::SEEN.get_ptr(&key).is_none();
+        if first {
+            let _ = maps::SEEN.insert(&key, &1, 0);
+        }
+        return first;
     }
-    if opens == TraceOpens::Writes as u8 {
-        return action == RecordAction::Write as u8;
-    }
-    if opens == TraceOpens::Denied as u8 {
-        return false;
-    }
-    let key = SeenKey { dev, ino, tgid, action: u32::from(action) };
-    if maps::SEEN.get_ptr(&key).is_some() {
-        return false;
-    }
-    let _ = maps::SEEN.insert(&key, &1, 0);
-    true
+    opens == TraceOpens::All as u8
+        || (opens == TraceOpens::Writes as u8 && action == RecordAction::Write as u8)
 }
