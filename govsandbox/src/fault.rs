@@ -98,6 +98,8 @@ steps! {
     Descriptors,
     /// seccomp holds.
     Filtered,
+    /// The performer serves, where the backend has one.
+    Performer,
     /// It has the word.
     Go,
     /// The supervisor knows that the command's process is ready.

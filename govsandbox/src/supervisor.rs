@@ -27,7 +27,10 @@ use crate::{
         log::{AuditLog, Ownership},
         recorder::{Recorder, RecorderOptions, Summary},
     },
-    backend::{self, Kind, fanotify, lsm},
+    backend::{
+        self, Kind, fanotify, lsm,
+        perform::{PERFORMED, PathPerformer, Reports},
+    },
     bpf::{
         fill::{Contents, Sandbox},
         load::{self, Loaded},
@@ -40,6 +43,7 @@ use crate::{
         self, LaunchError, LaunchPlan,
         landlock::{LandlockLayer, LandlockPlan},
         mount::MountPlan,
+        performer::Performer,
         plan::CgroupPlan,
         privilege::{Identity, Origin},
         seccomp::{self, GroupSignals, SeccompPlan},
@@ -219,7 +223,7 @@ struct Start<'a> {
 struct Layers {
     kernel: lsm::Prepared,
     mounts: MountPlan,
-    fanotify: Option<(launch::plan::FanotifyPlan, fanotify::PathRules)>,
+    fanotify: Option<(launch::plan::FanotifyPlan, Arc<fanotify::PathRules>)>,
     seccomp: SeccompPlan,
     not_held: Vec<String>,
 }
@@ -245,14 +249,18 @@ impl Start<'_> {
             Contents { config, held: layers.kernel.held, automaton, egress: &tables, refusable: &refusable };
         let (mut sandbox, rings) = Sandbox::create(&self.loaded, contents)?;
         let session = Session::new(&self.identity, compiled, sandbox.id, self.options);
-        let (plan, rules) = self.plan(layers.mounts, layers.fanotify, layers.seccomp, &session);
         let mode = if enforce { fanotify::Mode::Enforce } else { fanotify::Mode::Audit };
+        let (fanotify, rules) = layers.fanotify.unzip();
+        let mut plan = self.plan(layers.mounts, fanotify, layers.seccomp, &session);
+        plan.performer =
+            rules.clone().map(|rules| Arc::new(PathPerformer::new(rules, mode)) as Arc<dyn Performer>);
         let (refusals, refused) = mpsc::channel();
-        let mut verdicts = None;
+        let (mut verdicts, mut reports) = (None, None);
         let mut init_pid = 0;
         let prepared = launch::spawn(&plan, |forked| {
             init_pid = forked.init_pid;
             if let Some(rules) = rules {
+                reports = Some(Reports::start(forked, refusals.clone())?);
                 verdicts = Some(fanotify::Verdicts::start(forked, rules, mode, refusals)?);
             }
             fault::at(Step::Verdicts)
@@ -316,6 +324,9 @@ impl Start<'_> {
         step(Step::Observer)?;
 
         let ended = prepared.release().and_then(launch::Running::wait);
+        if let Some(reports) = reports {
+            reports.stop();
+        }
         let counts = verdicts.map(fanotify::Verdicts::stop).unwrap_or_default();
         if counts.unreadable > 0 {
             recorder.record(session.unreadable(counts.unreadable));
@@ -361,8 +372,12 @@ impl Start<'_> {
                 Ok(Layers {
                     kernel,
                     mounts: setup.mounts,
-                    fanotify: Some((setup.fanotify, setup.rules)),
-                    seccomp: SeccompPlan { group_signals: group_signals(), ..SeccompPlan::FANOTIFY },
+                    fanotify: Some((setup.fanotify, Arc::new(setup.rules))),
+                    seccomp: SeccompPlan {
+                        group_signals: group_signals(),
+                        performed: PERFORMED,
+                        ..SeccompPlan::FANOTIFY
+                    },
                     not_held: setup.not_held,
                 })
             }
@@ -372,17 +387,16 @@ impl Start<'_> {
     fn plan(
         &self,
         mounts: MountPlan,
-        fanotify: Option<(launch::plan::FanotifyPlan, fanotify::PathRules)>,
+        fanotify: Option<launch::plan::FanotifyPlan>,
         seccomp: SeccompPlan,
         session: &Session,
-    ) -> (LaunchPlan, Option<fanotify::PathRules>) {
+    ) -> LaunchPlan {
         let compiled = &self.policy.compiled;
         let layers = match compiled.mode {
             Mode::Audit => Vec::new(),
             Mode::Enforce => compiled.paths.allow.iter().map(landlock_layer).collect(),
         };
-        let (fanotify, rules) = fanotify.unzip();
-        let plan = LaunchPlan {
+        LaunchPlan {
             argv: self.options.command.clone(),
             cwd: self.cwd.clone(),
             env: self.identity.environment(&self.env),
@@ -392,8 +406,8 @@ impl Start<'_> {
             landlock: LandlockPlan { layers },
             seccomp,
             fanotify,
-        };
-        (plan, rules)
+            performer: None,
+        }
     }
 
     /// A file that was opened outside, and that the policy would not have let the command open.

@@ -86,6 +86,7 @@ impl Bed {
             landlock: LandlockPlan { layers: vec![layer] },
             seccomp: SeccompPlan::HOOKS,
             fanotify: None,
+            performer: None,
         }
     }
 

@@ -3,12 +3,15 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    sync::mpsc::channel,
+    sync::{Arc, mpsc::channel},
     time::{Duration, Instant},
 };
 
 use govsandbox::{
-    backend::fanotify::{Input, Mode, Refusal, Setup, Verdicts, prepare, probe},
+    backend::{
+        fanotify::{Input, Mode, Refusal, Setup, Verdicts, prepare, probe},
+        perform::{PERFORMED, PathPerformer, Reports},
+    },
     id::RuleIndex,
     launch::{LaunchPlan, seccomp::SeccompPlan, spawn},
     policy::{
@@ -38,16 +41,16 @@ pub(crate) const TESTS: &[(&str, fn())] = &[
 
 /// Rules as a policy would give them.
 #[derive(Clone, Default)]
-struct Rules {
-    deny: Vec<PathBuf>,
-    deny_globs: Vec<&'static str>,
-    protect: Vec<PathBuf>,
-    protect_globs: Vec<&'static str>,
-    audit: bool,
+pub(crate) struct Rules {
+    pub(crate) deny: Vec<PathBuf>,
+    pub(crate) deny_globs: Vec<&'static str>,
+    pub(crate) protect: Vec<PathBuf>,
+    pub(crate) protect_globs: Vec<&'static str>,
+    pub(crate) audit: bool,
 }
 
 impl Rules {
-    fn setup(&self, bed: &Bed) -> Setup {
+    pub(crate) fn setup(&self, bed: &Bed) -> Setup {
         let mut paths = PathPlan::default();
         let mut number = 0;
         let mut next = || {
@@ -78,17 +81,42 @@ impl Rules {
 }
 
 /// What a supervisor does on this backend; refusals go to stderr, one line each.
-fn launch(mut plan: LaunchPlan, setup: Setup, mode: Mode) -> i32 {
+fn launch(plan: LaunchPlan, setup: Setup, mode: Mode) -> i32 {
+    launch_with(plan, setup, mode, Performed::No)
+}
+
+/// The same with performed calls.
+pub(crate) fn launch_performed(plan: LaunchPlan, setup: Setup, mode: Mode) -> i32 {
+    launch_with(plan, setup, mode, Performed::Yes)
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Performed {
+    Yes,
+    No,
+}
+
+fn launch_with(mut plan: LaunchPlan, setup: Setup, mode: Mode, performed: Performed) -> i32 {
     let (sender, receiver) = channel::<Refusal>();
     (plan.mounts, plan.fanotify, plan.seccomp) = (setup.mounts, Some(setup.fanotify), SeccompPlan::FANOTIFY);
-    let rules = setup.rules;
-    let mut verdicts = None;
+    let rules = Arc::new(setup.rules);
+    if performed == Performed::Yes {
+        plan.seccomp.performed = PERFORMED;
+        plan.performer = Some(Arc::new(PathPerformer::new(Arc::clone(&rules), mode)));
+    }
+    let mut threads = None;
     let prepared = spawn(&plan, |forked| {
-        verdicts = Some(Verdicts::start(forked, rules, mode, sender)?);
+        let reports = forked.reports.map(|_| Reports::start(forked, sender.clone())).transpose()?;
+        threads = Some((Verdicts::start(forked, rules, mode, sender)?, reports));
         Ok(())
     });
     let ended = prepared.and_then(|prepared| prepared.release()).and_then(|running| running.wait());
-    let counts = verdicts.map(Verdicts::stop);
+    let counts = threads.map(|(verdicts, reports)| {
+        if let Some(reports) = reports {
+            reports.stop();
+        }
+        verdicts.stop()
+    });
     for refusal in receiver {
         eprintln!(
             "refused={} rule={} write={} list={} tgid={} {}",
@@ -110,7 +138,7 @@ fn launch(mut plan: LaunchPlan, setup: Setup, mode: Mode) -> i32 {
     }
 }
 
-fn run(bed: &Bed, rules: &Rules, script: &str) -> Outcome {
+pub(crate) fn run(bed: &Bed, rules: &Rules, script: &str) -> Outcome {
     let (plan, setup) = (bed.plan(&["sh", "-c", script]), rules.setup(bed));
     let mode = if rules.audit { Mode::Audit } else { Mode::Enforce };
     supervise(move || launch(plan, setup, mode)).finish()

@@ -12,6 +12,7 @@
 mod bed;
 mod end;
 mod fanotify;
+mod performed;
 mod privilege;
 mod start;
 mod work;
@@ -21,7 +22,7 @@ use std::process::{Command, ExitCode};
 type Test = (&'static str, fn());
 
 fn tests() -> Vec<Test> {
-    [privilege::TESTS, end::TESTS, start::TESTS, fanotify::TESTS, work::TESTS].concat()
+    [privilege::TESTS, end::TESTS, start::TESTS, fanotify::TESTS, performed::TESTS, work::TESTS].concat()
 }
 
 fn main() -> ExitCode {

@@ -326,13 +326,7 @@ fn a_file_gets_no_denied_name_by_rename() {
     assert_eq!(bed.bare_steps(steps()), ["ok"]);
     fs::rename(&env, &plain).unwrap();
     let (run, answers) = bed.run_steps(&bed.deny(&[".env"]), steps());
-    if backend() == "lsm" {
-        assert!(DENIED.contains(&answers[0].as_str()), "{answers:?}: {run}");
-        let events = run.log.all_denied("file.change");
-        assert_eq!(events.iter().filter(|event| event.rule() == Some(RULE)).count(), 1, "{run}");
-    } else {
-        // This backend does not hold it and has to say so.
-        let start = run.log.of("session.start")[0].0["object"]["not_held"].to_string();
-        assert!(start.contains("renam"), "not_held says nothing of renames: {start}");
-    }
+    assert!(DENIED.contains(&answers[0].as_str()), "{answers:?}: {run}");
+    let events = run.log.all_denied("file.change");
+    assert_eq!(events.iter().filter(|event| event.rule() == Some(RULE)).count(), 1, "{run}");
 }

@@ -52,8 +52,12 @@ pub(super) fn table(backend: Option<Kind>, landlock_abi: i32) -> Vec<Guarantee> 
         ),
         row(
             "protected paths can't be changed",
-            if by_hooks { &["BPF LSM hooks"] } else { &["read-only mounts", "fanotify verdicts"] },
-            (!by_hooks).then_some("files that come into being during the run are held at their opens alone"),
+            if by_hooks {
+                &["BPF LSM hooks"]
+            } else {
+                &["read-only mounts", "fanotify verdicts", "performed calls"]
+            },
+            (!by_hooks).then_some("an empty file of a protected name can be made"),
         ),
         row(
             "files outside the allow-lists can't be written or read",

@@ -6,6 +6,7 @@ pub mod fanotify;
 pub mod guarantee;
 pub mod lsm;
 pub mod machine;
+pub mod perform;
 pub mod unload;
 
 use std::fmt;

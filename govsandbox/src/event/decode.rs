@@ -33,6 +33,9 @@ use crate::{
 /// Threads with refusals of verdict threads whose syscall did not end yet, and such refusals of one, at most; beyond that a refusal may be told twice.
 const UNFINISHED_MAX: usize = 4096;
 
+/// A call that the host refused and that did not end yet: when, and of an open the object's last name.
+type Unfinished = (u64, Option<Vec<u8>>);
+
 /// Makes events of one sandbox's records.
 ///
 /// Records may come out of order between the two ring buffers. Hand in a verdict thread's refusals before the ring
@@ -46,8 +49,8 @@ pub struct Decoder {
     enforcing: bool,
     clock: Clock,
     processes: Processes,
-    /// By thread: when a verdict thread refused its opens, and the objects' last names.
-    unfinished: HashMap<u32, VecDeque<(u64, Vec<u8>)>>,
+    /// By thread.
+    unfinished: HashMap<u32, VecDeque<Unfinished>>,
 }
 
 impl Decoder {
@@ -139,8 +142,8 @@ impl Decoder {
     /// A refusal that a verdict thread of the host made (backend `fanotify`); the syscall's own exit record with EPERM,
     /// which follows, is then not reported again. Where `start_boot_ns` is 0 the youngest process of that number is
     /// meant, and `ppid` and `uid` are its.
-    pub fn refusal(&mut self, record: &EventRecord, path: &[u8]) -> Event {
-        let record = Record::of(record, path);
+    pub fn refusal(&mut self, record: &EventRecord, path: &[u8], target: &[u8]) -> Event {
+        let record = Record::of(record, path, target);
         if record.outcome == RecordOutcome::Denied {
             if self.unfinished.len() >= UNFINISHED_MAX {
                 self.unfinished.clear();
@@ -149,7 +152,9 @@ impl Decoder {
             if of_thread.len() >= UNFINISHED_MAX {
                 of_thread.pop_front();
             }
-            of_thread.push_back((record.head.time_boot_ns, last_name(path).to_vec()));
+            // A performed call is the thread's own until it ends; an open may be one of many in a path's look-up.
+            let name = (record.kind == RecordKind::Open).then(|| last_name(path).to_vec());
+            of_thread.push_back((record.head.time_boot_ns, name));
         }
         self.event(&record, object::walked(&record))
     }
@@ -184,7 +189,7 @@ impl Decoder {
             self.unfinished.remove(&record.head.tid);
         }
         let Some((_, name)) = last else { return false };
-        i32::try_from(record.head.errno) == Ok(libc::EPERM) && last_name(path) == name
+        i32::try_from(record.head.errno) == Ok(libc::EPERM) && name.is_none_or(|name| last_name(path) == name)
     }
 
     fn event(&mut self, record: &Record<'_>, object: Object) -> Event {

@@ -99,15 +99,15 @@ impl<'a> Record<'a> {
         Ok(record)
     }
 
-    /// A record that was made here, with its object's path.
-    pub(super) fn of(head: &EventRecord, path: &'a [u8]) -> Self {
+    /// A record that was made here, with its object's path and, of a rename or link, the new one.
+    pub(super) fn of(head: &EventRecord, path: &'a [u8], second: &'a [u8]) -> Self {
         Self {
             head: *head,
             kind: RecordKind::try_from(head.kind).unwrap_or(RecordKind::Open),
             action: RecordAction::try_from(head.action).unwrap_or(RecordAction::Read),
             outcome: RecordOutcome::try_from(head.outcome).unwrap_or(RecordOutcome::Denied),
             path,
-            second: &[],
+            second,
             argv: &[],
         }
     }

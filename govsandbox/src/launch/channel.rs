@@ -21,9 +21,10 @@ const PACKET_BYTES_MAX: usize = 8192;
 pub(super) enum Message {
     /// Init → supervisor, with a pidfd: the command's process exists. Supervisor → guardian, with a pidfd: the init.
     Process,
-    /// Command → supervisor: everything is applied, it waits. Guardian → supervisor: it has the init.
+    /// Command → supervisor: everything is applied, it waits. Guardian → supervisor: it has the init. Performer → command:
+    /// it serves.
     Ready,
-    /// Supervisor → command: exec.
+    /// Supervisor → command: exec. Command → performer, with a listener: serve.
     Go,
     /// A step failed.
     Failed(Failure),
@@ -103,6 +104,12 @@ impl Channel {
         let message = bytes.get(..length).and_then(decode);
         let message = message.ok_or_else(|| io::Error::other("unknown message from inside the sandbox"))?;
         Ok(Some(Received { message, descriptor }))
+    }
+}
+
+impl From<Channel> for OwnedFd {
+    fn from(channel: Channel) -> Self {
+        channel.0
     }
 }
 

@@ -3,7 +3,7 @@
 use std::{
     ffi::{CStr, CString, OsStr, OsString},
     io,
-    os::unix::ffi::OsStrExt,
+    os::{fd::BorrowedFd, unix::ffi::OsStrExt},
     path::Path,
 };
 
@@ -11,14 +11,17 @@ use super::{
     channel::{Channel, Message},
     error::{Failure, Stage},
     landlock,
+    performer::Waiting,
     plan::LaunchPlan,
     privilege, seccomp,
 };
 use crate::{
     fault::{self, Step},
     sys::{
+        clone::OneThread,
         close_range,
         exec::{ExecStrings, execve},
+        seccomp as seccomp_with_listener,
         signal::{self, Mask},
     },
 };
@@ -28,8 +31,9 @@ const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 
 /// Applies all that holds the command, reports that it is ready, waits for the word and executes. Comes back only with
 /// an exit status of failure, told to the supervisor before.
-pub(super) fn run(plan: &LaunchPlan, channel: &Channel, mask: &Mask) -> i32 {
-    let failure = match confine(plan).and_then(|prepared| wait_and_execute(&prepared, channel, mask)) {
+pub(super) fn run(plan: &LaunchPlan, channel: &Channel, reports: Option<BorrowedFd<'_>>, mask: &Mask) -> i32 {
+    let failure = match confine(plan, reports).and_then(|prepared| wait_and_execute(&prepared, channel, mask))
+    {
         Ok(gone) => return gone,
         Err(failure) => failure,
     };
@@ -53,7 +57,7 @@ struct Program {
     environment: ExecStrings,
 }
 
-fn confine(plan: &LaunchPlan) -> Result<Program, Failure> {
+fn confine(plan: &LaunchPlan, reports: Option<BorrowedFd<'_>>) -> Result<Program, Failure> {
     let fail = |stage, object: &str| {
         let object = object.to_owned();
         move |source: io::Error| Failure::new(stage, object, &source)
@@ -71,15 +75,39 @@ fn confine(plan: &LaunchPlan) -> Result<Program, Failure> {
     // Paths of the lists may lie where only root can look them up.
     let domain = landlock::prepare(&plan.landlock).map_err(fail(Stage::Landlock, ""))?;
     fault::at(Step::Rules).map_err(fail(Stage::Landlock, ""))?;
-    privilege::drop_to(&plan.identity)
-        .map_err(|(step, source)| Failure::new(Stage::Privilege, step, &source))?;
-    fault::at(Step::Dropped).map_err(fail(Stage::Privilege, ""))?;
-    landlock::apply(domain).map_err(fail(Stage::Landlock, ""))?;
-    fault::at(Step::Landlocked).map_err(fail(Stage::Landlock, ""))?;
-    close_range::close_on_exec_from(3).map_err(fail(Stage::Descriptors, ""))?;
-    fault::at(Step::Descriptors).map_err(fail(Stage::Descriptors, ""))?;
-    seccomp::apply(&filter).map_err(fail(Stage::Seccomp, ""))?;
-    fault::at(Step::Filtered).map_err(fail(Stage::Seccomp, ""))?;
+    let drop_privilege = || {
+        privilege::drop_to(&plan.identity)
+            .map_err(|(step, source)| Failure::new(Stage::Privilege, step, &source))?;
+        fault::at(Step::Dropped).map_err(fail(Stage::Privilege, ""))
+    };
+    let enter_domain = || {
+        landlock::apply(domain).map_err(fail(Stage::Landlock, ""))?;
+        fault::at(Step::Landlocked).map_err(fail(Stage::Landlock, ""))
+    };
+    let close_others = || {
+        close_range::close_on_exec_from(3).map_err(fail(Stage::Descriptors, ""))?;
+        fault::at(Step::Descriptors).map_err(fail(Stage::Descriptors, ""))
+    };
+    if let (Some(performer), Some(reports)) = (&plan.performer, reports) {
+        // `/proc` is looked at before Landlock may hide it. The performer is forked between Landlock, which is to be one
+        // domain for both, and the identity.
+        let one = OneThread::check().map_err(fail(Stage::Performer, ""))?;
+        enter_domain()?;
+        let waiting =
+            Waiting::fork(one, &**performer, &plan.identity, reports).map_err(fail(Stage::Performer, ""))?;
+        drop_privilege()?;
+        close_others()?;
+        let listener = seccomp_with_listener::install(&filter).map_err(fail(Stage::Seccomp, ""))?;
+        fault::at(Step::Filtered).map_err(fail(Stage::Seccomp, ""))?;
+        waiting.hand_over(listener).map_err(fail(Stage::Performer, ""))?;
+    } else {
+        drop_privilege()?;
+        enter_domain()?;
+        close_others()?;
+        seccomp::apply(&filter).map_err(fail(Stage::Seccomp, ""))?;
+        fault::at(Step::Filtered).map_err(fail(Stage::Seccomp, ""))?;
+    }
+    fault::at(Step::Performer).map_err(fail(Stage::Performer, ""))?;
     Ok(program)
 }
 

@@ -38,6 +38,8 @@ pub enum Stage {
     Exec = 14,
     /// Enter the groups of cgroup v1 that bound the sandbox.
     Limits = 15,
+    /// Start the performer.
+    Performer = 16,
 }
 
 impl Stage {
@@ -58,6 +60,7 @@ impl Stage {
             13 => Self::Descriptors,
             14 => Self::Exec,
             15 => Self::Limits,
+            16 => Self::Performer,
             _ => return None,
         })
     }
@@ -79,6 +82,7 @@ impl Stage {
             Self::Descriptors => "close inherited descriptors",
             Self::Exec => "execute",
             Self::Limits => "enter the cgroup that bounds the sandbox",
+            Self::Performer => "start the process that performs calls",
         }
     }
 
@@ -101,7 +105,8 @@ impl Stage {
             | Self::Seccomp
             | Self::Descriptors
             | Self::Exec
-            | Self::Limits => None,
+            | Self::Limits
+            | Self::Performer => None,
         }
     }
 }

@@ -42,6 +42,8 @@ pub(super) struct World<'a> {
     pub(super) command: Channel,
     /// Readable when the supervisor is gone.
     pub(super) supervisor: OwnedFd,
+    /// The performer's, to the supervisor.
+    pub(super) reports: Option<OwnedFd>,
     pub(super) group: Option<&'a Group>,
     /// Groups of cgroup v1 that bound the sandbox.
     pub(super) limits: &'a [PathBuf],
@@ -55,7 +57,8 @@ impl World<'_> {
     /// What the init keeps of the supervisor's descriptors.
     pub(super) fn descriptors(&self) -> Vec<RawFd> {
         let own = [self.channel.as_fd(), self.command.as_fd(), self.supervisor.as_fd()];
-        own.into_iter().chain(self.group.map(Group::as_fd)).map(|fd| fd.as_raw_fd()).collect()
+        let reports = self.reports.as_ref().map(AsFd::as_fd);
+        own.into_iter().chain(self.group.map(Group::as_fd)).chain(reports).map(|fd| fd.as_raw_fd()).collect()
     }
 }
 
@@ -69,9 +72,10 @@ pub(super) fn run(world: World<'_>) -> i32 {
             return 125;
         }
     };
-    let World { channel, command: commands_end, redirected, .. } = world;
-    // Only the command's own process holds it now, so that its exec is seen as the end of the channel.
-    drop(commands_end);
+    let World { channel, command: commands_end, reports, redirected, .. } = world;
+    // Only the command's own process holds it now, so that its exec is seen as the end of the channel; and the
+    // performer the other, so that its end is.
+    drop((commands_end, reports));
     match watch(&channel, redirected, command) {
         Ok(()) => 0,
         Err(_) => 125,
@@ -100,8 +104,11 @@ fn set_up(world: &World<'_>) -> Result<Pid, Failure> {
     step(Step::Marks)?;
     world.redirected.iter().try_for_each(fd::reopen)?;
     step(Step::Streams)?;
-    let process = clone::fork(clone::Descriptors::Only(&[world.command.as_fd().as_raw_fd()]), || {
-        child::run(plan, &world.command, world.mask)
+    let reports = world.reports.as_ref().map(AsFd::as_fd);
+    let keep: Vec<RawFd> =
+        [Some(world.command.as_fd()), reports].into_iter().flatten().map(|fd| fd.as_raw_fd()).collect();
+    let process = clone::fork(clone::Descriptors::Only(&keep), || {
+        child::run(plan, &world.command, reports, world.mask)
     })
     .map_err(fail(Stage::Fork))?;
     step(Step::Forked)?;

@@ -21,6 +21,7 @@ pub mod fd;
 pub mod landlock;
 pub mod limits;
 pub mod mount;
+pub mod performer;
 pub mod plan;
 pub mod privilege;
 pub mod seccomp;

@@ -1,9 +1,10 @@
 //! What the supervisor wants: plain values, decided before anything is created.
 
-use std::{ffi::OsString, path::PathBuf};
+use std::{ffi::OsString, path::PathBuf, sync::Arc};
 
 use super::{
-    landlock::LandlockPlan, limits::Bound, mount::MountPlan, privilege::Identity, seccomp::SeccompPlan,
+    landlock::LandlockPlan, limits::Bound, mount::MountPlan, performer::Performer, privilege::Identity,
+    seccomp::SeccompPlan,
 };
 
 /// Everything about one launch.
@@ -27,6 +28,8 @@ pub struct LaunchPlan {
     pub seccomp: SeccompPlan,
     /// Backend `fanotify`: what asks for verdicts. `None` on other backends.
     pub fanotify: Option<FanotifyPlan>,
+    /// Who does the calls that `seccomp` hands over. `None`: it hands over none.
+    pub performer: Option<Arc<dyn Performer>>,
 }
 
 /// The cgroup of one sandbox.

@@ -87,6 +87,8 @@ pub struct Forked<'a> {
     pub init_pid: i32,
     /// The fanotify group, with a [`super::plan::FanotifyPlan`].
     pub fanotify: Option<&'a Group>,
+    /// What a performer tells, with one in the plan; its end is the performer's.
+    pub reports: Option<BorrowedFd<'a>>,
 }
 
 /// Creates cgroup, guardian, namespaces and the command's process, and waits until that process has applied all that
@@ -124,6 +126,10 @@ pub fn spawn(
     let groups = cgroup.folders();
     let (channel, init_channel) = Channel::pair().map_err(process_error)?;
     let (command_channel, command_end) = Channel::pair().map_err(process_error)?;
+    let (reports, performers_end) = match plan.performer {
+        Some(_) => Some(Channel::pair().map_err(process_error)?).unzip(),
+        None => (None, None),
+    };
     let supervisor =
         pidfd_open(getpid(), PidfdFlags::empty()).map_err(|errno| process_error(errno.into()))?;
     let guardians = Guardians::start(&groups, group.as_ref()).map_err(process_error)?;
@@ -133,6 +139,7 @@ pub fn spawn(
         channel: init_channel,
         command: command_end,
         supervisor,
+        reports: performers_end.map(OwnedFd::from),
         group: group.as_ref(),
         limits: &groups.limits,
         redirected: &redirected,
@@ -158,8 +165,13 @@ pub fn spawn(
     tree.guardians.watch(tree.init.pidfd.as_fd()).map_err(process_error)?;
     step(Step::Watched)?;
     let init_pid = tree.init.pid.as_raw_nonzero().get();
-    after_fork(Forked { init: tree.init.pidfd.as_fd(), init_pid, fanotify: group.as_ref() })
-        .map_err(process_error)?;
+    after_fork(Forked {
+        init: tree.init.pidfd.as_fd(),
+        init_pid,
+        fanotify: group.as_ref(),
+        reports: reports.as_ref().map(AsFd::as_fd),
+    })
+    .map_err(process_error)?;
     let command = wait_for_process(&tree)?;
     let command_pid = pid_of(command.as_fd()).map_err(process_error)?;
     let program = plan.argv.first().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();

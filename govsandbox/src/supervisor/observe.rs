@@ -145,7 +145,11 @@ impl Work {
         // The sandbox's cgroup is empty and gone, so every record is there.
         while self.read() {}
         for refusal in std::mem::take(&mut self.waiting) {
-            self.observed.recorder.record(self.decoder.refusal(&as_record(&refusal), &refusal.path));
+            self.observed.recorder.record(self.decoder.refusal(
+                &as_record(&refusal),
+                &refusal.path,
+                &refusal.target,
+            ));
         }
         self.report_losses();
     }
@@ -166,7 +170,7 @@ impl Work {
             }
             while waiting.front().is_some_and(|refusal| refusal.time_boot_ns <= header.time_boot_ns) {
                 if let Some(refusal) = waiting.pop_front() {
-                    recorder.record(decoder.refusal(&as_record(&refusal), &refusal.path));
+                    recorder.record(decoder.refusal(&as_record(&refusal), &refusal.path, &refusal.target));
                 }
             }
             match decoder.record(bytes) {
@@ -181,7 +185,7 @@ impl Work {
         // The decoder knows one refusal of each thread: told of ahead of its record, the next would take its place.
         while !more && waiting.front().is_some_and(|refusal| refusal.time_boot_ns <= overdue_ns) {
             if let Some(refusal) = waiting.pop_front() {
-                recorder.record(decoder.refusal(&as_record(&refusal), &refusal.path));
+                recorder.record(decoder.refusal(&as_record(&refusal), &refusal.path, &refusal.target));
             }
         }
         more
@@ -236,7 +240,9 @@ fn gap(kind: RecordKind, loss: Loss, count: u64) -> Event {
 
 /// A refusal by the verdict thread in the form of the kernel's records.
 fn as_record(refusal: &Refusal) -> EventRecord {
-    let action = if refusal.exec {
+    let action = if let Some(change) = refusal.change {
+        change
+    } else if refusal.exec {
         RecordAction::Execute
     } else if refusal.list {
         RecordAction::List
@@ -260,14 +266,14 @@ fn as_record(refusal: &Refusal) -> EventRecord {
         errno: if refusal.refused { libc::EPERM as u32 } else { 0 },
         flags: 0,
         path_len: refusal.path.len() as u32,
-        second_len: 0,
+        second_len: refusal.target.len() as u32,
         argv_len: 0,
         address: [0; 16],
         port: 0,
         family: 0,
         protocol: 0,
         rule: refusal.rule,
-        kind: RecordKind::Open as u8,
+        kind: if refusal.change.is_some() { RecordKind::Change } else { RecordKind::Open } as u8,
         action: action as u8,
         outcome: outcome as u8,
         _pad: [0; 5],

@@ -52,6 +52,40 @@ pub fn fork(descriptors: Descriptors<'_>, child: impl FnOnce() -> i32) -> io::Re
     }
 }
 
+/// Proof that this process has one thread, and so may be copied by [`fork_sibling`]; making a thread afterwards breaks it.
+#[derive(Debug)]
+pub struct OneThread(());
+
+impl OneThread {
+    /// Looks.
+    ///
+    /// # Errors
+    /// `EDEADLK`: there are more; `/proc` can't be read.
+    pub fn check() -> io::Result<Self> {
+        refuse_threads().map(Self)
+    }
+}
+
+/// As [`fork`], the child being a child of this process' own parent (`CLONE_PARENT`), which reaps it.
+///
+/// # Errors
+/// `EINVAL`: the parent is of another pid namespace.
+pub fn fork_sibling(
+    _: OneThread,
+    descriptors: Descriptors<'_>,
+    child: impl FnOnce() -> i32,
+) -> io::Result<()> {
+    let arguments =
+        CloneArguments { flags: u64::from(libc::CLONE_PARENT.cast_unsigned()), ..CloneArguments::default() };
+    // SAFETY: without CLONE_VM and with stack 0 this is a fork; there is one thread, so the child is a whole copy. The
+    // structure is the kernel's `struct clone_args`.
+    match unsafe { libc::syscall(libc::SYS_clone3, &raw const arguments, size_of::<CloneArguments>()) } {
+        0 => run(descriptors, child),
+        pid if pid < 0 => Err(io::Error::last_os_error()),
+        _ => Ok(()),
+    }
+}
+
 /// As [`fork`], the child being pid 1 of a new pid namespace with a mount namespace of its own, born in `cgroup` (a
 /// folder of a cgroup v2 hierarchy) if there is one. Needs Linux 5.7 and `CAP_SYS_ADMIN`.
 ///

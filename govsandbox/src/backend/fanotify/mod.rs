@@ -17,13 +17,11 @@ pub use self::{
     rules::PathRules,
     verdicts::{Counts, Mode, Refusal, Verdicts},
 };
+pub(super) use verdicts::now_boot_ns;
 
 /// What this backend does not hold whatever the policy, in words for the session's first event.
 pub const NOT_HELD: &[&str] = &[
-    "renaming, linking, unlinking or changing the attributes of files that came into being during the run and match a \
-     rule only by a name",
-    "a file that was opened under a name that no rule matches and is renamed to one that a rule matches, until the \
-     kernel forgets it",
-    "symlinks on the way to a named path: the target is held, the link may be replaced where its folder is writable",
+    "an empty file of a denied name: an open that would create it is refused after the kernel has made it",
+    "times of files, flags by ioctl(2), and sockets made by bind(2): not judged by name",
     "exec rules by argument",
 ];

@@ -2,6 +2,7 @@
 
 use std::{
     collections::HashMap,
+    ffi::OsString,
     io,
     os::unix::{ffi::OsStrExt, fs::MetadataExt},
     path::{Path, PathBuf},
@@ -22,6 +23,9 @@ use crate::{
     },
     policy::compile::{PathEffect, PathPlan},
 };
+
+/// `MAXSYMLINKS` of include/linux/namei.h.
+const LINKS_MAX: usize = 40;
 
 /// What it is made from.
 #[derive(Debug)]
@@ -62,7 +66,7 @@ pub fn prepare(input: Input<'_>) -> io::Result<Setup> {
             all_mounts: !paths.globs.is_empty() || mode == Mode::Audit,
             inodes: Vec::new(),
         },
-        rules: PathRules { automaton, literals: Vec::new(), inodes: HashMap::new() },
+        rules: PathRules { automaton, literals: Vec::new(), links: Vec::new(), inodes: HashMap::new() },
         not_held: NOT_HELD.iter().map(|text| (*text).to_owned()).collect(),
     };
     for path in &own_files {
@@ -77,6 +81,8 @@ pub fn prepare(input: Input<'_>) -> io::Result<Setup> {
             PathEffect::Deny => Hits { deny: rule, protect: 0 },
             PathEffect::Protect => Hits { deny: 0, protect: rule },
         };
+        let links = links_on_the_way(&literal.path);
+        setup.rules.links.extend(links.iter().map(|link| (bytes(link), hits)));
         match resolve(&literal.path)? {
             Some(path) => setup.hold_literal(&path, hits, &table)?,
             None => setup.hold_missing(&literal.path, hits)?,
@@ -89,7 +95,8 @@ pub fn prepare(input: Input<'_>) -> io::Result<Setup> {
         }
         if !complete {
             setup.not_held.push(
-                "renaming files that match a pattern: the writable folders hold too many names to look at them all"
+                "hard links, made before the run, of files that match a pattern: the writable folders hold too many names to \
+                 look at them all"
                     .to_owned(),
             );
         }
@@ -124,10 +131,6 @@ impl Setup {
             }
         }
         self.fanotify.all_mounts = true;
-        self.not_held.push(format!(
-            "creating `{}`, which does not exist: its name is free, opens of it are judged",
-            path.display()
-        ));
         Ok(())
     }
 
@@ -161,6 +164,34 @@ impl Setup {
             (&mut mounts.deny, &mut mounts.deny_unpinned)
         }
     }
+}
+
+/// Every symlink that looking up this path meets, by its own path; more than the kernel follows are not looked at.
+fn links_on_the_way(path: &Path) -> Vec<PathBuf> {
+    let mut links = Vec::new();
+    let mut at = PathBuf::from("/");
+    let mut rest: Vec<OsString> = Vec::new();
+    let push = |rest: &mut Vec<OsString>, path: &Path| {
+        rest.extend(path.components().rev().map(|one| one.as_os_str().to_owned()));
+    };
+    push(&mut rest, path);
+    while let Some(name) = rest.pop() {
+        match name.as_bytes() {
+            b"/" => at = PathBuf::from("/"),
+            b".." => drop(at.pop()),
+            _ => {
+                let next = at.join(&name);
+                match std::fs::read_link(&next) {
+                    Ok(text) if links.len() < LINKS_MAX => {
+                        push(&mut rest, &text);
+                        links.push(next);
+                    }
+                    Ok(_) | Err(_) => at = next,
+                }
+            }
+        }
+    }
+    links
 }
 
 fn same_object(alias: &Path, path: &Path) -> bool {

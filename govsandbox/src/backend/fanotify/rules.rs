@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use govsandbox_ebpf::{
     abi::rule::{Automaton, Hits},
-    decide::automaton::scan,
+    decide::automaton::{Scan, scan},
 };
 
 /// Suffix that the kernel gives to the path of an object whose name is gone (`fs/d_path.c`).
@@ -17,6 +17,8 @@ pub struct PathRules {
     pub(super) automaton: Box<Automaton>,
     /// Named paths, each with all below it; absolute, without symlinks.
     pub(super) literals: Vec<(Vec<u8>, Hits)>,
+    /// Symlinks on the way to a named path: each by its own path, which is to stay what it is.
+    pub(super) links: Vec<(Vec<u8>, Hits)>,
     /// Objects that existed at the start, by `st_dev` and inode: held under every name.
     pub(super) inodes: HashMap<(u64, u64), Hits>,
 }
@@ -34,6 +36,27 @@ impl PathRules {
             Some(name) => hits.or(self.by_path(name)),
             None => hits,
         })
+    }
+
+    /// As [`PathRules::hits`], for a change of the name itself: what leads to a named path counts too.
+    #[must_use]
+    pub fn name_hits(&self, path: &[u8], object: (u64, u64)) -> Option<Hits> {
+        let links = self.links.iter().filter(|(link, _)| link == path);
+        Some(links.fold(self.hits(path, object)?, |hits, (_, found)| hits.or(*found)))
+    }
+
+    /// `true`: whatever lies below a folder is held alike by name, be the folder called one or the other.
+    #[must_use]
+    pub fn holds_alike_below(&self, one: &[u8], other: &[u8]) -> bool {
+        let below = |path: &[u8]| {
+            let scan = path.iter().fold(Scan::START, |scan, byte| scan.step(&self.automaton, *byte));
+            scan.step(&self.automaton, b'/')
+        };
+        let has_names_below = |folder: &[u8]| {
+            let mut named = self.literals.iter().chain(&self.links);
+            named.any(|(path, _)| path != folder && covers(folder, path))
+        };
+        below(one) == below(other) && !has_names_below(one) && !has_names_below(other)
     }
 
     fn by_path(&self, path: &[u8]) -> Hits {
@@ -70,6 +93,7 @@ mod tests {
         PathRules {
             automaton: automaton::build(&[glob]).unwrap(),
             literals: vec![(b"/home/u/.ssh".to_vec(), DENY_LITERAL)],
+            links: vec![(b"/home/u/conf".to_vec(), DENY_LITERAL)],
             inodes: HashMap::from([((8, 42), PROTECT_INODE)]),
         }
     }
@@ -97,6 +121,23 @@ mod tests {
     fn an_inode_is_held_under_every_name() {
         assert_eq!(rules().hits(b"/tmp/other", (8, 42)), Some(PROTECT_INODE));
         assert_eq!(rules().hits(b"/tmp/.env", (8, 42)), Some(Hits { deny: 1, protect: 3 }));
+    }
+
+    #[test]
+    fn a_link_on_the_way_is_held_by_its_own_name() {
+        let rules = rules();
+        assert_eq!(rules.name_hits(b"/home/u/conf", (0, 0)), Some(DENY_LITERAL));
+        assert_eq!(rules.name_hits(b"/home/u/conf/below", (0, 0)), Some(Hits::NONE));
+        assert_eq!(rules.hits(b"/home/u/conf", (0, 0)), Some(Hits::NONE));
+    }
+
+    #[test]
+    fn folders_differ_where_a_rule_names_something_below_one() {
+        let rules = rules();
+        assert!(rules.holds_alike_below(b"/srv/a", b"/srv/b/c"));
+        assert!(!rules.holds_alike_below(b"/home/u", b"/home/v"));
+        assert!(!rules.holds_alike_below(b"/home/v", b"/home"));
+        assert!(rules.holds_alike_below(b"/home/ux", b"/home/v"));
     }
 
     #[test]

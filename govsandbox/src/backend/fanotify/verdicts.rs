@@ -6,11 +6,14 @@ use std::{
         fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
         unix::{ffi::OsStringExt, fs::MetadataExt},
     },
-    sync::mpsc::Sender,
+    sync::{Arc, mpsc::Sender},
     thread::JoinHandle,
 };
 
-use govsandbox_ebpf::decide::path::{Operation, decide_path};
+use govsandbox_ebpf::{
+    abi::event::RecordAction,
+    decide::path::{Operation, decide_path},
+};
 use rustix::{
     event::{EventfdFlags, PollFd, PollFlags, eventfd, poll},
     fs::{FileType, Mode as FileMode, OFlags, Stat, fstat, major, minor},
@@ -61,6 +64,10 @@ pub struct Refusal {
     pub rule: u16,
     /// `false`: [`Mode::Audit`], it went through.
     pub refused: bool,
+    /// No open, but this change of a name or attribute.
+    pub change: Option<RecordAction>,
+    /// The new name, of a rename or link.
+    pub target: Vec<u8>,
 }
 
 /// How much there was to do.
@@ -83,7 +90,7 @@ pub struct Verdicts {
 
 struct Judge {
     group: Group,
-    rules: PathRules,
+    rules: Arc<PathRules>,
     mode: Mode,
     /// What stands before every path where the supervisor's root is not that of its mount namespace (a chroot).
     prefix: Vec<u8>,
@@ -102,7 +109,7 @@ impl Verdicts {
     /// No group in `forked`, or no thread.
     pub fn start(
         forked: Forked<'_>,
-        rules: PathRules,
+        rules: Arc<PathRules>,
         mode: Mode,
         refusals: Sender<Refusal>,
     ) -> io::Result<Self> {
@@ -229,6 +236,8 @@ impl Judge {
             list: found.is_some_and(|found| FileType::from_raw_mode(found.st_mode).is_dir()),
             rule,
             refused,
+            change: None,
+            target: Vec::new(),
         };
         // A receiver that is gone ends no verdict.
         self.refusals.send(refusal).ok();
@@ -269,7 +278,8 @@ fn tgid_of(tid: i32) -> Option<u32> {
     status.lines().find_map(|line| line.strip_prefix("Tgid:")?.trim().parse().ok())
 }
 
-fn now_boot_ns() -> u64 {
+/// Since boot, suspend included.
+pub(in crate::backend) fn now_boot_ns() -> u64 {
     let now = clock_gettime(ClockId::Boottime);
     let seconds = u64::try_from(now.tv_sec).unwrap_or(0);
     seconds.saturating_mul(1_000_000_000).saturating_add(u64::try_from(now.tv_nsec).unwrap_or(0))

@@ -39,6 +39,22 @@ pub struct SeccompPlan {
     pub userfaultfd: bool,
     /// Signals to the process group that is shared with the supervisor and the shell's job.
     pub group_signals: GroupSignals,
+    /// Calls that wait for a performer.
+    pub performed: Performed,
+}
+
+/// What a performer does on the caller's behalf.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Performed {
+    /// Handed over, by number.
+    pub calls: &'static [i64],
+    /// Newer forms of them, which answer ENOSYS: callers fall back.
+    pub missing: &'static [i64],
+}
+
+impl Performed {
+    /// Nothing is.
+    pub const NOTHING: Self = Self { calls: &[], missing: &[] };
 }
 
 /// `io_uring`.
@@ -85,6 +101,7 @@ impl SeccompPlan {
         namespaces: Namespaces::Deny,
         userfaultfd: false,
         group_signals: GroupSignals::Allow,
+        performed: Performed::NOTHING,
     };
     /// For the backend `fanotify`.
     pub const FANOTIFY: Self = Self {
@@ -93,6 +110,7 @@ impl SeccompPlan {
         namespaces: Namespaces::Deny,
         userfaultfd: false,
         group_signals: GroupSignals::Allow,
+        performed: Performed::NOTHING,
     };
 }
 
@@ -156,11 +174,16 @@ pub fn program(plan: &SeccompPlan) -> BpfProgram {
     for ((number, _), _) in BY_ARGUMENTS {
         by_arguments(&mut program, plan, *number);
     }
+    missing.extend(plan.performed.missing);
     let refused = refused.into_iter().map(|(number, _)| number).collect();
     for (numbers, errno) in [(missing, libc::ENOSYS), (refused, libc::EPERM)] {
         for number in numbers {
             program.block(JUMP_EQUAL, call(number), Sense::If, &[refuse(errno)]);
         }
+    }
+    for number in plan.performed.calls {
+        let hand_over = instruction(RETURN, libc::SECCOMP_RET_USER_NOTIF);
+        program.block(JUMP_EQUAL, call(*number), Sense::If, &[hand_over]);
     }
     program.0.push(instruction(RETURN, ALLOW));
     program.0

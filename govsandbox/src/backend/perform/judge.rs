@@ -1,0 +1,97 @@
+//! What the rules say of a call, and telling of what they refuse.
+
+use std::io;
+
+use govsandbox_ebpf::{
+    abi::{event::RecordAction, rule::Hits},
+    decide::path::{Operation, decide_path},
+};
+use rustix::{fs::Stat, io::Errno};
+
+use super::{caller::Caller, entry::Entry, report::Told};
+use crate::backend::fanotify::{Mode, PathRules};
+
+/// A call did not go through.
+#[derive(Debug)]
+pub(super) enum Failed {
+    /// With this errno.
+    Errno(Errno),
+    /// This process can't go on.
+    Performer(io::Error),
+}
+
+impl From<Errno> for Failed {
+    fn from(errno: Errno) -> Self {
+        Self::Errno(errno)
+    }
+}
+
+/// One call, for those who judge it.
+#[derive(Clone, Copy)]
+pub(super) struct Deed<'a> {
+    pub(super) caller: &'a Caller<'a>,
+    pub(super) action: RecordAction,
+    /// What it is about; of a rename or link the old name.
+    pub(super) path: &'a [u8],
+    pub(super) object: Option<Stat>,
+    /// The new name.
+    pub(super) target: &'a [u8],
+}
+
+pub(super) struct Judge<'a> {
+    pub(super) rules: &'a PathRules,
+    pub(super) mode: Mode,
+}
+
+impl Judge<'_> {
+    /// What holds an object's name and the object. `None`: it has no path that could be judged.
+    pub(super) fn weigh(&self, path: &[u8], object: Option<&Stat>) -> Option<Hits> {
+        self.rules.name_hits(path, object.map_or((0, 0), |found| (found.st_dev, found.st_ino)))
+    }
+
+    /// As [`Judge::weigh`], of a name in a folder.
+    pub(super) fn weigh_entry(&self, entry: &Entry, object: Option<&Stat>) -> Option<Hits> {
+        if entry.is_whole { self.weigh(entry.path.as_deref()?, object) } else { None }
+    }
+
+    /// Goes by all names that a call changes: goes on, or refuses with EPERM after telling of it.
+    ///
+    /// `instead`: what the kernel answers before it would come to refuse (EEXIST, ENOENT).
+    pub(super) fn settle(
+        &self,
+        deed: Deed<'_>,
+        hits: Option<Hits>,
+        instead: Option<Errno>,
+    ) -> Result<(), Failed> {
+        let rule = match hits {
+            None => 0,
+            Some(hits) => {
+                let decision = decide_path(hits, Operation::Change);
+                if decision.allow {
+                    return Ok(());
+                }
+                decision.rule
+            }
+        };
+        match instead {
+            Some(errno) => Err(Failed::Errno(errno)),
+            None => self.refuse(deed, rule),
+        }
+    }
+
+    /// Tells of it, then refuses; in audit mode tells alone.
+    pub(super) fn refuse(&self, deed: Deed<'_>, rule: u16) -> Result<(), Failed> {
+        let refused = self.mode == Mode::Enforce;
+        let told = Told {
+            tid: deed.caller.tid,
+            action: deed.action,
+            rule,
+            refused,
+            object: deed.object.map_or((0, 0), |found| (found.st_dev, found.st_ino)),
+            path: deed.path,
+            target: deed.target,
+        };
+        deed.caller.reporter.tell(&told, deed.caller.process()).map_err(Failed::Performer)?;
+        if refused { Err(Failed::Errno(Errno::PERM)) } else { Ok(()) }
+    }
+}

@@ -1,0 +1,121 @@
+//! Performed calls: changes of names and attributes, done on the caller's behalf by a process that asks the rules first.
+//!
+//! Permission events tell of opens alone. So on the backend `fanotify` the seccomp filter hands these calls to the
+//! performer ([`crate::launch::performer`]): it reads the arguments once, finds the folders by the caller's own root,
+//! working directory and descriptors, judges, and does the call itself with what it has judged. Nothing is ever
+//! continued in the caller, whose memory another thread can change.
+//!
+//! One process does one call after the other, and every rename, link and removal of the sandbox passes here. So the
+//! path that was judged is still the object's path when the call is done.
+
+mod act;
+mod caller;
+mod calls;
+mod entry;
+mod judge;
+mod report;
+mod request;
+mod walk;
+
+use std::{
+    collections::VecDeque,
+    io,
+    os::fd::{AsFd as _, OwnedFd},
+    sync::Arc,
+};
+
+use rustix::{
+    fs::{CWD, Mode as FileMode, OFlags, openat},
+    io::Errno,
+    thread::{CapabilitySet, CapabilitySets, set_capabilities},
+};
+
+pub use self::report::Reports;
+use self::{caller::Caller, judge::Judge, report::Reporter};
+use super::fanotify::{Mode, PathRules};
+use crate::{
+    launch::{
+        performer::{CAPABILITIES, Performer},
+        seccomp::Performed,
+    },
+    sys::seccomp::{Listener, Notification},
+};
+
+/// What is handed over.
+pub const PERFORMED: Performed = Performed { calls: calls::CALLS, missing: calls::MISSING };
+
+/// The performer of one sandbox.
+#[derive(Debug)]
+pub struct PathPerformer {
+    rules: Arc<PathRules>,
+    mode: Mode,
+}
+
+impl PathPerformer {
+    /// Judges by these rules.
+    #[must_use]
+    pub fn new(rules: Arc<PathRules>, mode: Mode) -> Self {
+        Self { rules, mode }
+    }
+}
+
+impl Performer for PathPerformer {
+    fn serve(&self, listener: Listener, reports: OwnedFd) -> io::Result<()> {
+        let proc =
+            openat(CWD, c"/proc", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, FileMode::empty())?;
+        let server = Server {
+            proc,
+            reporter: Reporter::new(reports),
+            judge: Judge { rules: &self.rules, mode: self.mode },
+        };
+        listener.wake_here();
+        // Until a call is received, any signal interrupts it; after, only one that kills. So all are, before each is done.
+        let mut waiting = VecDeque::new();
+        loop {
+            while waiting.is_empty() || listener.has_call()? {
+                waiting.extend(listener.receive()?);
+            }
+            let Some(call) = waiting.pop_front() else { continue };
+            if let Some(answer) = server.perform(&listener, &call)? {
+                // Fails where the caller was killed meanwhile.
+                listener.answer(call.id, answer.map_err(Errno::raw_os_error)).ok();
+            }
+        }
+    }
+}
+
+struct Server<'a> {
+    proc: OwnedFd,
+    reporter: Reporter,
+    judge: Judge<'a>,
+}
+
+impl Server<'_> {
+    /// `None`: the caller is gone.
+    fn perform(&self, listener: &Listener, call: &Notification) -> io::Result<Option<Result<(), Errno>>> {
+        let caller = Caller { tid: call.tid, proc: self.proc.as_fd(), reporter: &self.reporter };
+        let request = calls::read(&caller, call);
+        // What was read could be another's whose thread got the number since.
+        if !listener.is_waiting(call.id) {
+            return Ok(None);
+        }
+        let request = match request {
+            Ok(request) => request,
+            Err(errno) => return Ok(Some(Err(errno))),
+        };
+        with_capabilities(CapabilitySet::empty())?;
+        let answer = act::act(&self.judge, &caller, request);
+        with_capabilities(CAPABILITIES)?;
+        match answer {
+            Ok(()) => Ok(Some(Ok(()))),
+            Err(act::Failed::Errno(errno)) => Ok(Some(Err(errno))),
+            Err(act::Failed::Performer(error)) => Err(error),
+        }
+    }
+}
+
+/// Those that are in effect; without any, the process meets files as the command's user does.
+fn with_capabilities(effective: CapabilitySet) -> io::Result<()> {
+    let sets = CapabilitySets { effective, permitted: CAPABILITIES, inheritable: CapabilitySet::empty() };
+    Ok(set_capabilities(None, sets)?)
+}

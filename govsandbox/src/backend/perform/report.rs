@@ -1,0 +1,232 @@
+//! Between performer and supervisor: what was refused, and what only the supervisor may open.
+//!
+//! The performer waits for each answer, so that a refusal is known, and its process found, while the caller still
+//! waits.
+
+use std::{
+    fs, io,
+    io::{IoSlice, IoSliceMut},
+    mem::MaybeUninit,
+    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
+    sync::mpsc::Sender,
+    thread::JoinHandle,
+};
+
+use govsandbox_ebpf::abi::event::RecordAction;
+use rustix::{
+    fs::{Mode, OFlags, major, minor, open},
+    io::Errno,
+    net::{
+        RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
+        SendFlags, recvmsg, sendmsg,
+    },
+    process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
+};
+
+use crate::{
+    backend::fanotify::{Refusal, now_boot_ns},
+    launch::Forked,
+};
+
+/// Two paths, none longer than what `/proc/self/fd` tells, and the fixed part.
+const PACKET_BYTES_MAX: usize = 16_384;
+/// `kind`, action, refused, rule, tid, device, inode, length of the path.
+const HEAD_BYTES: usize = 33;
+const KIND_REFUSAL: u8 = 1;
+const KIND_OPEN: u8 = 2;
+/// An answer is one byte, with a descriptor where one was asked for.
+const DONE: u8 = 0;
+
+/// One refusal, on the performer's side.
+pub(super) struct Told<'a> {
+    pub(super) tid: i32,
+    pub(super) action: RecordAction,
+    pub(super) rule: u16,
+    pub(super) refused: bool,
+    /// `st_dev` and inode.
+    pub(super) object: (u64, u64),
+    pub(super) path: &'a [u8],
+    pub(super) target: &'a [u8],
+}
+
+/// The performer's end.
+#[derive(Debug)]
+pub(super) struct Reporter(OwnedFd);
+
+impl Reporter {
+    pub(super) fn new(socket: OwnedFd) -> Self {
+        Self(socket)
+    }
+
+    /// Tells of a refusal; `process` is the caller's.
+    pub(super) fn tell(&self, told: &Told<'_>, process: Option<Pid>) -> io::Result<()> {
+        let pidfd = match process {
+            Some(process) => pidfd_open(process, PidfdFlags::empty()).ok(),
+            None => None,
+        };
+        self.ask(&encode(told), pidfd.as_ref().map(OwnedFd::as_fd)).map(drop)
+    }
+
+    /// Has the supervisor open the object of an `O_PATH` descriptor for reading.
+    pub(super) fn open(&self, object: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
+        match self.ask(&[KIND_OPEN], Some(object)) {
+            Ok(Some(opened)) => Ok(opened),
+            Ok(None) | Err(_) => Err(Errno::ACCESS),
+        }
+    }
+
+    fn ask(&self, packet: &[u8], descriptor: Option<BorrowedFd<'_>>) -> io::Result<Option<OwnedFd>> {
+        send(&self.0, packet, descriptor)?;
+        match receive(&self.0)? {
+            Some((_, descriptor)) => Ok(descriptor),
+            None => Err(io::Error::from_raw_os_error(libc::EPIPE)),
+        }
+    }
+}
+
+/// The supervisor's end: a thread.
+#[derive(Debug)]
+pub struct Reports(JoinHandle<()>);
+
+impl Reports {
+    /// Starts it; from within `after_fork` of [`crate::launch::spawn`]. Refusals are sent before the call ends. When the
+    /// performer is gone it kills the sandbox, whose calls nobody does any more.
+    ///
+    /// # Errors
+    /// No performer in `forked`, or no thread.
+    pub fn start(forked: Forked<'_>, refusals: Sender<Refusal>) -> io::Result<Self> {
+        let reports = forked.reports.ok_or_else(|| io::Error::from_raw_os_error(libc::EBADF))?;
+        let (reports, init) = (reports.try_clone_to_owned()?, forked.init.try_clone_to_owned()?);
+        let thread = std::thread::Builder::new().name("performed".to_owned()).spawn(move || {
+            // However it ended, nobody does the sandbox's calls any more. It is killed; mostly it is gone already.
+            drop(std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| listen(&reports, &refusals))));
+            pidfd_send_signal(&init, Signal::KILL).ok();
+        })?;
+        Ok(Self(thread))
+    }
+
+    /// Waits for its end, once the sandbox is gone.
+    pub fn stop(self) {
+        self.0.join().ok();
+    }
+}
+
+fn listen(reports: &OwnedFd, refusals: &Sender<Refusal>) -> io::Result<()> {
+    while let Some((packet, descriptor)) = receive(reports)? {
+        let answer = match packet.first() {
+            Some(&KIND_REFUSAL) => {
+                if let Some(refusal) = refusal(&packet, descriptor.as_ref()) {
+                    // A receiver that is gone ends no verdict.
+                    refusals.send(refusal).ok();
+                }
+                None
+            }
+            Some(&KIND_OPEN) => descriptor.and_then(|object| reopen(object.as_fd())),
+            _ => return Err(io::Error::other("unknown message of the performer")),
+        };
+        send(reports, &[DONE], answer.as_ref().map(OwnedFd::as_fd))?;
+    }
+    Ok(())
+}
+
+fn reopen(object: BorrowedFd<'_>) -> Option<OwnedFd> {
+    let path = format!("/proc/self/fd/{}", object.as_raw_fd());
+    open(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC, Mode::empty()).ok()
+}
+
+fn encode(told: &Told<'_>) -> Vec<u8> {
+    let mut packet = vec![KIND_REFUSAL, told.action as u8, u8::from(told.refused)];
+    packet.extend(told.rule.to_ne_bytes());
+    packet.extend(told.tid.to_ne_bytes());
+    packet.extend(told.object.0.to_ne_bytes());
+    packet.extend(told.object.1.to_ne_bytes());
+    packet.extend((told.path.len() as u64).to_ne_bytes());
+    debug_assert_eq!(packet.len(), HEAD_BYTES);
+    packet.extend(told.path);
+    packet.extend(told.target);
+    packet.truncate(PACKET_BYTES_MAX);
+    packet
+}
+
+/// `process`: a pidfd of the caller's process.
+fn refusal(packet: &[u8], process: Option<&OwnedFd>) -> Option<Refusal> {
+    let (head, texts) = packet.split_at_checked(HEAD_BYTES)?;
+    let number = |at: usize| Some(u64::from_ne_bytes(head.get(at..at + 8)?.try_into().ok()?));
+    let inside = i32::from_ne_bytes(head.get(5..9)?.try_into().ok()?);
+    let (dev, ino) = (number(9)?, number(17)?);
+    let (path, target) = texts.split_at_checked(usize::try_from(number(25)?).ok()?)?;
+    let tgid = process.and_then(|process| pid_of(process.as_fd()));
+    Some(Refusal {
+        time_boot_ns: now_boot_ns(),
+        tgid: tgid.unwrap_or(0),
+        tid: tgid.map_or(0, |tgid| thread_of(tgid, inside).unwrap_or(tgid)),
+        path: path.to_vec(),
+        dev: (u64::from(major(dev)) << 20) | u64::from(minor(dev)),
+        ino,
+        write: true,
+        exec: false,
+        list: false,
+        rule: u16::from_ne_bytes(head.get(3..5)?.try_into().ok()?),
+        refused: head.get(2) == Some(&1),
+        change: RecordAction::try_from(*head.get(1)?).ok(),
+        target: target.to_vec(),
+    })
+}
+
+/// The pid behind a pidfd, in this process' pid namespace (`/proc/self/fdinfo`, proc_pid_fdinfo(5)).
+fn pid_of(pidfd: BorrowedFd<'_>) -> Option<u32> {
+    let information = fs::read_to_string(format!("/proc/self/fdinfo/{}", pidfd.as_raw_fd())).ok()?;
+    information.lines().find_map(|line| line.strip_prefix("Pid:")?.trim().parse().ok())
+}
+
+/// The thread of a process that the sandbox knows by this number.
+fn thread_of(tgid: u32, inside: i32) -> Option<u32> {
+    let is_it = |tid: u32| {
+        let status = fs::read_to_string(format!("/proc/{tgid}/task/{tid}/status")).ok()?;
+        let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:"))?;
+        (numbers.split_ascii_whitespace().last()?.parse::<i32>().ok()? == inside).then_some(tid)
+    };
+    // A process mostly has one thread, and calls with its first.
+    is_it(tgid).or_else(|| {
+        let threads = fs::read_dir(format!("/proc/{tgid}/task")).ok()?;
+        threads.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).find_map(is_it)
+    })
+}
+
+fn send(socket: &OwnedFd, packet: &[u8], descriptor: Option<BorrowedFd<'_>>) -> io::Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    let descriptors;
+    if let Some(descriptor) = descriptor {
+        descriptors = [descriptor];
+        ancillary.push(SendAncillaryMessage::ScmRights(&descriptors));
+    }
+    sendmsg(socket, &[IoSlice::new(packet)], &mut ancillary, SendFlags::NOSIGNAL)?;
+    Ok(())
+}
+
+/// `None`: the other end is gone.
+fn receive(socket: &OwnedFd) -> io::Result<Option<(Vec<u8>, Option<OwnedFd>)>> {
+    let mut packet = vec![0; PACKET_BYTES_MAX];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let length = loop {
+        match recvmsg(socket, &mut [IoSliceMut::new(&mut packet)], &mut ancillary, RecvFlags::CMSG_CLOEXEC) {
+            Ok(received) => break received.bytes,
+            Err(Errno::INTR) => {}
+            Err(Errno::CONNRESET) => return Ok(None),
+            Err(errno) => return Err(errno.into()),
+        }
+    };
+    if length == 0 {
+        return Ok(None);
+    }
+    packet.truncate(length);
+    let mut descriptor = None;
+    for message in ancillary.drain() {
+        if let RecvAncillaryMessage::ScmRights(received) = message {
+            descriptor = received.last().or(descriptor);
+        }
+    }
+    Ok(Some((packet, descriptor)))
+}

@@ -1,0 +1,127 @@
+//! The performer: a process beside the command that does, on the command's behalf and as its user, the calls that the
+//! seccomp filter hands over.
+//!
+//! It is a child of the init, in the command's pid and mount namespaces and its Landlock domain, so that what it does
+//! is what the command could have done. It has another real uid than the command and may not be looked into, so that
+//! nothing inside can signal, trace or change it. Two capabilities of its own (to read the caller's arguments, to list
+//! folders) are in effect only between calls.
+
+use std::{
+    fmt, io,
+    os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
+};
+
+use rustix::{
+    fs::{Gid, Uid},
+    process::{DumpableBehavior, set_dumpable_behavior, setsid},
+    thread::{
+        CapabilitiesSecureBits, CapabilitySet, CapabilitySets, set_capabilities,
+        set_capabilities_secure_bits, set_name, set_no_new_privs, set_thread_groups, set_thread_res_gid,
+        set_thread_res_uid,
+    },
+};
+
+use super::{
+    channel::{Channel, Message},
+    privilege::{Identity, Origin},
+};
+use crate::sys::{
+    clone::{Descriptors, OneThread, fork_sibling},
+    file_call,
+    seccomp::Listener,
+    signal,
+};
+
+/// Its real uid where the command is uid 0: the kernel's overflow uid, nobody's.
+const NOBODY: u32 = 65_534;
+
+/// What it holds between calls.
+pub const CAPABILITIES: CapabilitySet = CapabilitySet::SYS_PTRACE.union(CapabilitySet::DAC_READ_SEARCH);
+
+/// What a performer does.
+pub trait Performer: fmt::Debug + Send + Sync {
+    /// Answers calls until nobody can make one. `reports` leads to the supervisor.
+    ///
+    /// # Errors
+    /// It can't go on: whatever waits gets ENOSYS and the sandbox ends.
+    fn serve(&self, listener: Listener, reports: OwnedFd) -> io::Result<()>;
+}
+
+/// A performer that waits for its listener.
+#[derive(Debug)]
+pub(super) struct Waiting(Channel);
+
+impl Waiting {
+    /// Forks it; the caller is in the command's Landlock domain, and still root.
+    pub(super) fn fork(
+        one: OneThread,
+        performer: &dyn Performer,
+        identity: &Identity,
+        reports: BorrowedFd<'_>,
+    ) -> io::Result<Self> {
+        let (ours, theirs) = Channel::pair()?;
+        let reports = reports.try_clone_to_owned()?;
+        let keep = [theirs.as_fd().as_raw_fd(), reports.as_raw_fd()];
+        fork_sibling(one, Descriptors::Only(&keep), || match run(performer, identity, &theirs, reports) {
+            Ok(()) => 0,
+            Err(_) => 125,
+        })?;
+        Ok(Self(ours))
+    }
+
+    /// Gives it the listener and waits until it serves.
+    pub(super) fn hand_over(self, listener: Listener) -> io::Result<()> {
+        self.0.send_with(&Message::Go, Some(listener.as_fd()))?;
+        match self.0.receive()? {
+            Some(received) if received.message == Message::Ready => Ok(()),
+            _ => Err(io::Error::from_raw_os_error(libc::ESRCH)),
+        }
+    }
+}
+
+fn run(
+    performer: &dyn Performer,
+    identity: &Identity,
+    channel: &Channel,
+    reports: OwnedFd,
+) -> io::Result<()> {
+    become_performer(identity)?;
+    let Some(listener) = channel.receive()?.and_then(|received| received.descriptor) else {
+        return Ok(()); // called off
+    };
+    let listener = Listener::from_descriptor(listener);
+    channel.send(&Message::Ready)?;
+    performer.serve(listener, reports)
+}
+
+fn become_performer(identity: &Identity) -> io::Result<()> {
+    signal::block_all()?;
+    setsid()?;
+    set_name(c"govsandbox-perf")?;
+    let null = std::fs::File::options().read(true).write(true).open("/dev/null")?;
+    rustix::stdio::dup2_stdin(&null)?;
+    rustix::stdio::dup2_stdout(&null)?;
+    rustix::stdio::dup2_stderr(&null)?;
+    // Capabilities don't follow the uids below.
+    set_capabilities_secure_bits(CapabilitiesSecureBits::NO_SETUID_FIXUP | CapabilitiesSecureBits::NO_ROOT)?;
+    if identity.origin != Origin::Caller {
+        let groups: Vec<Gid> = identity.groups.iter().map(|gid| Gid::from_raw(*gid)).collect();
+        set_thread_groups(&groups)?;
+        let gid = Gid::from_raw(identity.gid);
+        set_thread_res_gid(gid, gid, gid)?;
+        let own = Uid::from_raw(if identity.uid == 0 { NOBODY } else { 0 });
+        set_thread_res_uid(own, own, own)?;
+        file_call::set_file_uid(identity.uid)?;
+    }
+    set_no_new_privs(true)?;
+    set_capabilities(
+        None,
+        CapabilitySets {
+            effective: CAPABILITIES,
+            permitted: CAPABILITIES,
+            inheritable: CapabilitySet::empty(),
+        },
+    )?;
+    set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
+    Ok(())
+}
