@@ -122,6 +122,8 @@ pub(crate) enum Told {
 
 /// Seccomp answers, or a hook behind it.
 pub(crate) const BY_SECCOMP: Told = Told::Event { kind: "privilege.use", rule: "", about: "" };
+/// Answered as an older kernel would, so that programs use another call: no denial.
+pub(crate) const MISSING: Told = Told::Nothing("answered as an older kernel would");
 /// What the kernel refuses by itself is no denial.
 pub(crate) const BY_KERNEL: Told = Told::Nothing("the kernel's own answer, as without a sandbox");
 

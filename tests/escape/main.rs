@@ -21,8 +21,12 @@ mod attempt;
 mod egress;
 mod inside;
 mod names;
+mod namespaces;
+mod privileges;
+mod processes;
 mod session;
 mod settings;
+mod sockets;
 mod stage;
 mod sys;
 mod table;
@@ -34,8 +38,18 @@ use session::{User, Verdict};
 
 /// The whole corpus, class by class.
 fn corpus() -> Vec<Attempt> {
-    let all: Vec<Attempt> =
-        [names::attempts(), settings::attempts(), egress::attempts()].into_iter().flatten().collect();
+    let all: Vec<Attempt> = [
+        names::attempts(),
+        settings::attempts(),
+        egress::attempts(),
+        privileges::attempts(),
+        namespaces::attempts(),
+        sockets::attempts(),
+        processes::attempts(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect();
     let names: BTreeSet<&str> = all.iter().map(|attempt| attempt.name.as_str()).collect();
     assert_eq!(names.len(), all.len(), "two attempts of one name");
     all

@@ -9,6 +9,10 @@ use crate::{
     stage::Stage,
 };
 
+/// What a control gets whose object this kernel has not: ENOENT, ENOSYS, no such family, type or protocol of socket.
+const ABSENT: [i32; 5] =
+    [libc::ENOENT, libc::ENOSYS, libc::EAFNOSUPPORT, libc::ESOCKTNOSUPPORT, libc::EPROTONOSUPPORT];
+
 /// Who tries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum User {
@@ -86,7 +90,8 @@ pub(crate) fn run(user: User, attempts: &[&Attempt]) -> Vec<Verdict> {
         let outcome = outcomes.get(&attempt.name);
         let (control, how) = &controls[&attempt.name];
         if !control {
-            let absent = attempt.where_there && *how == Some(Outcome::Errno(libc::ENOENT));
+            let absent =
+                attempt.where_there && matches!(how, Some(Outcome::Errno(errno)) if ABSENT.contains(errno));
             return if absent || kernel() < attempt.since {
                 Verdict::NotThere
             } else {
