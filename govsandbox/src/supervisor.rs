@@ -3,6 +3,7 @@
 mod filter;
 mod limits;
 mod observe;
+mod programs;
 mod resolve;
 mod session;
 
@@ -30,6 +31,7 @@ use crate::{
     backend::{
         self, Kind, fanotify, lsm,
         perform::{PERFORMED, PathPerformer, Reports},
+        programs::Programs,
     },
     bpf::{
         fill::{Contents, Sandbox},
@@ -225,6 +227,7 @@ struct Layers {
     mounts: MountPlan,
     fanotify: Option<(launch::plan::FanotifyPlan, Arc<fanotify::PathRules>)>,
     seccomp: SeccompPlan,
+    programs: Option<Programs>,
     not_held: Vec<String>,
 }
 
@@ -244,16 +247,24 @@ impl Start<'_> {
         };
         let automaton = (self.kind == Kind::Lsm).then_some(&*layers.kernel.automaton);
         let tables = resolver.tables()?;
+        let exec = layers.programs.as_ref().map(|programs| &*programs.table);
         let refusable: Vec<u32> = seccomp::numbers().collect();
-        let contents =
-            Contents { config, held: layers.kernel.held, automaton, egress: &tables, refusable: &refusable };
+        let contents = Contents {
+            config,
+            held: layers.kernel.held,
+            automaton,
+            exec,
+            egress: &tables,
+            refusable: &refusable,
+        };
         let (mut sandbox, rings) = Sandbox::create(&self.loaded, contents)?;
         let session = Session::new(&self.identity, compiled, sandbox.id, self.options);
         let mode = if enforce { fanotify::Mode::Enforce } else { fanotify::Mode::Audit };
         let (fanotify, rules) = layers.fanotify.unzip();
         let mut plan = self.plan(layers.mounts, fanotify, layers.seccomp, &session);
+        let by_verdict = rules.clone().filter(|_| self.kind == Kind::Fanotify);
         plan.performer =
-            rules.clone().map(|rules| Arc::new(PathPerformer::new(rules, mode)) as Arc<dyn Performer>);
+            by_verdict.map(|rules| Arc::new(PathPerformer::new(rules, mode)) as Arc<dyn Performer>);
         let (refusals, refused) = mpsc::channel();
         let (mut verdicts, mut reports) = (None, None);
         let mut init_pid = 0;
@@ -310,6 +321,7 @@ impl Start<'_> {
             resolver,
             compiled: Arc::new(policy::explain::with_links_followed(compiled)),
             automaton: Arc::from(self.automaton.clone()),
+            programs: layers.programs.map(|programs| Arc::from(programs.table)),
             root: PathBuf::from(format!("/proc/{init_pid}/root")),
             enforcing: enforce,
             command: Command {
@@ -348,12 +360,14 @@ impl Start<'_> {
 
     fn layers(&self) -> miette::Result<Layers> {
         let Policy { compiled, own_files, own_rule, .. } = &self.policy;
+        let programs = programs::find(&compiled.exec, &self.env)?;
         match self.kind {
             Kind::Lsm => Ok(Layers {
-                kernel: lsm::prepare(&compiled.paths, own_files, own_rule.0)?,
+                kernel: lsm::prepare(&compiled.paths, programs.as_ref(), own_files, own_rule.0)?,
                 mounts: MountPlan::default(),
-                fanotify: None,
+                fanotify: programs::by_content(programs.as_ref(), &self.automaton)?,
                 seccomp: SeccompPlan::HOOKS,
+                programs,
                 not_held: Vec::new(),
             }),
             Kind::Fanotify => {
@@ -366,6 +380,7 @@ impl Start<'_> {
                     automaton: self.automaton.clone(),
                     own_files: own_files.clone(),
                     mode,
+                    programs: programs.as_ref(),
                 })
                 .map_err(system("find the files that the policy names"))?;
                 let kernel = lsm::Prepared { held: Vec::new(), automaton: self.automaton.clone() };
@@ -378,6 +393,7 @@ impl Start<'_> {
                         performed: PERFORMED,
                         ..SeccompPlan::FANOTIFY
                     },
+                    programs,
                     not_held: setup.not_held,
                 })
             }

@@ -7,6 +7,7 @@ pub(crate) mod machine;
 pub(crate) mod model;
 pub(crate) mod net;
 pub(crate) mod procs;
+pub(crate) mod programs;
 pub(crate) mod pty;
 pub(crate) mod sys;
 pub(crate) mod worker;

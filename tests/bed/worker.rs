@@ -16,7 +16,7 @@ use std::{
 
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 
-use super::sys;
+use super::{programs, sys};
 
 /// First argument of a worker.
 pub(crate) const MARK: &str = "@worker";
@@ -127,6 +127,14 @@ fn step(verb: &str, path: &Path) -> io::Result<String> {
             names.sort();
             return Ok(names.join(","));
         }
+        "read-start" => {
+            let mut start = [0; 4];
+            fs::File::open(path)?.read_exact(&mut start)?;
+        }
+        "exec-descriptor" => return programs::by_descriptor(path),
+        "map-code" => return programs::map(path, true),
+        "protect-code" => return programs::map(path, false),
+        "race" => return programs::race(path),
         "stat" => return fs::metadata(path).map(|_| String::new()),
         "cd" => std::env::set_current_dir(path)?,
         "write" => OpenOptions::new().write(true).open(path)?.write_all(b"written")?,

@@ -76,8 +76,6 @@ protect = [
 fn what_this_version_does_not_enforce_is_refused() {
     let bed = Bed::new();
     for (key, policy) in [
-        ("exec.deny", "[exec]\ndeny = ['sudo']"),
-        ("exec.allow", "[exec]\nallow = []"),
         ("verify", "[network]\nverify = 'sni'"),
         ("wildcard host", "[network]\nallow = ['*.example.com']"),
         ("listen", "[network]\nlisten = ['*']"),

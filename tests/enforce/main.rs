@@ -13,6 +13,7 @@ mod bed;
 mod change;
 mod connect;
 mod exec;
+mod exec_rules;
 mod flood;
 mod git;
 mod limits;

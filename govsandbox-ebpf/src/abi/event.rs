@@ -27,7 +27,9 @@ pub const FLAG_HOOK: u32 = 64;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum RecordKind {
-    /// A new program image: `path` is the file, `second` the working directory, then argv (NUL-separated).
+    /// A new program image: `path` is the file, `second` the working directory, then argv (NUL-separated). Refused before
+    /// it was loaded argv is what the caller asked for; with `value` the signal that ends it, it was loaded. With the
+    /// action `Execute`: code of `path` that the program maps.
     Exec = 1,
     /// The last thread of a process is gone: `value` is the wait status (`wait(2)`).
     Exit = 2,

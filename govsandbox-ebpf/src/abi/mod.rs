@@ -2,6 +2,7 @@
 //! padding, sizes asserted.
 
 pub mod event;
+pub mod exec;
 #[cfg(feature = "host")]
 mod pod;
 pub mod privilege;

@@ -4,6 +4,7 @@
     reason = "`aya::Pod` is an unsafe trait; this file is the only place that implements it"
 )]
 
+use super::exec::ExecHits;
 use super::rule::{
     EgressKey, Hits, Loss, LossKey, PortTable, SandboxConfig, SyscallSpec, TagKey, TagRule, TaskMark,
 };
@@ -28,3 +29,5 @@ unsafe impl aya::Pod for LossKey {}
 unsafe impl aya::Pod for SyscallSpec {}
 // SAFETY: as above.
 unsafe impl aya::Pod for TagRule {}
+// SAFETY: as above.
+unsafe impl aya::Pod for ExecHits {}

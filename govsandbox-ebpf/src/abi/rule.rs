@@ -101,7 +101,9 @@ pub struct SandboxConfig {
     pub path_hooks: u8,
     /// 1: `process.namespaces = "allow"`, new namespaces and mounts are not refused.
     pub namespaces: u8,
-    pub _pad: [u8; 2],
+    /// 1: there are exec rules, in the table of its slot.
+    pub exec_rules: u8,
+    pub _pad: [u8; 1],
     /// Which ring buffers and which automaton are its own. They stay for the next sandbox: putting a map into a map waits
     /// for all processors, some 10 ms.
     pub slot: u32,

@@ -2,6 +2,7 @@
 
 pub mod automaton;
 pub mod egress;
+pub mod exec;
 pub mod path;
 pub mod privilege;
 

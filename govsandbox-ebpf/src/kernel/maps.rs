@@ -6,6 +6,7 @@ use aya_ebpf::{
 };
 use govsandbox_ebpf::abi::{
     event::EventRecord,
+    exec::{ExecHits, ExecTable},
     privilege::RefusalKey,
     rule::{
         Automaton, EgressKey, Loss, LossKey, PortTable, SYSCALLS_MAX, SandboxConfig, SyscallSpec, TagKey,
@@ -16,6 +17,7 @@ use govsandbox_ebpf::abi::{
 use super::{
     cache::Folder,
     object::{Matched, PathScan},
+    program::ProgramScan,
     task_storage::TaskStorage,
     walk::Climb,
 };
@@ -44,6 +46,7 @@ pub struct Scratch {
     pub climb: Climb,
     pub scan: PathScan,
     pub matched: Matched,
+    pub program: ProgramScan,
     /// What [`super::hooks`] decided on the way: may it happen, the rule, holds in audit mode too.
     pub decided: [u32; 3],
     pub _pad: u32,
@@ -93,6 +96,17 @@ pub type AutomatonWords = [u64; size_of::<Automaton>() / 8];
 /// Slot → path automaton.
 #[btf_map]
 pub static AUTOMATA: HashOfMaps<u32, Array<AutomatonWords, 1>, SANDBOXES_MAX> = HashOfMaps::new();
+
+/// Tag → what the exec rules say of it.
+#[btf_map]
+pub static EXEC_TAG_RULES: HashMap<TagKey, ExecHits, 65536, NO_PREALLOC> = HashMap::new();
+
+/// An [`ExecTable`] as words, as [`AutomatonWords`].
+pub type ExecTableWords = [u64; size_of::<ExecTable>() / 8];
+
+/// Slot → exec rules.
+#[btf_map]
+pub static EXEC_TABLES: HashOfMaps<u32, Array<ExecTableWords, 1>, SANDBOXES_MAX> = HashOfMaps::new();
 
 /// Networks of all sandboxes.
 #[btf_map]

@@ -24,6 +24,8 @@ macro_rules! offsets {
 // One for each row of the host's table (`bpf/offsets.rs`): STRUCT_MEMBER, in bytes; and two facts of this machine.
 offsets!(
     BPRM_FILE,
+    BPRM_FILENAME,
+    BPRM_INTERP,
     COMPAT_BIT,
     DCACHE_UNSTEADY,
     DENTRY_D_FLAGS,
@@ -46,6 +48,7 @@ offsets!(
     LOADS_IN_ORDER,
     MM_ARG_END,
     MM_ARG_START,
+    MM_EXE_FILE,
     MOUNT_MNT,
     MOUNT_MNT_MOUNTPOINT,
     MOUNT_MNT_PARENT,
@@ -60,6 +63,7 @@ offsets!(
     QSTR_LEN,
     QSTR_NAME,
     SB_S_DEV,
+    SB_S_FLAGS,
     SIGNAL_LIVE,
     TASK_EXIT_CODE,
     TASK_FILES,
@@ -73,6 +77,7 @@ offsets!(
     TASK_TGID,
     TASK_THREAD_STATUS,
     VFSMOUNT_MNT_ROOT,
+    VMA_VM_FILE,
 );
 
 // Addresses of the kernel's own counts: 0 where it doesn't tell them.

@@ -60,6 +60,15 @@ pub(super) fn table(backend: Option<Kind>, landlock_abi: i32) -> Vec<Guarantee> 
             (!by_hooks).then_some("an empty file of a protected name can be made"),
         ),
         row(
+            "denied programs can't be executed, by any name",
+            if by_hooks {
+                &["BPF LSM hooks", "sched_process_exec tracepoint"]
+            } else {
+                &["fanotify verdicts", "mounts", "sched_process_exec tracepoint"]
+            },
+            (!by_hooks).then_some("but for some ways of a loader to programs that come during the run"),
+        ),
+        row(
             "files outside the allow-lists can't be written or read",
             &["Landlock"],
             (landlock_abi < TRUNCATE_ABI)

@@ -11,6 +11,7 @@ use std::{
 use govsandbox_ebpf::abi::rule::{Automaton, Hits, SandboxConfig, TagRule};
 use rustix::process::{WaitOptions, waitpid};
 
+use super::programs::Programs;
 use crate::{
     bpf::{
         fill::{Contents, FillError, Sandbox},
@@ -72,7 +73,12 @@ pub enum PrepareError {
 ///
 /// # Errors
 /// [`PrepareError`].
-pub fn prepare(paths: &PathPlan, own_files: &[PathBuf], own_rule: u16) -> Result<Prepared, PrepareError> {
+pub fn prepare(
+    paths: &PathPlan,
+    programs: Option<&Programs>,
+    own_files: &[PathBuf],
+    own_rule: u16,
+) -> Result<Prepared, PrepareError> {
     let mounts = mountinfo::read(Path::new("/proc/self/mountinfo")).map_err(PrepareError::Mountinfo)?;
     let points: Vec<PathBuf> = mounts.into_iter().map(|mount| mount.point).collect();
     let mut held = Vec::new();
@@ -93,6 +99,9 @@ pub fn prepare(paths: &PathPlan, own_files: &[PathBuf], own_rule: u16) -> Result
                 globs.push(GlobRule { pattern, effect: *effect, rule: RuleIndex(rule.0) });
             }
         }
+    }
+    for (path, hits) in programs.iter().flat_map(|programs| &programs.held) {
+        held.extend(Held::program(path, *hits)?);
     }
     for path in own_files.iter().filter(|path| path.exists()) {
         held.extend(tag::hold(
@@ -159,7 +168,8 @@ fn open_two_files(loaded: &Loaded, folder: &Path) -> Result<i32, FillError> {
     let rule = TagRule { hits: Hits { deny: 1, protect: 0 }, pinned: 0, own: 0 };
     let held = Held::open(&denied, rule).map_err(FillError::from)?.into_iter().collect();
     let config = SandboxConfig { path_hooks: 1, ..SandboxConfig::default() };
-    let contents = Contents { config, held, automaton: None, egress: &BTreeMap::new(), refusable: &[] };
+    let contents =
+        Contents { config, held, automaton: None, exec: None, egress: &BTreeMap::new(), refusable: &[] };
     let (sandbox, mut rings) = Sandbox::create(loaded, contents)?;
     let (wait, mut go) = io::pipe().map_err(raw)?;
     let child = clone::fork(clone::Descriptors::All, move || {

@@ -7,6 +7,7 @@ pub mod guarantee;
 pub mod lsm;
 pub mod machine;
 pub mod perform;
+pub mod programs;
 pub mod unload;
 
 use std::fmt;

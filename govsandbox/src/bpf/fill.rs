@@ -9,6 +9,7 @@ use std::{
 use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, lpm_trie::Key};
 use govsandbox_ebpf::abi::{
     event::RecordKind,
+    exec::{ExecHits, ExecTable},
     rule::{
         Automaton, EgressKey, Loss, LossKey, PortTable, SandboxConfig, SyscallSpec, TagKey, TagRule, TaskMark,
     },
@@ -81,6 +82,8 @@ pub struct Contents<'a> {
     pub held: Vec<Held>,
     /// The path patterns.
     pub automaton: Option<&'a Automaton>,
+    /// The exec rules.
+    pub exec: Option<&'a ExecTable>,
     /// Egress.
     pub egress: &'a BTreeMap<Network, PortTable>,
     /// Numbers of the system calls that the sandbox's filter may refuse.
@@ -106,6 +109,8 @@ struct Maps {
     marks: MapData,
     tag_rules: HashMap<MapData, TagKey, TagRule>,
     automata: MapData,
+    exec_tag_rules: HashMap<MapData, TagKey, ExecHits>,
+    exec_tables: MapData,
     egress: LpmTrie<MapData, EgressKey, PortTable>,
     events: MapData,
     denials: MapData,
@@ -130,9 +135,11 @@ impl Sandbox {
         }
         let mut held = contents.held;
         let slot = maps.free_slot();
+        let exec_rules = u8::from(contents.exec.is_some());
         let mut config = SandboxConfig {
             supervisor_tgid: std::process::id(),
             slot,
+            exec_rules,
             keep_folders: u32::from(loaded.keeps_folders()),
             epoch: epoch(),
             ..contents.config
@@ -152,10 +159,15 @@ impl Sandbox {
                 .insert(key, object.rule_joined(before), 0)
                 .map_err(map_error("TAG_RULES"))?;
             sandbox.tags.push(object.tag);
+            if object.exec != ExecHits::NONE {
+                let before = sandbox.maps.exec_tag_rules.get(&key, 0).unwrap_or_default();
+                let joined = object.exec.or(before);
+                sandbox.maps.exec_tag_rules.insert(key, joined, 0).map_err(map_error("EXEC_TAG_RULES"))?;
+            }
         }
         sandbox._held = held;
         step(Step::Tags)?;
-        let rings = sandbox.fill_slot(slot, contents.automaton)?;
+        let rings = sandbox.fill_slot(slot, contents.automaton, contents.exec)?;
         step(Step::Slot)?;
         sandbox.set_egress(contents.egress)?;
         step(Step::Networks)?;
@@ -169,10 +181,18 @@ impl Sandbox {
         Ok((sandbox, rings))
     }
 
-    fn fill_slot(&mut self, slot: u32, automaton: Option<&Automaton>) -> Result<Rings, FillError> {
+    fn fill_slot(
+        &mut self,
+        slot: u32,
+        automaton: Option<&Automaton>,
+        exec: Option<&ExecTable>,
+    ) -> Result<Rings, FillError> {
         let raw = |map| move |source| FillError::Map { map, source };
         if let Some(automaton) = automaton {
-            self.maps.write_automaton(slot, automaton).map_err(raw("AUTOMATA"))?;
+            write_table(&self.maps.automata, slot, automaton.as_bytes()).map_err(raw("AUTOMATA"))?;
+        }
+        if let Some(exec) = exec {
+            write_table(&self.maps.exec_tables, slot, exec.as_bytes()).map_err(raw("EXEC_TABLES"))?;
         }
         for kind in KINDS {
             let key = LossKey { sandbox_id: self.id.0, kind: kind as u32 };
@@ -261,6 +281,8 @@ impl Maps {
             marks: loaded.map("MARKS")?,
             tag_rules: typed(loaded, "TAG_RULES", Map::HashMap)?,
             automata: loaded.map("AUTOMATA")?,
+            exec_tag_rules: typed(loaded, "EXEC_TAG_RULES", Map::HashMap)?,
+            exec_tables: loaded.map("EXEC_TABLES")?,
             egress: typed(loaded, "EGRESS", Map::LpmTrie)?,
             events: loaded.map("EVENTS")?,
             denials: loaded.map("DENIALS")?,
@@ -278,19 +300,6 @@ impl Maps {
     fn free_slot(&self) -> u32 {
         let used: BTreeSet<u32> = self.sandboxes.iter().flatten().map(|(_, config)| config.slot).collect();
         (0..).find(|slot| !used.contains(slot)).unwrap_or(u32::MAX)
-    }
-
-    fn write_automaton(&self, slot: u32, automaton: &Automaton) -> io::Result<()> {
-        let outer = self.automata.fd().as_fd();
-        let array = match sys::bpf::inner_id(outer, slot)? {
-            Some(id) => MapData::from_id(id).map_err(io::Error::other)?,
-            None => {
-                let array = sys::bpf::create_array_of_one(size_of::<Automaton>() as u32)?;
-                sys::bpf::insert_inner(outer, slot, &array)?;
-                MapData::from_fd(array).map_err(io::Error::other)?
-            }
-        };
-        sys::bpf::map_update(array.fd().as_fd(), &0_u32.to_ne_bytes(), automaton.as_bytes())
     }
 
     /// Removes what supervisors left that were killed. The kernel itself has seen them end, whatever their pid namespace.
@@ -327,7 +336,9 @@ impl Maps {
     fn forget(&mut self, id: u32, tags: &[u32]) {
         self.sandboxes.remove(&id).ok(); // each of these may be gone already
         for tag in tags {
-            self.tag_rules.remove(&TagKey { sandbox_id: id, tag: *tag }).ok();
+            let key = TagKey { sandbox_id: id, tag: *tag };
+            self.tag_rules.remove(&key).ok();
+            self.exec_tag_rules.remove(&key).ok();
         }
         for kind in KINDS {
             self.losses.remove(&LossKey { sandbox_id: id, kind: kind as u32 }).ok();
@@ -339,6 +350,21 @@ impl Maps {
 fn epoch() -> u64 {
     let now = clock_gettime(ClockId::Boottime);
     (now.tv_sec as u64) * 1_000_000_000 + now.tv_nsec as u64
+}
+
+/// Writes a table into the only entry of the slot's array, which is made if there is none.
+fn write_table(outer: &MapData, slot: u32, bytes: &[u8]) -> io::Result<()> {
+    let outer = outer.fd().as_fd();
+    let array = match sys::bpf::inner_id(outer, slot)? {
+        Some(id) => MapData::from_id(id).map_err(io::Error::other)?,
+        None => {
+            let size_bytes = u32::try_from(bytes.len()).map_err(io::Error::other)?;
+            let array = sys::bpf::create_array_of_one(size_bytes)?;
+            sys::bpf::insert_inner(outer, slot, &array)?;
+            MapData::from_fd(array).map_err(io::Error::other)?
+        }
+    };
+    sys::bpf::map_update(array.fd().as_fd(), &0_u32.to_ne_bytes(), bytes)
 }
 
 /// Sandboxes that are alive: their ids and their supervisors' thread-group ids.

@@ -12,6 +12,8 @@ type Row = (&'static str, &'static str, &'static str);
 
 const MEMBERS: &[Row] = &[
     ("BPRM_FILE", "linux_binprm", "file"),
+    ("BPRM_FILENAME", "linux_binprm", "filename"),
+    ("BPRM_INTERP", "linux_binprm", "interp"),
     ("DENTRY_D_FLAGS", "dentry", "d_flags"),
     ("DENTRY_D_INODE", "dentry", "d_inode"),
     ("DENTRY_D_NAME", "dentry", "d_name"),
@@ -30,6 +32,7 @@ const MEMBERS: &[Row] = &[
     ("INODE_I_SB", "inode", "i_sb"),
     ("MM_ARG_END", "mm_struct", "arg_end"),
     ("MM_ARG_START", "mm_struct", "arg_start"),
+    ("MM_EXE_FILE", "mm_struct", "exe_file"),
     ("MOUNT_MNT", "mount", "mnt"),
     ("MOUNT_MNT_MOUNTPOINT", "mount", "mnt_mountpoint"),
     ("MOUNT_MNT_PARENT", "mount", "mnt_parent"),
@@ -38,6 +41,7 @@ const MEMBERS: &[Row] = &[
     ("QSTR_LEN", "qstr", "len"),
     ("QSTR_NAME", "qstr", "name"),
     ("SB_S_DEV", "super_block", "s_dev"),
+    ("SB_S_FLAGS", "super_block", "s_flags"),
     ("SIGNAL_LIVE", "signal_struct", "live"),
     ("TASK_EXIT_CODE", "task_struct", "exit_code"),
     ("TASK_FILES", "task_struct", "files"),
@@ -50,6 +54,7 @@ const MEMBERS: &[Row] = &[
     ("TASK_START_BOOTTIME", "task_struct", "start_boottime"),
     ("TASK_TGID", "task_struct", "tgid"),
     ("VFSMOUNT_MNT_ROOT", "vfsmount", "mnt_root"),
+    ("VMA_VM_FILE", "vm_area_struct", "vm_file"),
 ];
 
 /// Where a syscall's number and its arguments stand at its exit (arch/x86/entry, the System V syscall convention).

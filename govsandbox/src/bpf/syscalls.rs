@@ -31,10 +31,27 @@ const fn change(action: RecordAction, dirfd_arg: u8, path_arg: u8, target_arg: u
     }
 }
 
+/// Programs: the path alone; mmap(2) has none.
+const fn exec(action: RecordAction, dirfd_arg: u8, path_arg: u8) -> SyscallSpec {
+    SyscallSpec {
+        kind: RecordKind::Exec as u8,
+        action: action as u8,
+        dirfd_arg,
+        path_arg,
+        flags_arg: NO_ARG,
+        flags_indirect: 0,
+        target_arg: NO_ARG,
+        _pad: 0,
+    }
+}
+
 /// Syscalls of every architecture.
 const AT_CALLS: &[(libc::c_long, SyscallSpec)] = &[
     (libc::SYS_openat, open(0, 1, 2, 0)),
     (libc::SYS_openat2, open(0, 1, 2, 1)),
+    (libc::SYS_execve, exec(RecordAction::None, NO_ARG, 0)),
+    (libc::SYS_execveat, exec(RecordAction::None, 0, 1)),
+    (libc::SYS_mmap, exec(RecordAction::Execute, NO_ARG, NO_ARG)),
     (libc::SYS_mkdirat, change(RecordAction::Create, 0, 1, NO_ARG)),
     (libc::SYS_mknodat, change(RecordAction::Create, 0, 1, NO_ARG)),
     (libc::SYS_symlinkat, change(RecordAction::Create, 1, 2, NO_ARG)),

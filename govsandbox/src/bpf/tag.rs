@@ -8,7 +8,10 @@ use std::{
 };
 
 use aya::maps::{Array, InodeStorage, Map};
-use govsandbox_ebpf::abi::rule::{Hits, TagRule};
+use govsandbox_ebpf::abi::{
+    exec::ExecHits,
+    rule::{Hits, TagRule},
+};
 
 use super::{
     fill::{FillError, map_error, typed},
@@ -38,6 +41,8 @@ pub struct Held {
     /// The tag, once given; 0 before.
     pub(super) tag: u32,
     rule: TagRule,
+    /// What the exec rules say of it.
+    pub(super) exec: ExecHits,
 }
 
 impl Held {
@@ -47,12 +52,20 @@ impl Held {
     /// When it exists and can't be opened.
     pub fn open(path: &Path, rule: TagRule) -> Result<Option<Self>, TagError> {
         match OpenOptions::new().read(true).custom_flags(libc::O_PATH | libc::O_NOFOLLOW).open(path) {
-            Ok(object) => Ok(Some(Self { object, tag: 0, rule })),
+            Ok(object) => Ok(Some(Self { object, tag: 0, rule, exec: ExecHits::NONE })),
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
                 Ok(None)
             }
             Err(source) => Err(TagError::Open { path: path.display().to_string(), source }),
         }
+    }
+
+    /// A program, or a folder of programs, as [`Held::open`].
+    ///
+    /// # Errors
+    /// When it exists and can't be opened.
+    pub fn program(path: &Path, exec: ExecHits) -> Result<Option<Self>, TagError> {
+        Ok(Self::open(path, TagRule::default())?.map(|held| Self { exec, ..held }))
     }
 
     /// Both rules; several may be about one inode.

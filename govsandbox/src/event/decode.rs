@@ -10,7 +10,11 @@ use std::{
 };
 
 use govsandbox_ebpf::abi::{
-    event::{EventRecord, FLAG_ARGV_CUT, FLAG_PATH_AS_GIVEN, RecordKind, RecordOutcome},
+    event::{
+        EventRecord, FLAG_ARGV_CUT, FLAG_PATH_AS_GIVEN, FLAG_PATH_CUT, RecordAction, RecordKind,
+        RecordOutcome,
+    },
+    exec::ExecTable,
     rule::Automaton,
 };
 
@@ -66,13 +70,20 @@ impl Decoder {
     ) -> Self {
         Self {
             names: names(&compiled),
-            refusals: Refusals { compiled, automaton, root },
+            refusals: Refusals { compiled, automaton, programs: None, root },
             filter,
             enforcing,
             clock: Clock::measured(),
             processes: Processes::default(),
             unfinished: HashMap::new(),
         }
+    }
+
+    /// The exec rules of the run.
+    #[must_use]
+    pub fn with_programs(mut self, programs: Option<Arc<ExecTable>>) -> Self {
+        self.refusals.programs = programs;
+        self
     }
 
     /// The command before its first exec, so that its fork and events have a parent. Call it before the first record.
@@ -114,7 +125,7 @@ impl Decoder {
                 object
             }
             RecordKind::Exec => {
-                if record.outcome == RecordOutcome::Allowed {
+                if is_loaded(&record) {
                     self.processes.exec(&subject, program(&record));
                 }
                 object::walked(&record)
@@ -141,9 +152,9 @@ impl Decoder {
 
     /// A refusal that a verdict thread of the host made (backend `fanotify`); the syscall's own exit record with EPERM,
     /// which follows, is then not reported again. Where `start_boot_ns` is 0 the youngest process of that number is
-    /// meant, and `ppid` and `uid` are its.
-    pub fn refusal(&mut self, record: &EventRecord, path: &[u8], target: &[u8]) -> Event {
-        let record = Record::of(record, path, target);
+    /// meant, and `ppid` and `uid` are its. `target`: the new name of a rename or link; `argv`: what an exec was asked for.
+    pub fn refusal(&mut self, record: &EventRecord, path: &[u8], target: &[u8], argv: &[u8]) -> Event {
+        let record = Record::of(record, path, target, argv);
         if record.outcome == RecordOutcome::Denied {
             if self.unfinished.len() >= UNFINISHED_MAX {
                 self.unfinished.clear();
@@ -164,6 +175,9 @@ impl Decoder {
         let Meant { path, target, rule } = self.refusals.explain(record);
         if self.is_reported(record, &path) {
             return None;
+        }
+        if record.kind == RecordKind::Exec && rule.is_none() {
+            return None; // a name in PATH that is no program, and the like
         }
         let object = Object {
             path: object::text(&path),
@@ -201,26 +215,36 @@ impl Decoder {
             RecordOutcome::WouldDeny => Outcome::WouldDeny,
             RecordOutcome::Failed => Outcome::Failed,
         };
+        let mut process = self.processes.describe(&subject(head));
+        if record.kind == RecordKind::Exec && !is_loaded(record) && !record.argv.is_empty() {
+            // Who asked is the caller; what for, is told with it.
+            let asked = program(record);
+            process.argv = asked.arguments();
+            process.argv_truncated = asked.argv_truncated;
+        }
         Event {
             time: self.clock.utc(head.time_boot_ns),
             kind,
             action,
             outcome,
             errno: i32::try_from(head.errno).ok().filter(|errno| *errno != 0),
-            rule: self.rule(head.rule, record.kind, outcome),
-            process: Some(self.processes.describe(&subject(head))),
+            rule: self.rule(record, outcome),
+            process: Some(process),
             object,
         }
     }
 
-    fn rule(&self, number: u16, kind: RecordKind, outcome: Outcome) -> Option<Rule> {
-        if let Some(rule) = self.refusals.compiled.rule(number) {
+    fn rule(&self, record: &Record<'_>, outcome: Outcome) -> Option<Rule> {
+        if let Some(rule) = self.refusals.compiled.rule(record.head.rule) {
             return Some(into_rule(rule.clone()));
         }
-        let id = match (outcome, kind) {
+        let id = match (outcome, record.kind) {
             (Outcome::Allowed | Outcome::Failed, _) => return None,
             (Outcome::Denied | Outcome::WouldDeny, RecordKind::Connect | RecordKind::Send) => {
                 "default/network.allow"
+            }
+            (Outcome::Denied | Outcome::WouldDeny, RecordKind::Exec) if !record.has(FLAG_PATH_CUT) => {
+                "default/exec.allow"
             }
             // The kernel program refuses what it can't judge.
             (
@@ -234,6 +258,13 @@ impl Decoder {
         };
         Some(Rule { id: RuleId(id.to_owned()), layer: Layer::Builtin })
     }
+}
+
+/// Is it a program that was loaded, whatever became of it then?
+fn is_loaded(record: &Record<'_>) -> bool {
+    let is_ended = record.head.value != 0;
+    let went_on = matches!(record.outcome, RecordOutcome::Allowed | RecordOutcome::WouldDeny);
+    record.action != RecordAction::Execute && (went_on || is_ended)
 }
 
 /// The host name behind each rule; a rule about addresses has none.

@@ -153,7 +153,7 @@ fn a_verdict_threads_refusal_is_told_once_and_the_next_failure_again() {
         rule: DENY.0,
         ..head(RecordKind::Open, Did::Read, RecordOutcome::Denied)
     };
-    let event = decoder.refusal(&refused, b"/home/u/.ssh/id", b"");
+    let event = decoder.refusal(&refused, b"/home/u/.ssh/id", b"", b"");
     assert_eq!((rule(&event), event.outcome), (Some("t/filesystem.deny/0"), Outcome::Denied));
     let process = event.process.unwrap();
     assert_eq!((process.ppid, process.uid, process.start_ns), (PARENT, 1000, 900));
@@ -179,7 +179,7 @@ fn a_failure_that_is_not_the_refused_open_is_told() {
         (RecordOutcome::WouldDeny, open(libc::O_RDONLY, libc::EPERM), "/home/u/.ssh/id"),
     ] {
         let mut decoder = decoder_at(bed.path(), true);
-        decoder.refusal(&EventRecord { outcome: outcome as u8, ..refused }, b"/home/u/.ssh/id", b"");
+        decoder.refusal(&EventRecord { outcome: outcome as u8, ..refused }, b"/home/u/.ssh/id", b"", b"");
         assert!(decoder.record(&bytes(exit, name, "/app", "")).unwrap().is_some(), "{name}");
     }
 }

@@ -48,6 +48,7 @@ fn compiled() -> Compiled {
             .chain(&others)
             .map(|id| RuleInfo { id: RuleId((*id).to_owned()), layer: Layer::Session })
             .collect(),
+        exec: crate::policy::compile::ExecPlan::default(),
         paths: PathPlan {
             allow: vec![AllowLists {
                 any_write: None,

@@ -15,6 +15,8 @@ pub(super) fn file(record: &Record<'_>) -> Object {
         ino: is_known.then_some(head.ino),
         flags: (record.kind == RecordKind::Open).then(|| open_flags::names(head.value)),
         path_truncated: record.has(FLAG_PATH_CUT),
+        signal: (record.kind == RecordKind::Exec && head.value != 0)
+            .then(|| i32::try_from(head.value).unwrap_or(i32::MAX)),
         ..Object::default()
     }
 }

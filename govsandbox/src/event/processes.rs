@@ -80,7 +80,7 @@ impl Program {
     }
 
     /// The arguments apart. The NUL at the end ends the last one; where it was cut off the last one is a part.
-    fn arguments(&self) -> Option<Vec<Text>> {
+    pub(super) fn arguments(&self) -> Option<Vec<Text>> {
         let argv = self.argv.strip_suffix(b"\0").unwrap_or(&self.argv);
         (!self.argv.is_empty()).then(|| argv.split(|byte| *byte == 0).map(Text::from).collect())
     }

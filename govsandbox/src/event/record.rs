@@ -99,8 +99,8 @@ impl<'a> Record<'a> {
         Ok(record)
     }
 
-    /// A record that was made here, with its object's path and, of a rename or link, the new one.
-    pub(super) fn of(head: &EventRecord, path: &'a [u8], second: &'a [u8]) -> Self {
+    /// A record that was made here, with its object's path, the new one of a rename or link, the arguments of an exec.
+    pub(super) fn of(head: &EventRecord, path: &'a [u8], second: &'a [u8], argv: &'a [u8]) -> Self {
         Self {
             head: *head,
             kind: RecordKind::try_from(head.kind).unwrap_or(RecordKind::Open),
@@ -108,7 +108,7 @@ impl<'a> Record<'a> {
             outcome: RecordOutcome::try_from(head.outcome).unwrap_or(RecordOutcome::Denied),
             path,
             second,
-            argv: &[],
+            argv,
         }
     }
 

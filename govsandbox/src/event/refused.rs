@@ -10,6 +10,7 @@ use std::{
 use govsandbox_ebpf::{
     abi::{
         event::{FLAG_PATH_AS_GIVEN, FLAG_TARGET_AS_GIVEN, FLAG_TARGET_FIRST, RecordAction, RecordKind},
+        exec::ExecTable,
         rule::Automaton,
     },
     decide::path::Operation,
@@ -30,6 +31,8 @@ use crate::policy::{
 pub(super) struct Refusals {
     pub(super) compiled: Arc<Compiled>,
     pub(super) automaton: Arc<Automaton>,
+    /// The exec rules; `None`: there are none.
+    pub(super) programs: Option<Arc<ExecTable>>,
     pub(super) root: PathBuf,
 }
 
@@ -52,6 +55,10 @@ impl Refusals {
             target.as_ref().and_then(|target| self.denial(&target.path, Operation::Change)),
         );
         let (path, target) = (path.path, target.map(|target| target.path));
+        if rule.is_none() && record.kind == RecordKind::Exec {
+            let programs = self.programs.as_deref();
+            rule = programs.and_then(|programs| explain::program(&self.compiled, programs, &path));
+        }
         if rule.is_none() {
             rule = self.by_its_mount(record, &path, target.as_deref());
         }

@@ -46,6 +46,8 @@ pub struct CgroupPlan {
 pub struct FanotifyPlan {
     /// `true`: there are globs, so every mount that can hold such names is marked; `false`: only the denied paths.
     pub all_mounts: bool,
+    /// `true`: there are exec rules, so every mount is marked for what is executed from it.
+    pub programs: bool,
     /// Files with more than one name (hard links) that a deny rule names; each an existing, resolved path.
     pub inodes: Vec<PathBuf>,
 }

@@ -11,10 +11,13 @@ use super::{
     merge::{Entry, Given, Lists, Origin, Scalars},
     parse::{Span, Spanned},
     problem::Problem,
-    raw::{RawEgressRule, RawMode, RawPolicy, RawProtectRule, RawRequire, RawRoot, RawTraceOpens, Texts},
+    raw::{
+        RawEgressRule, RawExecRule, RawMode, RawPolicy, RawProtectRule, RawRequire, RawRoot, RawTraceOpens,
+        Texts,
+    },
     rule::{
         egress::{EgressError, EgressList, EgressPattern},
-        exec,
+        exec::ExecPattern,
         path::{PathError, PathPattern},
     },
     unenforced,
@@ -141,6 +144,8 @@ pub fn check(raw: &RawPolicy, found: Found) -> Result<(Policy, Vec<Problem>), Ve
         write: raw.filesystem.write.as_ref().map(|list| checker.paths("filesystem.write", list)),
         deny: checker.paths("filesystem.deny", &raw.filesystem.deny),
         protect: checker.protected("filesystem.protect", &raw.filesystem.protect),
+        exec_allow: raw.exec.allow.as_ref().map(|list| checker.exec("exec.allow", list)),
+        exec_deny: checker.exec("exec.deny", &raw.exec.deny),
         network_allow: raw.network.allow.as_ref().map(|list| checker.egress(EgressList::Allow, list)),
         network_deny: checker.egress(EgressList::Deny, &raw.network.deny),
     };
@@ -292,11 +297,19 @@ impl Checker {
         entries
     }
 
+    fn exec(&mut self, key: &'static str, raw: &[Spanned<RawExecRule>]) -> Vec<Entry<ExecPattern>> {
+        let mut entries = Vec::with_capacity(raw.len());
+        for (index, rule) in raw.iter().enumerate() {
+            match ExecPattern::check(&rule.value, key == "exec.allow") {
+                Ok(pattern) => entries.push(self.entry(key, index, pattern, &rule.span)),
+                Err(error) => self.error(error, &rule.span),
+            }
+        }
+        entries
+    }
+
     /// Rules that this version doesn't enforce must make sense as well: a policy is not to change its verdict later.
     fn unenforced_rules(&mut self, raw: &RawPolicy) {
-        for rule in raw.exec.allow.iter().flatten().chain(&raw.exec.deny) {
-            self.finish(exec::check(&rule.value), &rule.span);
-        }
         for socket in raw.network.unix.iter().filter(|socket| !socket.value.starts_with('@')) {
             self.finish(PathPattern::parse(&socket.value), &socket.span);
         }
@@ -326,7 +339,7 @@ impl Checker {
                 self.finish::<_, PathError>(PathPattern::parse(&path.value), &path.span);
             }
             if let Some(program) = &matches.exec {
-                self.finish(exec::check(&program.value), &program.span);
+                self.finish(ExecPattern::check(&program.value, false), &program.span);
             }
             if let Some(host) = &matches.network {
                 self.finish::<_, EgressError>(

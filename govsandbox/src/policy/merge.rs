@@ -13,7 +13,7 @@ use super::{
     compile::{Layer, Mode, Require, RootPolicy},
     parse::Span,
     problem::Source,
-    rule::{egress::EgressPattern, path::PathPattern},
+    rule::{egress::EgressPattern, exec::ExecPattern, path::PathPattern},
 };
 use crate::id::RuleId;
 
@@ -65,6 +65,10 @@ pub struct Lists {
     pub deny: Vec<Entry<PathPattern>>,
     /// `filesystem.protect`.
     pub protect: Vec<Entry<PathPattern>>,
+    /// `exec.allow`.
+    pub exec_allow: Option<Vec<Entry<ExecPattern>>>,
+    /// `exec.deny`.
+    pub exec_deny: Vec<Entry<ExecPattern>>,
     /// `network.allow`.
     pub network_allow: Option<Vec<Entry<EgressPattern>>>,
     /// `network.deny`.
@@ -147,6 +151,8 @@ impl Lists {
             write: joined_if_any(self.write, later.write),
             deny: joined(self.deny, later.deny),
             protect: joined(self.protect, later.protect),
+            exec_allow: joined_if_any(self.exec_allow, later.exec_allow),
+            exec_deny: joined(self.exec_deny, later.exec_deny),
             network_allow: joined_if_any(self.network_allow, later.network_allow),
             network_deny: joined(self.network_deny, later.network_deny),
         }

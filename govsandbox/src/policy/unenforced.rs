@@ -28,7 +28,6 @@ pub fn findings(raw: &RawPolicy, lists: &Lists) -> Vec<Spanned<NotEnforced>> {
     };
     paths(lists, &mut add);
     hosts(lists, &mut add);
-    exec(raw, &mut add);
     network(raw, &mut add);
     process(raw, &mut add);
     audit(raw, &mut add);
@@ -50,18 +49,6 @@ fn hosts(lists: &Lists, add: &mut impl FnMut(&Span, &str, &'static str)) {
     let rules = lists.network_allow.iter().flatten().chain(&lists.network_deny);
     for entry in rules.filter(|entry| matches!(entry.rule.host(), HostPattern::Below(_))) {
         add(&entry.span, "a wildcard host", "list the names one by one");
-    }
-}
-
-fn exec(raw: &RawPolicy, add: &mut impl FnMut(&Span, &str, &'static str)) {
-    for rule in &raw.exec.deny {
-        add(&rule.span, "`exec.deny`", LEAVE_OUT);
-    }
-    match raw.exec.allow.as_deref() {
-        // An empty list is not absent: it would allow no program at all.
-        Some([]) => add(&(0..0), "`exec.allow`", LEAVE_OUT),
-        Some(rules) => rules.iter().for_each(|rule| add(&rule.span, "`exec.allow`", LEAVE_OUT)),
-        None => {}
     }
 }
 

@@ -12,7 +12,8 @@ use std::{
 };
 
 use govsandbox_ebpf::abi::{
-    event::{EventRecord, RecordAction, RecordKind, RecordOutcome},
+    event::{EventRecord, FLAG_ARGV_CUT, RecordAction, RecordKind, RecordOutcome},
+    exec::ExecTable,
     rule::{Automaton, Loss},
 };
 use rustix::event::{EventfdFlags, eventfd};
@@ -59,6 +60,7 @@ pub(super) struct Observed {
     pub(super) resolver: Resolver,
     pub(super) compiled: Arc<Compiled>,
     pub(super) automaton: Arc<Automaton>,
+    pub(super) programs: Option<Arc<ExecTable>>,
     pub(super) root: PathBuf,
     pub(super) enforcing: bool,
     pub(super) command: Command,
@@ -82,7 +84,8 @@ impl Observer {
                 observed.root.clone(),
                 observed.enforcing,
                 filter,
-            );
+            )
+            .with_programs(observed.programs.clone());
             decoder.command(observed.command.pid, &observed.command.argv, &observed.command.cwd);
             Work { observed, decoder, waiting: VecDeque::new(), reported: Vec::new() }.run(&stopped);
         })?;
@@ -145,11 +148,7 @@ impl Work {
         // The sandbox's cgroup is empty and gone, so every record is there.
         while self.read() {}
         for refusal in std::mem::take(&mut self.waiting) {
-            self.observed.recorder.record(self.decoder.refusal(
-                &as_record(&refusal),
-                &refusal.path,
-                &refusal.target,
-            ));
+            self.observed.recorder.record(told(&mut self.decoder, &refusal));
         }
         self.report_losses();
     }
@@ -170,7 +169,7 @@ impl Work {
             }
             while waiting.front().is_some_and(|refusal| refusal.time_boot_ns <= header.time_boot_ns) {
                 if let Some(refusal) = waiting.pop_front() {
-                    recorder.record(decoder.refusal(&as_record(&refusal), &refusal.path, &refusal.target));
+                    recorder.record(told(decoder, &refusal));
                 }
             }
             match decoder.record(bytes) {
@@ -185,7 +184,7 @@ impl Work {
         // The decoder knows one refusal of each thread: told of ahead of its record, the next would take its place.
         while !more && waiting.front().is_some_and(|refusal| refusal.time_boot_ns <= overdue_ns) {
             if let Some(refusal) = waiting.pop_front() {
-                recorder.record(decoder.refusal(&as_record(&refusal), &refusal.path, &refusal.target));
+                recorder.record(told(decoder, &refusal));
             }
         }
         more
@@ -238,6 +237,11 @@ fn gap(kind: RecordKind, loss: Loss, count: u64) -> Event {
     Event::gap(to, kind.name(), count, (from, to), "the kernel's buffer was full")
 }
 
+fn told(decoder: &mut Decoder, refusal: &Refusal) -> Event {
+    let argv = refusal.call.as_ref().map_or(&[][..], |call| &call.argv);
+    decoder.refusal(&as_record(refusal), &refusal.path, &refusal.target, argv)
+}
+
 /// A refusal by the verdict thread in the form of the kernel's records.
 fn as_record(refusal: &Refusal) -> EventRecord {
     let action = if let Some(change) = refusal.change {
@@ -264,7 +268,7 @@ fn as_record(refusal: &Refusal) -> EventRecord {
         ppid: 0,
         uid: 0,
         errno: if refusal.refused { libc::EPERM as u32 } else { 0 },
-        flags: 0,
+        flags: if refusal.call.as_ref().is_some_and(|call| call.is_cut) { FLAG_ARGV_CUT } else { 0 },
         path_len: refusal.path.len() as u32,
         second_len: refusal.target.len() as u32,
         argv_len: 0,
@@ -273,8 +277,12 @@ fn as_record(refusal: &Refusal) -> EventRecord {
         family: 0,
         protocol: 0,
         rule: refusal.rule,
-        kind: if refusal.change.is_some() { RecordKind::Change } else { RecordKind::Open } as u8,
-        action: action as u8,
+        kind: match (&refusal.call, &refusal.change) {
+            (Some(_), _) => RecordKind::Exec,
+            (None, Some(_)) => RecordKind::Change,
+            (None, None) => RecordKind::Open,
+        } as u8,
+        action: if refusal.call.is_some() { RecordAction::None } else { action } as u8,
         outcome: outcome as u8,
         _pad: [0; 5],
     }

@@ -27,6 +27,15 @@ pub enum MarkOn {
     Inode,
 }
 
+/// Which opens are asked about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Asked {
+    /// All, of files and folders.
+    Opens,
+    /// Those of programs, of scripts, of their interpreters and loaders.
+    Programs,
+}
+
 /// One open that waits; without an answer it waits for good.
 #[derive(Debug)]
 pub struct Event {
@@ -45,6 +54,15 @@ pub enum Verdict {
     Allow,
     /// The caller gets EPERM.
     Deny,
+}
+
+impl Asked {
+    fn mask(self) -> u64 {
+        match self {
+            Self::Opens => libc::FAN_OPEN_PERM | libc::FAN_ONDIR,
+            Self::Programs => libc::FAN_OPEN_EXEC_PERM,
+        }
+    }
 }
 
 impl Group {
@@ -83,11 +101,11 @@ impl Group {
         Self(descriptor)
     }
 
-    /// Asks for a verdict on each open of files and folders at `path`.
+    /// Asks for a verdict on each such open at `path`.
     ///
     /// # Errors
     /// `EINVAL`, `EOPNOTSUPP` for file systems that allow no marks; `ENOENT` and the like for the path.
-    pub fn mark(&self, on: MarkOn, path: &Path) -> io::Result<()> {
+    pub fn mark(&self, on: MarkOn, asked: Asked, path: &Path) -> io::Result<()> {
         let flags = libc::FAN_MARK_ADD
             | libc::FAN_MARK_DONT_FOLLOW
             | match on {
@@ -95,7 +113,7 @@ impl Group {
                 MarkOn::Inode => libc::FAN_MARK_INODE,
             };
         let path = CString::new(path.as_os_str().as_bytes())?;
-        self.call(flags, libc::FAN_OPEN_PERM | libc::FAN_ONDIR, libc::AT_FDCWD, Some(&path))
+        self.call(flags, asked.mask(), libc::AT_FDCWD, Some(&path))
     }
 
     /// Asks no more about this inode, whoever opens it and by whatever name, until it is changed. The mark goes when
@@ -103,13 +121,14 @@ impl Group {
     ///
     /// # Errors
     /// As [`Group::mark`].
-    pub fn ignore(&self, object: BorrowedFd<'_>) -> io::Result<()> {
+    pub fn ignore(&self, asked: Asked, object: BorrowedFd<'_>) -> io::Result<()> {
+        let mask = asked.mask() & !libc::FAN_ONDIR;
         let ignore = libc::FAN_MARK_ADD | libc::FAN_MARK_INODE | libc::FAN_MARK_IGNORED_MASK;
         let flags = ignore | libc::FAN_MARK_IGNORED_SURV_MODIFY | libc::FAN_MARK_EVICTABLE;
-        match self.call(flags, libc::FAN_OPEN_PERM, object.as_raw_fd(), None) {
+        match self.call(flags, mask, object.as_raw_fd(), None) {
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
                 let flags = ignore | libc::FAN_MARK_IGNORED_SURV_MODIFY;
-                self.call(flags, libc::FAN_OPEN_PERM, object.as_raw_fd(), None)
+                self.call(flags, mask, object.as_raw_fd(), None)
             }
             answer => answer,
         }

@@ -5,14 +5,26 @@ use aya_ebpf::{
     macros::btf_tracepoint,
     programs::BtfTracePointContext,
 };
-use govsandbox_ebpf::abi::event::{ARGV_BYTES_MAX, FLAG_ARGV_CUT, FLAG_PATH_CUT, RecordKind};
+use govsandbox_ebpf::{
+    abi::{
+        event::{ARGV_BYTES_MAX, FLAG_ARGV_CUT, FLAG_PATH_CUT, RecordKind},
+        exec::{ARGS_JUDGED_BYTES_MAX, ExecHits, TRAIT_MULTI_CALL},
+    },
+    decide::{
+        Decision,
+        exec::{Fired, Wanted, decide_call, decide_mapping, decide_unread, weigh, weigh_script},
+    },
+};
 
-use super::SIGKILL;
+use super::{SIGKILL, conclude, settle};
 use crate::kernel::{
-    emit, maps, object,
+    emit,
+    maps::{self, Scratch},
+    object,
     offsets::{self, typed},
-    subject,
-    walk::{self, Location},
+    program::{self, Argv},
+    subject::{self, Subject},
+    walk::{self, Location, Written},
 };
 
 /// `sched_process_exec(struct task_struct *p, pid_t old_pid, struct linux_binprm *bprm)`: after the point of no return,
@@ -61,9 +73,81 @@ pub fn process_exec(ctx: BtfTracePointContext) -> i32 {
         if subject.config.trace_args != 0 {
             write_argv(&subject, scratch, path.length + cwd.length);
         }
+        if subject.config.exec_rules != 0 {
+            let is_script = typed::<u64>(bprm, &offsets::BPRM_FILENAME) != typed(bprm, &offsets::BPRM_INTERP);
+            let call = Call { path, inode: inode as u64, is_script };
+            let decision = judge(&subject, scratch, call);
+            let (decision, _) = settle(scratch, decision, false);
+            if conclude(&subject, decision, false, record) {
+                (*record).errno = 0;
+                (*record).value = u64::from(SIGKILL);
+                bpf_send_signal(SIGKILL);
+            }
+        }
         emit::with_text(&ctx, &subject, scratch);
     }
     0
+}
+
+/// What was executed: its path stands at the beginning of the scratch's text.
+struct Call {
+    path: Written,
+    inode: u64,
+    is_script: bool,
+}
+
+/// Decides on a program that is loaded and has its arguments. Where no LSM program decided before, this is all that a path
+/// or a name meets in the kernel.
+#[inline(always)]
+unsafe fn judge(subject: &Subject, scratch: *mut Scratch, call: Call) -> Decision {
+    let Some(table) = program::table(subject.config.slot) else { return Decision::DENY_DEFAULT };
+    // SAFETY: the scratch is this task's; offsets are of the types that are read.
+    unsafe {
+        let mut hits = program::by_path(table, scratch, 0, call.path.length);
+        let mut script = ExecHits::NONE;
+        if subject.config.path_hooks != 0 {
+            hits = hits.or((&raw const (*scratch).program.file).read_volatile());
+            script = (&raw const (*scratch).program.script).read_volatile();
+        }
+        if !call.path.whole {
+            return Decision::DENY_DEFAULT;
+        }
+        if table.unseen != 0 && program::is_unseen(call.inode) {
+            return Decision::deny(table.unseen);
+        }
+        let multi_call = hits.traits & TRAIT_MULTI_CALL != 0;
+        let is_known = subject.config.path_hooks != 0;
+        let has_script = call.is_script && if is_known { script.args != 0 } else { table.deny_args != 0 };
+        if hits.args == 0 && !multi_call && !has_script {
+            let decision = decide_call(table, hits, Fired::default());
+            let is_final = !decision.allow || !call.is_script || !is_known;
+            return if is_final { decision } else { decide_call(table, script, Fired::default()) };
+        }
+        let mm: *const u8 = typed(subject.as_bytes(), &offsets::TASK_MM);
+        let (start, end): (u64, u64) = (typed(mm, &offsets::MM_ARG_START), typed(mm, &offsets::MM_ARG_END));
+        let size = end.wrapping_sub(start);
+        let length =
+            if size > ARGS_JUDGED_BYTES_MAX as u64 { ARGS_JUDGED_BYTES_MAX as u32 } else { size as u32 };
+        let argv = Argv { address: start, length };
+        program::find_calling(table, scratch, argv, Wanted { multi_call, script: has_script });
+        let calling = (&raw const (*scratch).program.calling).read_volatile();
+        if has_script && !is_known {
+            // What its path says was decided when it was opened.
+            script = ExecHits { allow: u16::MAX, deny: 0, ..calling.script };
+        }
+        let arguments = |from: u32| program::args_from(table, scratch, argv, from);
+        let is_cut = size > ARGS_JUDGED_BYTES_MAX as u64;
+        let (hits, fired) = weigh(hits, &calling, arguments);
+        if is_cut || (&raw const (*scratch).program.unread).read_volatile() != 0 {
+            let decision = decide_unread(table, hits);
+            return if decision.allow { decide_mapping(table, script) } else { decision };
+        }
+        let decision = decide_call(table, hits, fired);
+        if !decision.allow || !has_script {
+            return decision;
+        }
+        decide_call(table, script, weigh_script(script, &calling, arguments))
+    }
 }
 
 /// Copies argv, NUL-separated, behind the two paths.

@@ -3,8 +3,10 @@
 mod change;
 mod connect;
 mod exec;
+mod map;
 mod open;
 mod privilege;
+mod program;
 mod syscall;
 mod task;
 

@@ -17,7 +17,10 @@ use govsandbox_ebpf::abi::{
     rule::{NO_ARG, SyscallSpec},
 };
 
-use super::{open, privilege};
+use super::{
+    map::{self, Mapping},
+    open, privilege, program,
+};
 use crate::kernel::{
     emit,
     maps::{self, Scratch},
@@ -58,6 +61,10 @@ pub fn sys_exit(ctx: BtfTracePointContext) -> i32 {
             }
             return 0;
         }
+        if spec.kind == RecordKind::Exec as u8 && spec.path_arg == NO_ARG {
+            mapped(&ctx, &subject, regs, result);
+            return 0;
+        }
         if (*subject.mark).refused != 0 {
             (*subject.mark).refused = 0;
             return 0;
@@ -71,6 +78,22 @@ pub fn sys_exit(ctx: BtfTracePointContext) -> i32 {
         }
     }
     0
+}
+
+/// mmap(2), which has no path.
+#[inline(always)]
+unsafe fn mapped<C: EbpfContext>(ctx: &C, subject: &Subject, regs: *const u8, result: i64) {
+    if subject.config.path_hooks != 0 || subject.config.exec_rules == 0 {
+        return;
+    }
+    // SAFETY: `regs` is the tracepoint's.
+    let (protection, flags, descriptor) =
+        unsafe { (argument(regs, 2), argument(regs, 3), argument(regs, 4)) };
+    let mut mapping = Mapping { protection, flags, file: 0, result };
+    if mapping.is_of_code() {
+        mapping.file = file_of(subject, descriptor as u32);
+        map::judge(ctx, subject, mapping);
+    }
 }
 
 #[inline(always)]
@@ -175,6 +198,9 @@ unsafe fn refused<C: EbpfContext>(
             (*record).flags |= FLAG_TARGET_AS_GIVEN;
             (*record).argv_len =
                 write_given(scratch, length + written.length, argument(regs, spec.target_arg));
+        }
+        if spec.kind == RecordKind::Exec as u8 && subject.config.trace_args != 0 {
+            program::write_asked_argv(subject, scratch, length + written.length);
         }
         emit::with_text(ctx, subject, scratch);
     }

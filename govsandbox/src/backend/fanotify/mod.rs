@@ -4,16 +4,19 @@
 //! open of them is refused, protected ones are bound read-only. What comes later is judged at its first open, by the
 //! path that it has then. [`prepare`] turns rules into mounts and tables, [`Verdicts`] is the thread that answers.
 
+mod content;
 mod existing;
 mod prepare;
 mod probe;
+mod programs;
 mod rules;
 mod syscall;
 mod verdicts;
 
 pub use self::{
-    prepare::{Input, Setup, prepare},
+    prepare::{Input, Setup, prepare, prepare_contents},
     probe::{ProbeError, probe},
+    programs::Call,
     rules::PathRules,
     verdicts::{Counts, Mode, Refusal, Verdicts},
 };
@@ -23,5 +26,8 @@ pub(super) use verdicts::now_boot_ns;
 pub const NOT_HELD: &[&str] = &[
     "an empty file of a denied name: an open that would create it is refused after the kernel has made it",
     "times of files, flags by ioctl(2), and sockets made by bind(2): not judged by name",
-    "exec rules by argument",
+    "a program that came into being during the run and that an exec rule denies by a name, when a loader maps it: the \
+     process is killed at the end of mmap(2), and mprotect(2) is not judged",
+    "another hard link of a program that an exec rule denies, when a loader maps it",
+    "the arguments of a script that an exec rule names by its path, or whose first line has an option",
 ];

@@ -8,15 +8,21 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use govsandbox_ebpf::abi::rule::{Automaton, Hits};
+use govsandbox_ebpf::abi::{
+    exec::ExecHits,
+    rule::{Automaton, Hits},
+};
 
 use super::{
     NOT_HELD,
+    content::Contents,
     existing::{self, Existing},
+    programs::ProgramRules,
     rules::PathRules,
     verdicts::Mode,
 };
 use crate::{
+    backend::programs::Programs,
     launch::{
         mount::{MountPlan, resolve, table::MountTable},
         plan::FanotifyPlan,
@@ -38,6 +44,8 @@ pub struct Input<'a> {
     pub own_files: Vec<PathBuf>,
     /// `mode` of the policy.
     pub mode: Mode,
+    /// The policy's exec rules.
+    pub programs: Option<&'a Programs>,
 }
 
 /// What a launch and a [`super::Verdicts`] take.
@@ -58,15 +66,22 @@ pub struct Setup {
 /// # Errors
 /// A named path can't be looked up (other than by not existing), the mount table can't be read.
 pub fn prepare(input: Input<'_>) -> io::Result<Setup> {
-    let Input { paths, automaton, own_files, mode } = input;
+    let Input { paths, automaton, own_files, mode, programs } = input;
     let table = MountTable::read()?;
     let mut setup = Setup {
         mounts: MountPlan::default(),
         fanotify: FanotifyPlan {
             all_mounts: !paths.globs.is_empty() || mode == Mode::Audit,
+            programs: programs.is_some(),
             inodes: Vec::new(),
         },
-        rules: PathRules { automaton, literals: Vec::new(), links: Vec::new(), inodes: HashMap::new() },
+        rules: PathRules {
+            automaton,
+            literals: Vec::new(),
+            links: Vec::new(),
+            inodes: HashMap::new(),
+            programs: None,
+        },
         not_held: NOT_HELD.iter().map(|text| (*text).to_owned()).collect(),
     };
     for path in &own_files {
@@ -88,6 +103,9 @@ pub fn prepare(input: Input<'_>) -> io::Result<Setup> {
             None => setup.hold_missing(&literal.path, hits)?,
         }
     }
+    if let Some(programs) = programs {
+        setup.hold_programs(programs)?;
+    }
     if !paths.globs.is_empty() && mode == Mode::Enforce {
         let Existing { matches, complete } = existing::find(&setup.rules.automaton, &setup.mounts.writable);
         for (path, hits) in matches {
@@ -108,7 +126,46 @@ pub fn prepare(input: Input<'_>) -> io::Result<Setup> {
     Ok(setup)
 }
 
+/// What the verdict thread does on a backend that decides in the kernel: programs that are held by content.
+///
+/// # Errors
+/// A file can't be read.
+pub fn prepare_contents(
+    programs: &Programs,
+    automaton: Box<Automaton>,
+) -> io::Result<(FanotifyPlan, PathRules)> {
+    let plan = FanotifyPlan { all_mounts: false, programs: true, inodes: Vec::new() };
+    let rules = ProgramRules {
+        table: programs.table.clone(),
+        inodes: HashMap::new(),
+        contents: Contents::of(&programs.by_content)?,
+        by_path: false,
+    };
+    let (literals, links, inodes) = (Vec::new(), Vec::new(), HashMap::new());
+    Ok((plan, PathRules { automaton, literals, links, inodes, programs: Some(rules) }))
+}
+
 impl Setup {
+    /// Denied programs that are there now can't be executed from their place; their inodes are known under other names.
+    fn hold_programs(&mut self, programs: &Programs) -> io::Result<()> {
+        let mut rules = ProgramRules {
+            table: programs.table.clone(),
+            inodes: HashMap::new(),
+            contents: Contents::of(&programs.by_content)?,
+            by_path: true,
+        };
+        for (path, hits) in &programs.held {
+            let found = std::fs::metadata(path)?;
+            let known = rules.inodes.entry((found.dev(), found.ino())).or_insert(ExecHits::NONE);
+            *known = known.or(*hits);
+            if hits.deny != 0 {
+                self.mounts.no_exec.push(path.clone());
+            }
+        }
+        self.rules.programs = Some(rules);
+        Ok(())
+    }
+
     fn hold_literal(&mut self, path: &Path, hits: Hits, table: &MountTable) -> io::Result<()> {
         self.hold_object(path, hits)?;
         self.rules.literals.push((bytes(path), hits));

@@ -7,6 +7,8 @@ use govsandbox_ebpf::{
     decide::automaton::{Scan, scan},
 };
 
+use super::programs::ProgramRules;
+
 /// Suffix that the kernel gives to the path of an object whose name is gone (`fs/d_path.c`).
 const DELETED: &[u8] = b" (deleted)";
 
@@ -21,6 +23,8 @@ pub struct PathRules {
     pub(super) links: Vec<(Vec<u8>, Hits)>,
     /// Objects that existed at the start, by `st_dev` and inode: held under every name.
     pub(super) inodes: HashMap<(u64, u64), Hits>,
+    /// What may be executed; `None`: everything.
+    pub(super) programs: Option<ProgramRules>,
 }
 
 impl PathRules {
@@ -32,7 +36,7 @@ impl PathRules {
         }
         let own = self.inodes.get(&object).copied().unwrap_or(Hits::NONE);
         let hits = own.or(self.by_path(path));
-        Some(match path.strip_suffix(DELETED) {
+        Some(match without_deleted(path) {
             Some(name) => hits.or(self.by_path(name)),
             None => hits,
         })
@@ -65,6 +69,11 @@ impl PathRules {
     }
 }
 
+/// The name that an object had, if the kernel says that it is gone.
+pub(super) fn without_deleted(path: &[u8]) -> Option<&[u8]> {
+    path.strip_suffix(DELETED)
+}
+
 /// `true`: `path` is `literal` or lies below it.
 fn covers(literal: &[u8], path: &[u8]) -> bool {
     match path.strip_prefix(literal) {
@@ -95,6 +104,7 @@ mod tests {
             literals: vec![(b"/home/u/.ssh".to_vec(), DENY_LITERAL)],
             links: vec![(b"/home/u/conf".to_vec(), DENY_LITERAL)],
             inodes: HashMap::from([((8, 42), PROTECT_INODE)]),
+            programs: None,
         }
     }
 

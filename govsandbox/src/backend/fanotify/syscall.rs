@@ -17,16 +17,33 @@ pub(super) enum Purpose {
     Execute,
 }
 
-/// Asks `/proc/TID/syscall`: the registers of a thread that waits in the kernel, which nobody can change meanwhile.
+/// Tells it by the registers of the thread.
 pub(super) fn purpose(tid: i32) -> Purpose {
+    registers(tid).map_or(Purpose::Write, |line| parse(&line))
+}
+
+/// Where the argv of a thread lies that is in execve(2).
+pub(super) fn argv_address(tid: i32) -> Option<u64> {
+    let line = registers(tid)?;
+    let mut fields = line.split_ascii_whitespace();
+    let place = match fields.next()?.parse::<i64>().ok()? {
+        libc::SYS_execve => 1,
+        libc::SYS_execveat => 2,
+        _ => return None,
+    };
+    u64::from_str_radix(fields.nth(place)?.strip_prefix("0x")?, 16).ok()
+}
+
+/// Asks `/proc/TID/syscall`: the registers of a thread that waits in the kernel, which nobody can change meanwhile.
+fn registers(tid: i32) -> Option<String> {
     for _ in 0..LOOKS_MAX {
         match fs::read_to_string(format!("/proc/{tid}/syscall")) {
             Ok(line) if line.starts_with("running") => thread::sleep(BETWEEN),
-            Ok(line) => return parse(&line),
+            Ok(line) => return Some(line),
             Err(_) => break,
         }
     }
-    Purpose::Write
+    None
 }
 
 /// `NUMBER ARG0 … ARG5 SP PC`, arguments in hex. Of `openat2` the flags lie in memory; like every other call that may

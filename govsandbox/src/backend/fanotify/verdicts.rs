@@ -22,12 +22,13 @@ use rustix::{
 };
 
 use super::{
+    programs::{self, Call},
     rules::PathRules,
     syscall::{Purpose, purpose},
 };
 use crate::{
     launch::Forked,
-    sys::fanotify::{Event, Group, Verdict},
+    sys::fanotify::{Asked, Event, Group, Verdict},
 };
 
 /// `mode` of the policy.
@@ -60,6 +61,8 @@ pub struct Refusal {
     pub exec: bool,
     /// A folder, to be listed.
     pub list: bool,
+    /// By an exec rule: what was asked for.
+    pub call: Option<Call>,
     /// The rule; 0: it could not be decided.
     pub rule: u16,
     /// `false`: [`Mode::Audit`], it went through.
@@ -182,6 +185,9 @@ impl Judge {
             return self.refuse(event, path.unwrap_or_default(), None, Purpose::Write, 0);
         };
         let Some(path) = path else { return self.refuse(event, Vec::new(), Some(&found), Purpose::Write, 0) };
+        if event.exec {
+            return self.judge_program(event, path, &found);
+        }
         let kind = FileType::from_raw_mode(found.st_mode);
         let Some(hits) = self.rules.hits(&path, (found.st_dev, found.st_ino)) else {
             return self.refuse(event, path, Some(&found), Purpose::Write, 0);
@@ -190,7 +196,7 @@ impl Judge {
             // Another name of the same file could be one that a rule matches: then every open is asked about.
             if kind == FileType::RegularFile && found.st_nlink == 1 {
                 // Without the mark the next open is asked about again, and that is all.
-                self.group.ignore(event.object.as_fd()).ok();
+                self.group.ignore(Asked::Opens, event.object.as_fd()).ok();
             }
             return Verdict::Allow;
         }
@@ -210,6 +216,27 @@ impl Judge {
         self.refuse(event, path, Some(&found), purpose, decision.rule)
     }
 
+    /// A program, a script, an interpreter or a loader that is about to be executed.
+    fn judge_program(&self, event: &Event, path: Vec<u8>, found: &Stat) -> Verdict {
+        let Some(programs) = &self.rules.programs else { return Verdict::Allow };
+        let Ok(file) = programs::file_of(event.object.as_fd()) else {
+            return self.refuse(event, path, Some(found), Purpose::Execute, 0);
+        };
+        let judged = programs.judge(&path, &file, (found.st_dev, found.st_ino));
+        if judged.decision.allow {
+            // Its name is looked at again at the end of exec.
+            if judged.is_lasting && found.st_nlink == 1 {
+                self.group.ignore(Asked::Programs, event.object.as_fd()).ok();
+            }
+            return Verdict::Allow;
+        }
+        if self.mode == Mode::Audit && judged.is_seen_later {
+            return Verdict::Allow;
+        }
+        let call = Some(programs::call(event.tid));
+        self.tell(event, path, Some(found), Purpose::Execute, judged.decision.rule, call)
+    }
+
     /// Tells of it, then refuses; a process outside, met by way of a hard link, goes on untouched.
     fn refuse(
         &self,
@@ -218,6 +245,18 @@ impl Judge {
         found: Option<&Stat>,
         purpose: Purpose,
         rule: u16,
+    ) -> Verdict {
+        self.tell(event, path, found, purpose, rule, None)
+    }
+
+    fn tell(
+        &self,
+        event: &Event,
+        path: Vec<u8>,
+        found: Option<&Stat>,
+        purpose: Purpose,
+        rule: u16,
+        call: Option<Call>,
     ) -> Verdict {
         if namespace_of(event.tid).is_ok_and(|namespace| namespace != self.namespace) {
             return Verdict::Allow;
@@ -233,6 +272,7 @@ impl Judge {
             ino: found.map_or(0, |found| found.st_ino),
             write: purpose == Purpose::Write,
             exec: purpose == Purpose::Execute,
+            call,
             list: found.is_some_and(|found| FileType::from_raw_mode(found.st_mode).is_dir()),
             rule,
             refused,

@@ -168,6 +168,7 @@ fn refusal(packet: &[u8], process: Option<&OwnedFd>) -> Option<Refusal> {
         list: false,
         rule: u16::from_ne_bytes(head.get(3..5)?.try_into().ok()?),
         refused: head.get(2) == Some(&1),
+        call: None,
         change: RecordAction::try_from(*head.get(1)?).ok(),
         target: target.to_vec(),
     })

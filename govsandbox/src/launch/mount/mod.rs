@@ -30,8 +30,8 @@ use super::{
     privilege::Identity,
 };
 use crate::sys::{
-    fanotify::{Group, MarkOn},
-    mount_setattr::{self, Depth, NO_DEV, READ_ONLY},
+    fanotify::{Asked, Group, MarkOn},
+    mount_setattr::{self, Depth, NO_DEV, NO_EXEC, READ_ONLY},
 };
 
 pub mod table;
@@ -69,6 +69,8 @@ pub struct MountPlan {
     pub deny_unpinned: Vec<PathBuf>,
     /// As `protect`, likewise.
     pub protect_unpinned: Vec<PathBuf>,
+    /// Files and folders that nothing is executed from, nor mapped as code: bound over themselves with `MS_NOEXEC`.
+    pub no_exec: Vec<PathBuf>,
     /// The project's own: policy files, log, state folder, binary. Bound over themselves, read-only.
     pub own_files: Vec<PathBuf>,
     /// What the sandbox may write: ancestors of the above that lie in these are bound over themselves. Empty: `/`.
@@ -174,6 +176,14 @@ pub(super) fn enter(plan: &MountPlan, identity: &Identity) -> Result<(), Failure
     for (path, treatment) in plan.treatments() {
         bind_over_itself(&path, treatment).map_err(fail(Stage::Pin, &path))?;
     }
+    for path in &plan.no_exec {
+        match bind_with(path, NO_EXEC, Depth::Recursive) {
+            // It went away since it was looked up, or lies behind a symlink now: its name is judged when it is opened.
+            Err(error)
+                if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR | libc::ELOOP)) => {}
+            answer => answer.map_err(fail(Stage::Pin, path))?,
+        }
+    }
     Ok(())
 }
 
@@ -181,23 +191,27 @@ pub(super) fn enter(plan: &MountPlan, identity: &Identity) -> Result<(), Failure
 pub(super) fn mark(plan: &MountPlan, fanotify: &FanotifyPlan, group: &Group) -> Result<(), Failure> {
     let fail =
         |path: &Path, source: &io::Error| Failure::new(Stage::Mark, path.display().to_string(), source);
-    let put = |on, path: &Path| group.mark(on, path).map_err(|source| fail(path, &source));
+    let put = |on, path: &Path| group.mark(on, Asked::Opens, path).map_err(|source| fail(path, &source));
     for path in &fanotify.inodes {
         put(MarkOn::Inode, path)?;
     }
     for path in plan.deny.iter().chain(&plan.deny_unpinned) {
         put(MarkOn::Mount, path)?;
     }
-    if !fanotify.all_mounts {
+    let wanted = [(fanotify.all_mounts, Asked::Opens), (fanotify.programs, Asked::Programs)];
+    let wanted: Vec<Asked> = wanted.into_iter().filter_map(|(is, asked)| is.then_some(asked)).collect();
+    if wanted.is_empty() {
         return Ok(());
     }
     let mountinfo = Path::new("/proc/self/mountinfo");
     let table = MountTable::read().map_err(|source| fail(mountinfo, &source))?;
     for mount in table.mounts().iter().filter(|mount| can_hold_names(mount)) {
-        match group.mark(MarkOn::Mount, &mount.point) {
-            // Hidden below another mount: nobody inside reaches it either.
-            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR)) => {}
-            answer => answer.map_err(|source| fail(&mount.point, &source))?,
+        for asked in &wanted {
+            match group.mark(MarkOn::Mount, *asked, &mount.point) {
+                // Hidden below another mount: nobody inside reaches it either.
+                Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR)) => {}
+                answer => answer.map_err(|source| fail(&mount.point, &source))?,
+            }
         }
     }
     Ok(())

@@ -4,6 +4,7 @@
 //! construction). A state of the table is the set of positions that a path may have come to. What a state then keeps is
 //! only its best deny and its best protect rule, so that states that differ in nothing else are merged.
 
+pub mod exec;
 #[cfg(test)]
 mod globset_tests;
 mod positions;
@@ -11,7 +12,7 @@ mod positions;
 use std::collections::{HashMap, VecDeque};
 
 use govsandbox_ebpf::abi::rule::{AUTOMATON_STATES_MAX, AUTOMATON_TRANSITIONS_MAX, Automaton, Hits};
-use positions::{Positions, Set};
+use positions::{Mark, Positions, Set};
 use zerocopy::FromZeros;
 
 use super::{
@@ -63,7 +64,7 @@ pub enum AutomatonError {
 /// # Errors
 /// [`AutomatonError`]; [`AutomatonError::Pattern`] never for patterns of a [`super::compile::Compiled`].
 pub fn build(globs: &[GlobRule]) -> Result<Box<Automaton>, AutomatonError> {
-    let mut positions = Positions::default();
+    let mut positions = Positions::new(b'/');
     for glob in globs {
         let segments = glob::segments(&glob.pattern).map_err(|source| AutomatonError::Pattern {
             pattern: String::from_utf8_lossy(&glob.pattern).into_owned(),
@@ -79,20 +80,20 @@ pub fn build(globs: &[GlobRule]) -> Result<Box<Automaton>, AutomatonError> {
 }
 
 /// A deterministic automaton, states numbered from 0; 0 is dead, 1 is the start.
-struct Graph {
+struct Graph<H> {
     /// For each state what matches if a component ends there.
-    hits: Vec<Hits>,
+    hits: Vec<H>,
     /// For each state the next one, by byte class.
     next: Vec<Vec<u16>>,
     /// Class of each byte.
     classes: [u8; 256],
 }
 
-impl Graph {
+impl<H: Mark> Graph<H> {
     /// All sets of positions that some path comes to.
-    fn of(positions: &Positions) -> Result<Self, AutomatonError> {
+    fn of(positions: &Positions<H>) -> Result<Self, AutomatonError> {
         let (classes, members) = positions.classes();
-        let mut graph = Self { hits: vec![Hits::NONE], next: vec![vec![0; members.len()]], classes };
+        let mut graph = Self { hits: vec![H::default()], next: vec![vec![0; members.len()]], classes };
         // The start is no position, so it has a number and no set; neither has the dead state.
         graph.hits.push(positions.hits_at_start());
         let mut numbers: HashMap<Set, u16> = HashMap::from([(positions.empty(), 0)]);
@@ -125,7 +126,7 @@ impl Graph {
 
     /// The smallest automaton that does the same: states are merged unless some path tells them apart (Moore, 1956).
     fn merged(&self) -> Self {
-        let mut block_of: Vec<u16> = number_distinct(self.hits.iter().map(|hits| (hits.deny, hits.protect)));
+        let mut block_of: Vec<u16> = number_distinct(self.hits.iter().map(|hits| hits.key()));
         let mut count = 0;
         loop {
             let signatures = self.next.iter().zip(&block_of).map(|(row, block)| {
@@ -141,7 +142,7 @@ impl Graph {
             count = refined_count;
         }
         let mut merged =
-            Self { hits: vec![Hits::NONE; count], next: vec![Vec::new(); count], classes: self.classes };
+            Self { hits: vec![H::default(); count], next: vec![Vec::new(); count], classes: self.classes };
         for ((row, hits), block) in self.next.iter().zip(&self.hits).zip(&block_of) {
             let block = usize::from(*block);
             if let (Some(to), Some(hits_to)) = (merged.next.get_mut(block), merged.hits.get_mut(block)) {
@@ -152,12 +153,14 @@ impl Graph {
         // Blocks are numbered as they first come, so the dead state stays 0 and the start is 1; but if nothing can
         // match, both are one.
         if count == 1 {
-            merged.hits.push(Hits::NONE);
+            merged.hits.push(H::default());
             merged.next.extend(merged.next.first().cloned());
         }
         merged
     }
+}
 
+impl Graph<Hits> {
     /// The kernel's form.
     fn table(&self) -> Result<Box<Automaton>, AutomatonError> {
         let class_count = self.next.first().map_or(1, Vec::len);

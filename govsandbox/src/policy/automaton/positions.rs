@@ -2,9 +2,39 @@
 
 use std::collections::HashMap;
 
-use govsandbox_ebpf::abi::rule::Hits;
+use govsandbox_ebpf::abi::{exec::ExecHits, rule::Hits};
 
 use crate::policy::rule::glob::{Part, Segment};
+
+/// What the match of a pattern means.
+pub(super) trait Mark: Copy + Default {
+    /// What the matches of two patterns mean together.
+    fn or(self, other: Self) -> Self;
+
+    /// Equal for equal meanings, and for these only.
+    fn key(self) -> [u64; 2];
+}
+
+impl Mark for Hits {
+    fn or(self, other: Self) -> Self {
+        Self::or(self, other)
+    }
+
+    fn key(self) -> [u64; 2] {
+        [self.deny.into(), self.protect.into()]
+    }
+}
+
+impl Mark for ExecHits {
+    fn or(self, other: Self) -> Self {
+        Self::or(self, other)
+    }
+
+    fn key(self) -> [u64; 2] {
+        let [deny, allow, traits] = [self.deny, self.allow, self.traits].map(u64::from);
+        [self.args, deny << 32 | allow << 16 | traits]
+    }
+}
 
 /// A set of positions, one bit for each.
 pub(super) type Set = Vec<u64>;
@@ -13,18 +43,23 @@ pub(super) type Set = Vec<u64>;
 type Bytes = [u64; 4];
 
 /// All positions of all patterns.
-#[derive(Debug, Default)]
-pub(super) struct Positions {
+#[derive(Debug)]
+pub(super) struct Positions<H> {
+    /// What stands before each component: a slash before names of a path, a NUL before arguments. Of the latter a component
+    /// may be empty.
+    separator: u8,
     takes: Vec<Bytes>,
     follow: Vec<Vec<usize>>,
     /// What matches if a component ends with this position.
-    hits: Vec<Hits>,
+    hits: Vec<H>,
     /// Where a path may begin.
     first: Vec<usize>,
     /// What matches every path.
-    everywhere: Hits,
+    everywhere: H,
     /// The `**` that many patterns begin with: one for all, or each state would have a position for every pattern.
     leading: Option<Fragment>,
+    /// Leading options that many patterns for arguments begin with, likewise.
+    options: Vec<(&'static [&'static str], Fragment)>,
 }
 
 /// A part of a pattern: where it may begin and end, and whether it may be left out.
@@ -35,10 +70,37 @@ struct Fragment {
     optional: bool,
 }
 
-impl Positions {
+impl<H: Mark> Positions<H> {
+    /// None, for texts whose components begin with this byte.
+    pub(super) fn new(separator: u8) -> Self {
+        Self {
+            separator,
+            takes: Vec::new(),
+            follow: Vec::new(),
+            hits: Vec::new(),
+            first: Vec::new(),
+            everywhere: H::default(),
+            leading: None,
+            options: Vec::new(),
+        }
+    }
+
     /// Adds a pattern for whole paths; `hits` is what its match means.
-    pub(super) fn add(&mut self, segments: &[Segment], hits: Hits) {
-        let mut whole = Fragment { optional: true, ..Fragment::default() };
+    pub(super) fn add(&mut self, segments: &[Segment], hits: H) {
+        self.add_after(None, segments, hits);
+    }
+
+    /// Adds a pattern for what follows leading options; `valued` are those that take the next word for their value.
+    pub(super) fn add_after(
+        &mut self,
+        valued: Option<&'static [&'static str]>,
+        segments: &[Segment],
+        hits: H,
+    ) {
+        let mut whole = match valued {
+            Some(valued) => self.leading_options(valued),
+            None => Fragment { optional: true, ..Fragment::default() },
+        };
         for (index, segment) in segments.iter().enumerate() {
             let fragment = match (segment, &self.leading) {
                 (Segment::AnyDepth, Some(leading)) if index == 0 => leading.clone(),
@@ -50,6 +112,18 @@ impl Positions {
             }
             whole = self.then(whole, fragment);
         }
+        self.end(whole, hits);
+    }
+
+    /// Adds a name that begins with `mark` instead of the separator: no path is meant.
+    pub(super) fn add_marked(&mut self, mark: u8, name: &[Part], hits: H) {
+        let marked = self.position(only(mark));
+        let name = self.sequence(name);
+        let whole = self.then(marked, name);
+        self.end(whole, hits);
+    }
+
+    fn end(&mut self, whole: Fragment, hits: H) {
         for position in &whole.last {
             if let Some(known) = self.hits.get_mut(*position) {
                 *known = known.or(hits);
@@ -59,6 +133,45 @@ impl Positions {
             self.everywhere = self.everywhere.or(hits);
         }
         self.first.extend(whole.first);
+    }
+
+    /// Any number of options: one of `valued` with the word that follows, or another word that begins with a dash.
+    fn leading_options(&mut self, valued: &'static [&'static str]) -> Fragment {
+        if let Some((_, known)) = self.options.iter().find(|(known, _)| *known == valued) {
+            return known.clone();
+        }
+        let bytes = |text: &str| text.bytes().map(Part::Byte).collect::<Vec<_>>();
+        let mut either = Fragment::default();
+        for option in valued {
+            let option = self.name(&bytes(option));
+            let value = self.name(&[Part::Run]);
+            let both = self.then(option, value);
+            either.first.extend(both.first);
+            either.last.extend(both.last);
+        }
+        let mut prefixes: Vec<&str> =
+            valued.iter().flat_map(|option| (1..=option.len()).filter_map(|end| option.get(..end))).collect();
+        prefixes.sort_unstable();
+        prefixes.dedup();
+        for prefix in prefixes {
+            // What differs from every valued option in the next byte, or ends here without being one.
+            let further = valued.iter().filter_map(|option| option.strip_prefix(prefix)?.bytes().next());
+            let ranges: Vec<_> = further.map(|byte| (byte, byte)).collect();
+            let other = if ranges.is_empty() { Part::One } else { Part::Class { negated: true, ranges } };
+            let mut longer = bytes(prefix);
+            longer.extend([other, Part::Run]);
+            let longer = self.name(&longer);
+            either.first.extend(longer.first);
+            either.last.extend(longer.last);
+            if !valued.contains(&prefix) {
+                let short = self.name(&bytes(prefix));
+                either.first.extend(short.first);
+                either.last.extend(short.last);
+            }
+        }
+        let options = self.repeated(either);
+        self.options.push((valued, options.clone()));
+        options
     }
 
     /// The classes of bytes that no position tells apart: the class of each byte, and for each class the positions that
@@ -98,14 +211,14 @@ impl Positions {
     }
 
     /// What matches if a component ends with a position of the set.
-    pub(super) fn hits(&self, set: &Set) -> Hits {
+    pub(super) fn hits(&self, set: &Set) -> H {
         members(set)
             .filter_map(|position| self.hits.get(position))
-            .fold(Hits::NONE, |hits, more| hits.or(*more))
+            .fold(H::default(), |hits, more| hits.or(*more))
     }
 
     /// What matches the empty path, and so every path.
-    pub(super) fn hits_at_start(&self) -> Hits {
+    pub(super) fn hits_at_start(&self) -> H {
         self.everywhere
     }
 
@@ -126,24 +239,24 @@ impl Positions {
         let position = self.takes.len();
         self.takes.push(takes);
         self.follow.push(Vec::new());
-        self.hits.push(Hits::NONE);
+        self.hits.push(H::default());
         Fragment { first: vec![position], last: vec![position], optional: false }
     }
 
     /// Any number of components.
     fn any_depth(&mut self) -> Fragment {
-        let slash = self.position(only(b'/'));
+        let slash = self.position(only(self.separator));
         let run = self.run();
-        let component = self.then(slash, Fragment { optional: false, ..run });
+        let component = self.then(slash, Fragment { optional: self.may_be_empty(), ..run });
         self.repeated(component)
     }
 
     /// A slash and a name.
     fn name(&mut self, parts: &[Part]) -> Fragment {
-        let slash = self.position(only(b'/'));
+        let slash = self.position(only(self.separator));
         let mut name = self.sequence(parts);
         // `*` alone is any name, and none is empty.
-        name.optional = false;
+        name.optional &= self.may_be_empty();
         self.then(slash, name)
     }
 
@@ -152,9 +265,9 @@ impl Positions {
         for part in parts {
             let fragment = match part {
                 Part::Byte(byte) => self.position(only(*byte)),
-                Part::One => self.position(ANY),
+                Part::One => self.position(self.any()),
                 Part::Run => self.run(),
-                Part::Class { negated, ranges } => self.position(class(*negated, ranges)),
+                Part::Class { negated, ranges } => self.position(class(self.separator, *negated, ranges)),
                 Part::Either(alternatives) => {
                     let mut either = Fragment::default();
                     for alternative in alternatives {
@@ -171,8 +284,18 @@ impl Positions {
         whole
     }
 
+    /// Arguments may be empty, names never are.
+    fn may_be_empty(&self) -> bool {
+        self.separator == 0
+    }
+
+    /// Every byte but the separator.
+    fn any(&self) -> Bytes {
+        class_of(|byte| byte != self.separator)
+    }
+
     fn run(&mut self) -> Fragment {
-        let one = self.position(ANY);
+        let one = self.position(self.any());
         self.repeated(one)
     }
 
@@ -206,21 +329,14 @@ impl Positions {
     }
 }
 
-/// Every byte but the slash: no name has one.
-const ANY: Bytes = {
-    let mut bytes = [u64::MAX; 4];
-    bytes[0] &= !(1 << b'/');
-    bytes
-};
-
 fn only(byte: u8) -> Bytes {
     class_of(|other| other == byte)
 }
 
-fn class(negated: bool, ranges: &[(u8, u8)]) -> Bytes {
+fn class(separator: u8, negated: bool, ranges: &[(u8, u8)]) -> Bytes {
     class_of(|byte| {
         let listed = ranges.iter().any(|(first, last)| (*first..=*last).contains(&byte));
-        byte != b'/' && listed != negated
+        byte != separator && listed != negated
     })
 }
 

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use super::{
-    AllowLists, AllowedPath, Compiled, EgressLists, EgressRule, GlobRule, Layer, Limit, LiteralRule,
-    PathEffect, PathPlan, RuleInfo, tell,
+    AllowLists, AllowedPath, Compiled, EgressLists, EgressRule, ExecEffect, ExecPlan, ExecProgram, GlobRule,
+    Layer, Limit, LiteralRule, PathEffect, PathPlan, RuleInfo, exec, tell,
 };
 use crate::{
     id::{RuleId, RuleIndex},
@@ -17,6 +17,7 @@ use crate::{
         problem::Problem,
         rule::{
             egress::EgressPattern,
+            exec::ExecPattern,
             path::{ExpandedPath, PathError, PathPattern},
         },
     },
@@ -28,11 +29,13 @@ const RULES_MAX: usize = u16::MAX as usize;
 const LOG_NAME: &str = "audit.jsonl";
 
 /// In which order lists are told: what decides first comes first.
-const LIST_ORDER: [&str; 6] = [
+const LIST_ORDER: [&str; 8] = [
     "filesystem.deny",
     "filesystem.protect",
     "filesystem.write",
     "filesystem.read",
+    "exec.deny",
+    "exec.allow",
     "network.deny",
     "network.allow",
 ];
@@ -98,6 +101,8 @@ struct Plan<'a> {
     lists: Vec<EffectiveList>,
     /// How many policies have a place in [`PathPlan::allow`].
     path_places: usize,
+    /// How many have an `exec.allow`.
+    exec_places: usize,
     /// How many have one in [`Compiled::egress`].
     egress_places: usize,
 }
@@ -128,6 +133,8 @@ enum What<'a> {
     Allow { place: usize, access: Access, entry: &'a Entry<PathPattern> },
     /// The same list, absent: everything.
     AllowAll { place: usize, access: Access },
+    /// `exec.*`.
+    Exec(ExecEffect, &'a Entry<ExecPattern>),
     /// `network.*` of the policy at `place` in [`Compiled::egress`].
     Egress { place: usize, allow: bool, entry: &'a Entry<EgressPattern> },
 }
@@ -152,7 +159,8 @@ impl<'a> Plan<'a> {
     /// The chosen policy has a place in every plan; of the others those that have an allow-list, because an absent one
     /// does not take part.
     fn of(layered: &'a Layered) -> Self {
-        let mut plan = Self { slots: Vec::new(), lists: Vec::new(), path_places: 0, egress_places: 0 };
+        let (slots, lists) = (Vec::new(), Vec::new());
+        let mut plan = Self { slots, lists, path_places: 0, exec_places: 0, egress_places: 0 };
         plan.add_deny_and_protect(layered);
         for (index, (name, lists)) in layered.policies.iter().enumerate() {
             let is_chosen = index == 0;
@@ -162,6 +170,14 @@ impl<'a> Plan<'a> {
                 plan.add_paths(name, Access::Write, lists.write.as_deref().or(absent_write), is_chosen);
                 plan.add_paths(name, Access::Read, lists.read.as_deref(), is_chosen);
                 plan.path_places += 1;
+            }
+            if let Some(entries) = &lists.exec_allow {
+                let list = plan.list("exec.allow", Some(name));
+                for entry in entries {
+                    let what = What::Exec(ExecEffect::Allow(plan.exec_places), entry);
+                    plan.add(Rank::Allow, &entry.origin, list, what);
+                }
+                plan.exec_places += 1;
             }
             if is_chosen || lists.network_allow.is_some() {
                 let list = plan.list("network.allow", Some(name));
@@ -179,6 +195,7 @@ impl<'a> Plan<'a> {
     fn add_deny_and_protect(&mut self, layered: &'a Layered) {
         let deny = self.list("filesystem.deny", None);
         let protect = self.list("filesystem.protect", None);
+        let exec_deny = self.list("exec.deny", None);
         let network_deny = self.list("network.deny", None);
         for (_, lists) in &layered.policies {
             for entry in &lists.deny {
@@ -187,6 +204,9 @@ impl<'a> Plan<'a> {
             for entry in &lists.protect {
                 let rank = if entry.rule.keys().is_some() { Rank::ProtectButKeys } else { Rank::Protect };
                 self.add(rank, &entry.origin, protect, What::Effect(PathEffect::Protect, entry));
+            }
+            for entry in &lists.exec_deny {
+                self.add(Rank::Deny, &entry.origin, exec_deny, What::Exec(ExecEffect::Deny, entry));
             }
             for entry in &lists.network_deny {
                 // Denied is denied wherever it stands: all such rules go to the chosen policy's list.
@@ -234,6 +254,7 @@ struct Builder<'a> {
     context: &'a Context,
     rules: Vec<RuleInfo>,
     paths: PathPlan,
+    exec: ExecPlan,
     egress: Vec<EgressLists>,
     lists: Vec<EffectiveList>,
     written: Vec<conflict::Written<'a>>,
@@ -247,6 +268,7 @@ impl<'a> Builder<'a> {
             context,
             rules: Vec::new(),
             paths: PathPlan { allow, ..PathPlan::default() },
+            exec: ExecPlan { rules: Vec::new(), allow_lists: plan.exec_places },
             egress: vec![EgressLists::default(); plan.egress_places],
             lists: plan.lists,
             written: Vec::new(),
@@ -285,6 +307,7 @@ impl<'a> Builder<'a> {
                 let id = RuleId(format!("default/{}", access.key()));
                 EffectiveRule { id, rule: "/".to_owned(), stands_for: vec!["/".to_owned()], from: None }
             }
+            What::Exec(effect, entry) => self.add_exec(*effect, entry, rule),
             What::Egress { place, allow, entry } => self.add_egress(*place, *allow, entry, rule),
         };
         self.rules.push(RuleInfo { id: told.id.clone(), layer: slot.layer });
@@ -296,10 +319,8 @@ impl<'a> Builder<'a> {
     fn expand(&mut self, entry: &Entry<PathPattern>) -> Vec<ExpandedPath> {
         match entry.rule.expand(self.context) {
             Ok(expanded) => expanded,
-            // Every rule in the project has the same trouble; once is enough.
-            Err(PathError::ProjectTooWide { .. }) if !self.errors.is_empty() => Vec::new(),
             Err(error) => {
-                self.errors.push(Problem::error(error, &entry.origin.source, entry.span.clone()));
+                self.wrong(entry, error);
                 Vec::new()
             }
         }
@@ -340,6 +361,33 @@ impl<'a> Builder<'a> {
             Access::Write => &mut lists.write,
         };
         to.push(AllowedPath { path: path.clone(), rule });
+    }
+
+    fn add_exec(&mut self, effect: ExecEffect, entry: &Entry<ExecPattern>, rule: RuleIndex) -> EffectiveRule {
+        let mut stands_for = Vec::new();
+        match exec::rule(&entry.rule, effect, rule, self.context) {
+            Ok(rule) => {
+                if let ExecProgram::Paths(paths) = &rule.program {
+                    stands_for.extend(paths.iter().map(tell::path_text));
+                }
+                self.exec.rules.push(rule);
+            }
+            Err(error) => self.wrong(entry, error),
+        }
+        let text = effective::readable(entry.rule.text().as_bytes());
+        EffectiveRule {
+            id: entry.id.clone(),
+            rule: text,
+            stands_for,
+            from: Some(effective::From::entry(entry)),
+        }
+    }
+
+    fn wrong<T>(&mut self, entry: &Entry<T>, error: PathError) {
+        // Every rule in the project has the same trouble; once is enough.
+        if !matches!(error, PathError::ProjectTooWide { .. }) || self.errors.is_empty() {
+            self.errors.push(Problem::error(error, &entry.origin.source, entry.span.clone()));
+        }
     }
 
     fn add_egress(
@@ -397,6 +445,7 @@ impl<'a> Builder<'a> {
             root: settings.root.value,
             rules: self.rules,
             paths: self.paths,
+            exec: self.exec,
             egress: self.egress,
             trace_opens: settings.trace_opens.value,
             trace_args: settings.trace_args.value,

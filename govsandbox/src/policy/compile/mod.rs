@@ -1,11 +1,15 @@
 //! What a policy comes to: paths and addresses with the rule behind each. No OS calls.
 
 mod build;
+mod exec;
 mod tell;
 
 use std::{fmt, net::IpAddr, path::PathBuf};
 
 pub use build::{CompileError, Outcome, compile};
+pub use exec::{ExecEffect, ExecPlan, ExecProgram, ExecRule};
+
+pub use super::rule::path::ExpandedPath;
 
 use govsandbox_ebpf::abi::rule::TraceOpens;
 
@@ -237,6 +241,8 @@ pub struct Compiled {
     pub rules: Vec<RuleInfo>,
     /// Files.
     pub paths: PathPlan,
+    /// Programs.
+    pub exec: ExecPlan,
     /// Egress; one for each layer that has a `network` section, at least one.
     pub egress: Vec<EgressLists>,
     /// `trace.opens`.

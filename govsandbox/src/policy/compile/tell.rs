@@ -86,7 +86,8 @@ fn opens_text(opens: TraceOpens) -> &'static str {
     }
 }
 
-fn path_text(path: &ExpandedPath) -> String {
+/// A path or a pattern.
+pub(super) fn path_text(path: &ExpandedPath) -> String {
     match path {
         ExpandedPath::Literal(path) => effective::text(path),
         ExpandedPath::Glob(pattern) => effective::readable(pattern),

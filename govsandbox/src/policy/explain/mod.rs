@@ -10,9 +10,12 @@ use std::{
 };
 
 use govsandbox_ebpf::{
-    abi::rule::{Automaton, Hits},
+    abi::{
+        exec::ExecTable,
+        rule::{Automaton, Hits},
+    },
     decide::{
-        automaton,
+        automaton, exec,
         path::{Operation, decide_path},
     },
 };
@@ -45,6 +48,17 @@ pub fn path(compiled: &Compiled, table: &Automaton, path: &[u8], operation: Oper
         return Verdict { allowed: true, rule: None };
     }
     by_allow_lists(compiled, path, operation)
+}
+
+/// The rule that refuses the program at `path` (as in [`path()`]) whatever its arguments; `None`: none does.
+#[must_use]
+pub fn program(compiled: &Compiled, table: &ExecTable, path: &[u8]) -> Option<RuleInfo> {
+    let decision = exec::decide_program(table, exec::scan(&table.names, path));
+    if decision.allow {
+        return None;
+    }
+    let default = || RuleInfo { id: RuleId("default/exec.allow".to_owned()), layer: Layer::Builtin };
+    Some(compiled.rule(decision.rule).cloned().unwrap_or_else(default))
 }
 
 /// The same rules, and beside each literal path the one that its symlinks lead to now. Call it once, at the start.

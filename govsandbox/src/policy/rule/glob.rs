@@ -116,7 +116,7 @@ const ALTERNATIVES_DEPTH_MAX: usize = 4;
 /// # Errors
 /// [`GlobError`].
 pub fn segments(pattern: &[u8]) -> Result<Vec<Segment>, GlobError> {
-    let mut rest = Reader { left: pattern };
+    let mut rest = Reader { left: pattern, is_argument: false };
     let mut segments = Vec::new();
     while let Some(next) = rest.peek() {
         if next == b'/' {
@@ -135,6 +135,18 @@ pub fn segments(pattern: &[u8]) -> Result<Vec<Segment>, GlobError> {
         segments.pop();
     }
     Ok(segments)
+}
+
+/// The pattern of one argument: `**` alone is any number of them, and a slash is a byte like others.
+///
+/// # Errors
+/// [`GlobError`].
+pub fn argument(pattern: &[u8]) -> Result<Segment, GlobError> {
+    if pattern == b"**" {
+        return Ok(Segment::AnyDepth);
+    }
+    let mut rest = Reader { left: pattern, is_argument: true };
+    Ok(Segment::Name(rest.parts(0)?))
 }
 
 /// The pattern that matches exactly these bytes.
@@ -206,6 +218,8 @@ fn may_be_empty(parts: &[Part]) -> bool {
 
 struct Reader<'a> {
     left: &'a [u8],
+    /// No slash ends it.
+    is_argument: bool,
 }
 
 impl Reader<'_> {
@@ -217,6 +231,11 @@ impl Reader<'_> {
         let (first, left) = self.left.split_first()?;
         self.left = left;
         Some(*first)
+    }
+
+    /// Is this the end of a component?
+    fn ends(&self, byte: u8) -> bool {
+        byte == b'/' && !self.is_argument
     }
 
     fn take(&mut self, byte: u8) -> bool {
@@ -251,7 +270,7 @@ impl Reader<'_> {
     fn parts(&mut self, depth: usize) -> Result<Vec<Part>, GlobError> {
         let mut parts = Vec::new();
         while let Some(next) = self.peek() {
-            if next == b'/' || (depth > 0 && (next == b',' || next == b'}')) {
+            if self.ends(next) || (depth > 0 && (next == b',' || next == b'}')) {
                 break;
             }
             self.next();
@@ -271,7 +290,8 @@ impl Reader<'_> {
 
     fn quoted(&mut self) -> Result<u8, GlobError> {
         match self.next() {
-            None | Some(b'/') => Err(GlobError::LoneQuote),
+            None => Err(GlobError::LoneQuote),
+            Some(byte) if self.ends(byte) => Err(GlobError::LoneQuote),
             Some(0) => Err(GlobError::Nul),
             Some(byte) => Ok(byte),
         }
@@ -313,7 +333,8 @@ impl Reader<'_> {
 
     fn class_byte(&mut self) -> Result<u8, GlobError> {
         match self.next() {
-            None | Some(b'/') => Err(GlobError::OpenBracket),
+            None => Err(GlobError::OpenBracket),
+            Some(byte) if self.ends(byte) => Err(GlobError::OpenBracket),
             Some(b'\\') => self.quoted(),
             Some(0) => Err(GlobError::Nul),
             Some(byte) if byte.is_ascii() => Ok(byte),

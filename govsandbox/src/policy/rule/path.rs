@@ -187,6 +187,12 @@ impl PathPattern {
         matches!(self.anchor, Anchor::Git | Anchor::GitHooks | Anchor::GitFiles)
     }
 
+    /// `true`: a name at any depth, or a pattern from the root; no folder that a variable stands for.
+    #[must_use]
+    pub fn is_name(&self) -> bool {
+        self.anchor == Anchor::Root
+    }
+
     /// What it stands for: one path or pattern for each folder that its variable stands for.
     ///
     /// # Errors
