@@ -100,6 +100,26 @@ fn what_this_version_does_not_enforce_is_refused() {
 }
 
 #[test]
+fn programs_that_everything_else_needs_are_not_denied_by_mistake() {
+    let bed = Bed::new();
+    for (exec, said) in [
+        ("deny = ['env']", "`p/exec.deny/0` denies `/usr/bin/env`: no script that begins with"),
+        ("deny = ['x', '/usr/bin']", "`p/exec.deny/1` denies `/usr/bin/sh`: no script, no `sh -c`"),
+        ("deny = ['ld-linux*']", "no dynamically linked program starts"),
+        ("allow = ['cargo']", "`exec.allow` has no shell"),
+    ] {
+        bed.write("p.toml", format!("version = 1\n[exec]\n{exec}\n"));
+        let ran = bed.run(&["policy", "check", "p.toml"]);
+        assert_eq!(ran.status, Some(0), "{ran:?}");
+        assert!(ran.err.replace("\n    ", " ").contains(said), "{exec}: {}", ran.err);
+        assert!(ran.err.contains("[exec]"), "no place in {}", ran.err);
+    }
+    let fine = "deny = ['sudo', { command = 'env', args = ['-i', '**'] }]\nallow = ['sh', 'cargo']";
+    bed.write("p.toml", format!("version = 1\n[exec]\n{fine}\n"));
+    assert_eq!(bed.run(&["policy", "check", "p.toml"]).err, "");
+}
+
+#[test]
 fn a_default_that_is_written_out_changes_nothing() {
     let bed = Bed::new();
     let policy = r#"version = 1

@@ -19,6 +19,7 @@ mod bed;
 
 mod attempt;
 mod egress;
+mod exec;
 mod inside;
 mod names;
 mod namespaces;
@@ -46,6 +47,7 @@ fn corpus() -> Vec<Attempt> {
         namespaces::attempts(),
         sockets::attempts(),
         processes::attempts(),
+        exec::attempts(),
     ]
     .into_iter()
     .flatten()

@@ -16,6 +16,7 @@ pub mod git_config;
 mod load;
 #[cfg(test)]
 mod load_tests;
+pub mod lockout;
 pub mod merge;
 #[cfg(test)]
 mod oracle_tests;

@@ -13,6 +13,7 @@ use crate::{
         context::Context,
         effective::{self, Effective, EffectiveList, EffectiveRule},
         git_config::Keys,
+        lockout,
         merge::{Entry, Given, Layered, Origin, Settings},
         problem::Problem,
         rule::{
@@ -258,6 +259,7 @@ struct Builder<'a> {
     egress: Vec<EgressLists>,
     lists: Vec<EffectiveList>,
     written: Vec<conflict::Written<'a>>,
+    programs: Vec<(RuleIndex, &'a Entry<ExecPattern>)>,
     errors: Vec<Problem>,
 }
 
@@ -272,6 +274,7 @@ impl<'a> Builder<'a> {
             egress: vec![EgressLists::default(); plan.egress_places],
             lists: plan.lists,
             written: Vec::new(),
+            programs: Vec::new(),
             errors: Vec::new(),
         }
     }
@@ -363,7 +366,13 @@ impl<'a> Builder<'a> {
         to.push(AllowedPath { path: path.clone(), rule });
     }
 
-    fn add_exec(&mut self, effect: ExecEffect, entry: &Entry<ExecPattern>, rule: RuleIndex) -> EffectiveRule {
+    fn add_exec(
+        &mut self,
+        effect: ExecEffect,
+        entry: &'a Entry<ExecPattern>,
+        rule: RuleIndex,
+    ) -> EffectiveRule {
+        self.programs.push((rule, entry));
         let mut stands_for = Vec::new();
         match exec::rule(&entry.rule, effect, rule, self.context) {
             Ok(rule) => {
@@ -423,7 +432,8 @@ impl<'a> Builder<'a> {
 
     fn finish(mut self, name: String, settings: &Settings) -> Result<Outcome, CompileError> {
         let audit_log = self.audit_log(settings.audit_log.as_ref());
-        let found = conflict::find(&self.written);
+        let mut found = conflict::find(&self.written);
+        found.extend(lockout::find(&self.exec, &self.programs));
         let (warnings, errors): (Vec<_>, Vec<_>) = found.into_iter().partition(Problem::is_warning);
         self.errors.extend(errors);
         if !self.errors.is_empty() {
