@@ -263,15 +263,16 @@ impl Start<'_> {
         let (fanotify, rules) = layers.fanotify.unzip();
         let mut plan = self.plan(layers.mounts, fanotify, layers.seccomp, &session);
         let by_verdict = rules.clone().filter(|_| self.kind == Kind::Fanotify);
-        plan.performer =
-            by_verdict.map(|rules| Arc::new(PathPerformer::new(rules, mode)) as Arc<dyn Performer>);
+        plan.performer = by_verdict.map(|rules| {
+            Arc::new(PathPerformer::new(rules, mode, &compiled.paths.keys)) as Arc<dyn Performer>
+        });
         let (refusals, refused) = mpsc::channel();
         let (mut verdicts, mut reports) = (None, None);
         let mut init_pid = 0;
         let prepared = launch::spawn(&plan, |forked| {
             init_pid = forked.init_pid;
             if let Some(rules) = rules {
-                reports = Some(Reports::start(forked, refusals.clone())?);
+                reports = Reports::start(forked, refusals.clone(), compiled.paths.keys.clone())?;
                 verdicts = Some(fanotify::Verdicts::start(forked, rules, mode, refusals)?);
             }
             fault::at(Step::Verdicts)

@@ -76,7 +76,7 @@ impl Rules {
         paths.allow.push(AllowLists { write, ..AllowLists::default() });
         let mode = if self.audit { Mode::Audit } else { Mode::Enforce };
         let automaton = automaton::build(&paths.globs).unwrap();
-        prepare(Input { paths: &paths, automaton, own_files: Vec::new(), mode }).unwrap()
+        prepare(Input { paths: &paths, automaton, own_files: Vec::new(), mode, programs: None }).unwrap()
     }
 }
 
@@ -102,11 +102,11 @@ fn launch_with(mut plan: LaunchPlan, setup: Setup, mode: Mode, performed: Perfor
     let rules = Arc::new(setup.rules);
     if performed == Performed::Yes {
         plan.seccomp.performed = PERFORMED;
-        plan.performer = Some(Arc::new(PathPerformer::new(Arc::clone(&rules), mode)));
+        plan.performer = Some(Arc::new(PathPerformer::new(Arc::clone(&rules), mode, &Vec::new())));
     }
     let mut threads = None;
     let prepared = spawn(&plan, |forked| {
-        let reports = forked.reports.map(|_| Reports::start(forked, sender.clone())).transpose()?;
+        let reports = Reports::start(forked, sender.clone(), Vec::new())?;
         threads = Some((Verdicts::start(forked, rules, mode, sender)?, reports));
         Ok(())
     });

@@ -41,13 +41,13 @@ fn python(script: &str) -> String {
 /// Same seed, same calls: by the kernel alone, and performed.
 fn odd_calls_come_to_the_same() {
     let script = include_str!("odd_calls.py");
-    for seed in 1..=4 {
+    for seed in 1..=2 {
         let answers = [false, true].map(|is_performed| {
             let bed = Bed::new();
             bed.file("odd_calls.py", script);
             bed.file("tree/.keep", "");
             fs::remove_file(bed.path().join("tree/.keep")).unwrap();
-            let command = format!("cd tree && python3 ../odd_calls.py {seed} 3000 && true");
+            let command = format!("cd tree && python3 ../odd_calls.py {seed} 1500 && true");
             let rules = Rules { deny_globs: vec!["/**/.env"], ..Rules::default() };
             let outcome =
                 if is_performed { performed(&bed, &rules, &command) } else { run(&bed, &rules, &command) };
@@ -56,7 +56,7 @@ fn odd_calls_come_to_the_same() {
             outcome.stdout.replace(&top, "BED")
         });
         let [bare, performed] = answers.each_ref().map(|text| text.lines().collect::<Vec<_>>());
-        assert!(bare.iter().filter(|line| line.ends_with("= ok")).count() > 100, "the calls are of use");
+        assert!(bare.iter().filter(|line| line.ends_with("= ok")).count() > 50, "the calls are of use");
         let differing: Vec<_> = bare.iter().zip(&performed).filter(|(a, b)| a != b).collect();
         assert!(differing.is_empty() && bare.len() == performed.len(), "seed {seed}: {differing:#?}");
     }
@@ -342,10 +342,10 @@ def tick(*_):
 signal.signal(signal.SIGALRM, tick)
 signal.siginterrupt(signal.SIGALRM, False)
 signal.setitimer(signal.ITIMER_REAL, 0.0002, 0.0002)
-for n in range(3000):
+for n in range(1000):
     os.mkdir(\"d\"); os.rename(\"d\", \"e\"); os.rmdir(\"e\")
 signal.setitimer(signal.ITIMER_REAL, 0)
-print(count > 100, os.listdir(\".\"))",
+print(count > 20, os.listdir(\".\"))",
     );
     let outcome = performed(&bed, &rules, &script);
     assert_eq!(outcome.stdout, "True []\n", "{}", outcome.stderr);
@@ -357,7 +357,7 @@ fn many_callers_all_get_their_turn() {
     let script = python(
         "
 import os, time
-for n in range(40):
+for n in range(20):
     if os.fork() == 0:
         while True: os.mkdir(f\"d{n}\"); os.rmdir(f\"d{n}\")
 worst = 0
@@ -370,6 +370,6 @@ os.kill(-1, 9)",
     );
     let outcome = performed(&bed, &rules, &script);
     let worst: f64 = outcome.stdout.trim().parse().unwrap_or(f64::MAX);
-    println!("measured: with 40 others without pause, the longest of 100 mkdir and rmdir took {worst:.4} s");
+    println!("measured: with 20 others without pause, the longest of 100 mkdir and rmdir took {worst:.4} s");
     assert!(worst < 2.0, "{outcome:?}");
 }

@@ -1,8 +1,8 @@
 //! git at work in a project whose repositories the shipped profiles protect: it goes on, and what it runs stays.
 
-use std::{fs, path::Path};
+use std::{fs, os::unix::fs::MetadataExt, path::Path};
 
-use crate::bed::{DENIED_CHANGE, Run, TestBed, args, sh};
+use crate::bed::{DENIED_CHANGE, Run, TestBed, args, backend, sh};
 
 /// Who commits, and that git takes nothing from the machine.
 const SURROUNDINGS: &str = "export GIT_AUTHOR_NAME=a GIT_AUTHOR_EMAIL=a@b GIT_COMMITTER_NAME=a GIT_COMMITTER_EMAIL=a@b \
@@ -119,4 +119,37 @@ fn git_itself_can_not_be_made_to_run_other_programs() {
     for folder in &folders {
         assert!(bed.bare(sh(set(folder, keys[2]))).status.success());
     }
+}
+
+/// On `lsm` nothing of a protected config changes in this version.
+#[test]
+fn keys_that_a_policy_leaves_open_change_and_no_others() {
+    let bed = bed_with_repositories("git-keys");
+    let config = bed.project().join("app/.git/config");
+    let policy = bed.policy(
+        "test",
+        "[filesystem]\nwrite = [\"{project}\"]\n\
+         protect = [{ path = \"{project}/app/.git/config\", keys = [\"branch.*\", \"remote.*.fetch\"] }]\n",
+    );
+    let old = fs::read_to_string(&config).unwrap();
+    let (inode, open) =
+        (fs::metadata(&config).unwrap().ino(), "cd app; git checkout -q -b follows --track origin/side; ");
+    let closed = "git config core.hooksPath /tmp/x; git config alias.st '!sh'; git config remote.origin.url /tmp/x; \
+        mv -f f .git/config; ln -f f .git/config; rm -f .git/config; git config branch.follows.rebase true; ls .git/*.lock; true";
+    let run = bed.run(&policy, sh(format!("{SURROUNDINGS} {open} set +e; {closed}")));
+    let new = fs::read_to_string(&config).unwrap();
+    assert_eq!(fs::metadata(&config).unwrap().ino(), inode, "{run}");
+    assert!(!["hooksPath", "!sh", "/tmp/x"].iter().any(|text| new.contains(text)), "{new}: {run}");
+    if backend() == "fanotify" {
+        let added = new.strip_prefix(&old).unwrap_or_else(|| panic!("{new}: {run}"));
+        let expected =
+            ["[branch \"follows\"]", "remote = origin", "merge = refs/heads/side", "rebase = true"];
+        assert!(expected.iter().all(|text| added.contains(text)), "{new}: {run}");
+        assert_eq!(run.log.denied("file.change", &config).len(), 1, "the removal: {run}");
+    } else {
+        assert_eq!(new, old, "{run}");
+    }
+    // Positive control.
+    let bare = bed.bare(sh(format!("{SURROUNDINGS} cd app; git config core.hooksPath /tmp/x")));
+    assert!(bare.status.success() && fs::read_to_string(&config).unwrap().contains("hooksPath"), "{bare:?}");
 }

@@ -5,9 +5,9 @@ use std::os::fd::{AsFd as _, OwnedFd};
 use govsandbox_ebpf::abi::{event::RecordAction, rule::Hits};
 use rustix::{
     fs::{
-        AtFlags, CWD, FileType, Gid, Mode, OFlags, RenameFlags, Stat, Uid, XattrFlags, chownat, fchmod,
-        fchown, fremovexattr, fsetxattr, fstat, linkat, mkdirat, openat, removexattr, renameat_with,
-        setxattr, symlinkat, unlinkat,
+        Access, AtFlags, CWD, FileType, Gid, Mode, OFlags, RenameFlags, Stat, Uid, XattrFlags, accessat,
+        chownat, fchmod, fchown, fremovexattr, fsetxattr, fstat, linkat, mkdirat, openat, removexattr,
+        renameat_with, setxattr, symlinkat, unlinkat,
     },
     io::Errno,
     process::umask,
@@ -16,6 +16,7 @@ use rustix::{
 pub(super) use super::judge::Failed;
 use super::{
     caller::Caller,
+    edit::Edit,
     entry::{Entry, object, own_link, path_of},
     judge::{Deed, Judge},
     request::{Change, Place, Request, Target},
@@ -95,6 +96,14 @@ fn rename(
         _ => None,
     };
     let deed = Deed { caller, action: RecordAction::Rename, path: old, object: moved, target: new };
+    if flags.is_empty() && judge.weigh_entry(&from, moved.as_ref()) == Some(Hits::NONE) {
+        let rule = judge.leaves_keys_open(judge.weigh_entry(&to, replaced.as_ref()));
+        if let (Some(rule), Some(moved), Some(replaced)) = (rule, &moved, &replaced)
+            && edit_config(caller, (&from, moved), (&to, replaced, rule))?
+        {
+            return Ok(unlinkat(&from.folder, &from.name, AtFlags::empty())?);
+        }
+    }
     judge.settle(deed, hits, instead)?;
     let exchanged = if flags.contains(RenameFlags::EXCHANGE) { replaced } else { None };
     let is_folder = |found: &Option<Stat>| {
@@ -124,6 +133,24 @@ fn rename(
         }
     }
     Ok(())
+}
+
+/// git writes a config anew beside the old one and renames it into place. `false`: not so, or other keys differ.
+fn edit_config(
+    caller: &Caller<'_>,
+    (from, moved): (&Entry, &Stat),
+    (to, replaced, rule): (&Entry, &Stat, u16),
+) -> Result<bool, Failed> {
+    let is_file = |found: &Stat| FileType::from_raw_mode(found.st_mode).is_file();
+    let is_beside = path_of(from.folder.as_fd())? == path_of(to.folder.as_fd())?;
+    let Some(path) = to.path.as_deref().filter(|_| is_beside && is_file(moved) && is_file(replaced)) else {
+        return Ok(false);
+    };
+    // The rename would take this right, and no right to write to the old file.
+    accessat(&to.folder, c".", Access::WRITE_OK | Access::EXEC_OK, AtFlags::EACCESS)?;
+    let edit = Edit { rule, object: (replaced.st_dev, replaced.st_ino), path };
+    let source = open_entry(from)?;
+    caller.reporter.edit(&edit, source.as_fd()).map_err(Failed::Performer)
 }
 
 fn open_entry(entry: &Entry) -> Result<OwnedFd, Errno> {

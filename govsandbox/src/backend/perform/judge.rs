@@ -41,6 +41,8 @@ pub(super) struct Deed<'a> {
 pub(super) struct Judge<'a> {
     pub(super) rules: &'a PathRules,
     pub(super) mode: Mode,
+    /// Rules that leave keys of a config open.
+    pub(super) with_keys: &'a [u16],
 }
 
 impl Judge<'_> {
@@ -52,6 +54,12 @@ impl Judge<'_> {
     /// As [`Judge::weigh`], of a name in a folder.
     pub(super) fn weigh_entry(&self, entry: &Entry, object: Option<&Stat>) -> Option<Hits> {
         if entry.is_whole { self.weigh(entry.path.as_deref()?, object) } else { None }
+    }
+
+    /// The rule, where it protects a config of which keys may change, and nothing else holds it.
+    pub(super) fn leaves_keys_open(&self, hits: Option<Hits>) -> Option<u16> {
+        let rule = hits.filter(|hits| hits.deny == 0)?.protect;
+        (self.mode == Mode::Enforce && self.with_keys.contains(&rule)).then_some(rule)
     }
 
     /// Goes by all names that a call changes: goes on, or refuses with EPERM after telling of it.

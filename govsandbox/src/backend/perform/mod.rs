@@ -11,6 +11,7 @@
 mod act;
 mod caller;
 mod calls;
+mod edit;
 mod entry;
 mod judge;
 mod report;
@@ -30,8 +31,8 @@ use rustix::{
     thread::{CapabilitySet, CapabilitySets, set_capabilities},
 };
 
-pub use self::report::Reports;
 use self::{caller::Caller, judge::Judge, report::Reporter};
+pub use self::{edit::OpenKeys, report::Reports};
 use super::fanotify::{Mode, PathRules};
 use crate::{
     launch::{
@@ -49,13 +50,15 @@ pub const PERFORMED: Performed = Performed { calls: calls::CALLS, missing: calls
 pub struct PathPerformer {
     rules: Arc<PathRules>,
     mode: Mode,
+    /// Rules that leave keys of a config open.
+    with_keys: Vec<u16>,
 }
 
 impl PathPerformer {
-    /// Judges by these rules.
+    /// Judges by these rules; `keys` are those of [`Reports::start`].
     #[must_use]
-    pub fn new(rules: Arc<PathRules>, mode: Mode) -> Self {
-        Self { rules, mode }
+    pub fn new(rules: Arc<PathRules>, mode: Mode, keys: &OpenKeys) -> Self {
+        Self { rules, mode, with_keys: keys.iter().map(|(rule, _)| rule.0).collect() }
     }
 }
 
@@ -66,7 +69,7 @@ impl Performer for PathPerformer {
         let server = Server {
             proc,
             reporter: Reporter::new(reports),
-            judge: Judge { rules: &self.rules, mode: self.mode },
+            judge: Judge { rules: &self.rules, mode: self.mode, with_keys: &self.with_keys },
         };
         listener.wake_here();
         // Until a call is received, any signal interrupts it; after, only one that kills. So all are, before each is done.

@@ -23,6 +23,7 @@ use rustix::{
     process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
 };
 
+use super::edit::{self, Edit, OpenKeys};
 use crate::{
     backend::fanotify::{Refusal, now_boot_ns},
     launch::Forked,
@@ -34,8 +35,10 @@ const PACKET_BYTES_MAX: usize = 16_384;
 const HEAD_BYTES: usize = 33;
 const KIND_REFUSAL: u8 = 1;
 const KIND_OPEN: u8 = 2;
+const KIND_EDIT: u8 = 3;
 /// An answer is one byte, with a descriptor where one was asked for.
 const DONE: u8 = 0;
+const NOT_DONE: u8 = 1;
 
 /// One refusal, on the performer's side.
 pub(super) struct Told<'a> {
@@ -75,6 +78,20 @@ impl Reporter {
         }
     }
 
+    /// Has the supervisor edit a config by what `source` has. `false`: it is as it was.
+    pub(super) fn edit(&self, edit: &Edit<'_>, source: BorrowedFd<'_>) -> io::Result<bool> {
+        let mut packet = vec![KIND_EDIT];
+        packet.extend(edit.rule.to_ne_bytes());
+        packet.extend(edit.object.0.to_ne_bytes());
+        packet.extend(edit.object.1.to_ne_bytes());
+        packet.extend(edit.path);
+        send(&self.0, &packet, Some(source))?;
+        match receive(&self.0)? {
+            Some((answer, _)) => Ok(answer.first() == Some(&DONE)),
+            None => Err(io::Error::from_raw_os_error(libc::EPIPE)),
+        }
+    }
+
     fn ask(&self, packet: &[u8], descriptor: Option<BorrowedFd<'_>>) -> io::Result<Option<OwnedFd>> {
         send(&self.0, packet, descriptor)?;
         match receive(&self.0)? {
@@ -92,17 +109,21 @@ impl Reports {
     /// Starts it; from within `after_fork` of [`crate::launch::spawn`]. Refusals are sent before the call ends. When the
     /// performer is gone it kills the sandbox, whose calls nobody does any more.
     ///
+    /// `None`: there is no performer.
+    ///
     /// # Errors
-    /// No performer in `forked`, or no thread.
-    pub fn start(forked: Forked<'_>, refusals: Sender<Refusal>) -> io::Result<Self> {
-        let reports = forked.reports.ok_or_else(|| io::Error::from_raw_os_error(libc::EBADF))?;
+    /// No thread, no descriptor.
+    pub fn start(forked: Forked<'_>, refusals: Sender<Refusal>, keys: OpenKeys) -> io::Result<Option<Self>> {
+        let Some(reports) = forked.reports else { return Ok(None) };
         let (reports, init) = (reports.try_clone_to_owned()?, forked.init.try_clone_to_owned()?);
         let thread = std::thread::Builder::new().name("performed".to_owned()).spawn(move || {
             // However it ended, nobody does the sandbox's calls any more. It is killed; mostly it is gone already.
-            drop(std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| listen(&reports, &refusals))));
+            drop(std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                listen(&reports, &refusals, &keys)
+            })));
             pidfd_send_signal(&init, Signal::KILL).ok();
         })?;
-        Ok(Self(thread))
+        Ok(Some(Self(thread)))
     }
 
     /// Waits for its end, once the sandbox is gone.
@@ -111,8 +132,9 @@ impl Reports {
     }
 }
 
-fn listen(reports: &OwnedFd, refusals: &Sender<Refusal>) -> io::Result<()> {
+fn listen(reports: &OwnedFd, refusals: &Sender<Refusal>, keys: &OpenKeys) -> io::Result<()> {
     while let Some((packet, descriptor)) = receive(reports)? {
+        let mut status = DONE;
         let answer = match packet.first() {
             Some(&KIND_REFUSAL) => {
                 if let Some(refusal) = refusal(&packet, descriptor.as_ref()) {
@@ -122,11 +144,24 @@ fn listen(reports: &OwnedFd, refusals: &Sender<Refusal>) -> io::Result<()> {
                 None
             }
             Some(&KIND_OPEN) => descriptor.and_then(|object| reopen(object.as_fd())),
+            Some(&KIND_EDIT) => {
+                if edited(&packet, descriptor.as_ref(), keys).is_none() {
+                    status = NOT_DONE;
+                }
+                None
+            }
             _ => return Err(io::Error::other("unknown message of the performer")),
         };
-        send(reports, &[DONE], answer.as_ref().map(OwnedFd::as_fd))?;
+        send(reports, &[status], answer.as_ref().map(OwnedFd::as_fd))?;
     }
     Ok(())
+}
+
+fn edited(packet: &[u8], source: Option<&OwnedFd>, keys: &OpenKeys) -> Option<()> {
+    let rule = u16::from_ne_bytes(packet.get(1..3)?.try_into().ok()?);
+    let number = |at: usize| Some(u64::from_ne_bytes(packet.get(at..at + 8)?.try_into().ok()?));
+    let what = Edit { rule, object: (number(3)?, number(11)?), path: packet.get(19..)? };
+    edit::edit(keys, &what, source?.as_fd()).ok()
 }
 
 fn reopen(object: BorrowedFd<'_>) -> Option<OwnedFd> {
