@@ -52,7 +52,7 @@ use crate::{
     },
     policy::{
         self, Context, Sources, User,
-        compile::{Compiled, Layer, Mode, RootPolicy, RuleInfo},
+        compile::{Compiled, Layer, Mode, RootPolicy, RuleInfo, Userfaultfd},
     },
 };
 use govsandbox_ebpf::abi::rule::SandboxConfig;
@@ -421,7 +421,7 @@ impl Start<'_> {
             cgroup: CgroupPlan { name: session.fields.session.0.clone(), bounds: limits::bounds(compiled) },
             mounts,
             landlock: LandlockPlan { layers },
-            seccomp,
+            seccomp: SeccompPlan { userfaultfd: compiled.userfaultfd == Userfaultfd::Allow, ..seccomp },
             fanotify,
             performer: None,
         }

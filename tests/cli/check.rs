@@ -86,7 +86,6 @@ fn what_this_version_does_not_enforce_is_refused() {
         ("proxy_from_env", "[network]\nproxy_from_env = true"),
         ("ask_timeout", "[network]\nask_timeout = '5m'"),
         ("namespaces", "[process]\nnamespaces = 'allow'"),
-        ("userfaultfd", "[process]\nuserfaultfd = 'allow'"),
         ("sinks", "[audit]\nsinks = ['https://siem.example/ingest']"),
         ("redact", "[audit]\nredact = ['(?i)authorization: .*']"),
         ("retention", "[audit]\nretention = '90d'"),

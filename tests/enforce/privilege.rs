@@ -183,3 +183,23 @@ fn io_uring_makes_no_socket_that_socket_does_not() {
     let bare = Command::new(worker.next().unwrap()).args(worker).output().unwrap();
     assert_eq!(lines(&bare.stdout), ["ok"; 3], "{bare:?}");
 }
+
+#[test]
+fn userfaultfd_is_as_the_policy_says() {
+    let bed = TestBed::new("privilege-userfaultfd");
+    // UFFD_USER_MODE_ONLY, and the command of /dev/userfaultfd on what is no such device.
+    let (call, command) = (format!("{},1", libc::SYS_userfaultfd), format!("{},0,0xaa00,0", libc::SYS_ioctl));
+    let steps = || args!["call", &call, "call", &command];
+    // Positive control: outside the kernel answers by itself, whether it has the call or not.
+    let bare = bed.bare_steps(steps());
+    assert!(bare.iter().all(|answer| answer != "EPERM"), "{bare:?}");
+    let allows = bed.policy("allows", "[process]\nuserfaultfd = \"allow\"\n");
+    let (run, answers) = bed.run_steps(&allows, steps());
+    assert_eq!(answers, bare, "{run}");
+    let (run, answers) = bed.run_steps(&bed.deny(&[]), steps());
+    assert_eq!(answers, ["EPERM", "EPERM"], "{run}");
+    let told = run.log.all_denied("privilege.use");
+    let names: Vec<_> = told.iter().map(|event| (event.text("action"), event.rule())).collect();
+    let rule = Some("default/process.userfaultfd");
+    assert_eq!(names, [("userfaultfd", rule), ("ioctl", rule)], "{run}");
+}

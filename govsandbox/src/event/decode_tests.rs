@@ -14,7 +14,7 @@ use crate::{
         automaton,
         compile::{
             AllowLists, AllowedPath, EgressLists, EgressRule, GlobRule, LiteralRule, Mode, PathEffect,
-            PathPlan, PortRange, Protocol, Require, RootPolicy,
+            PathPlan, PortRange, Protocol, Require, RootPolicy, Userfaultfd,
         },
     },
 };
@@ -43,6 +43,7 @@ fn compiled() -> Compiled {
         mode: Mode::Enforce,
         require: Require::Any,
         root: RootPolicy::Drop,
+        userfaultfd: Userfaultfd::Deny,
         rules: names
             .iter()
             .chain(&others)

@@ -6,14 +6,14 @@ use govsandbox_ebpf::abi::rule::TraceOpens;
 use miette::Diagnostic;
 
 use super::{
-    compile::{Layer, Mode, Require, RootPolicy},
+    compile::{Layer, Mode, Require, RootPolicy, Userfaultfd},
     git_config::Keys,
     merge::{Entry, Given, Lists, Origin, Scalars},
     parse::{Span, Spanned},
     problem::Problem,
     raw::{
-        RawEgressRule, RawExecRule, RawMode, RawPolicy, RawProtectRule, RawRequire, RawRoot, RawTraceOpens,
-        Texts,
+        RawAllowDeny, RawEgressRule, RawExecRule, RawMode, RawPolicy, RawProtectRule, RawRequire, RawRoot,
+        RawTraceOpens, Texts,
     },
     rule::{
         egress::{EgressError, EgressList, EgressPattern},
@@ -212,6 +212,10 @@ impl Checker {
             root: self.given(raw.process.root.as_ref(), |root| match root {
                 RawRoot::Drop => RootPolicy::Drop,
                 RawRoot::Refuse => RootPolicy::Refuse,
+            }),
+            userfaultfd: self.given(raw.process.userfaultfd.as_ref(), |userfaultfd| match userfaultfd {
+                RawAllowDeny::Allow => Userfaultfd::Allow,
+                RawAllowDeny::Deny => Userfaultfd::Deny,
             }),
             trace_opens: self.given(raw.trace.opens.as_ref(), |opens| match opens {
                 RawTraceOpens::All => TraceOpens::All,

@@ -10,7 +10,7 @@ use govsandbox_ebpf::abi::rule::TraceOpens;
 
 use super::{
     check::Policy,
-    compile::{Layer, Mode, Require, RootPolicy},
+    compile::{Layer, Mode, Require, RootPolicy, Userfaultfd},
     parse::Span,
     problem::Source,
     rule::{egress::EgressPattern, exec::ExecPattern, path::PathPattern},
@@ -82,6 +82,7 @@ pub struct Scalars {
     pub mode: Option<Given<Mode>>,
     pub require: Option<Given<Require>>,
     pub root: Option<Given<RootPolicy>>,
+    pub userfaultfd: Option<Given<Userfaultfd>>,
     pub trace_opens: Option<Given<TraceOpens>>,
     pub trace_args: Option<Given<bool>>,
     pub audit_log: Option<Given<PathPattern>>,
@@ -97,6 +98,7 @@ pub struct Settings {
     pub mode: Given<Mode>,
     pub require: Given<Require>,
     pub root: Given<RootPolicy>,
+    pub userfaultfd: Given<Userfaultfd>,
     pub trace_opens: Given<TraceOpens>,
     pub trace_args: Given<bool>,
     pub audit_log: Option<Given<PathPattern>>,
@@ -166,6 +168,7 @@ impl Scalars {
             mode: later.mode.or(self.mode),
             require: later.require.or(self.require),
             root: later.root.or(self.root),
+            userfaultfd: later.userfaultfd.or(self.userfaultfd),
             trace_opens: later.trace_opens.or(self.trace_opens),
             trace_args: later.trace_args.or(self.trace_args),
             audit_log: later.audit_log.or(self.audit_log),
@@ -181,6 +184,7 @@ impl Scalars {
             mode: self.mode.unwrap_or_else(|| Given::default(Mode::Enforce)),
             require: self.require.unwrap_or_else(|| Given::default(Require::Root)),
             root: self.root.unwrap_or_else(|| Given::default(RootPolicy::Drop)),
+            userfaultfd: self.userfaultfd.unwrap_or_else(|| Given::default(Userfaultfd::Deny)),
             trace_opens: self.trace_opens.unwrap_or_else(|| Given::default(TraceOpens::First)),
             trace_args: self.trace_args.unwrap_or_else(|| Given::default(true)),
             audit_log: self.audit_log,
@@ -201,6 +205,7 @@ impl Settings {
             mode: self.mode.higher(other.mode, |mode| *mode),
             require: self.require.higher(other.require, |require| *require),
             root: self.root.higher(other.root, |root| *root),
+            userfaultfd: self.userfaultfd.higher(other.userfaultfd, |userfaultfd| *userfaultfd),
             trace_opens: self.trace_opens.higher(other.trace_opens, |opens| recorded(*opens)),
             trace_args: self.trace_args.higher(other.trace_args, |args| *args),
             audit_log: if log_of_system { other.audit_log } else { self.audit_log },
@@ -288,17 +293,19 @@ mod tests {
             given(vec![Mode::Audit, Mode::Enforce]),
             given(vec![Require::Any, Require::Root, Require::Kernel]),
             given(vec![RootPolicy::Drop, RootPolicy::Refuse]),
+            given(vec![Userfaultfd::Allow, Userfaultfd::Deny]),
             given(opens),
         );
         let numbers =
             (given(vec![true, false]), given(vec![true, false]), given(vec![1, 2, 3]), given(vec![1, 2, 3]));
-        (words, numbers).prop_map(|((mode, require, root, trace_opens), numbers)| {
+        (words, numbers).prop_map(|((mode, require, root, userfaultfd, trace_opens), numbers)| {
             let (trace_args, audit_required, pids_max, memory_max_bytes) = numbers;
             let audit_log = None;
             Scalars {
                 mode,
                 require,
                 root,
+                userfaultfd,
                 trace_opens,
                 trace_args,
                 audit_log,
@@ -310,12 +317,13 @@ mod tests {
     }
 
     /// Bigger is stricter in each place; an absent bound is the loosest.
-    fn strictness(settings: &Settings) -> [u64; 8] {
+    fn strictness(settings: &Settings) -> [u64; 9] {
         let bound = |max: &Option<Given<u64>>| u64::MAX - max.as_ref().map_or(u64::MAX, |max| max.value);
         [
             settings.mode.value as u64,
             settings.require.value as u64,
             settings.root.value as u64,
+            settings.userfaultfd.value as u64,
             recorded(settings.trace_opens.value).into(),
             settings.trace_args.value.into(),
             settings.audit_required.value.into(),

@@ -87,10 +87,8 @@ fn network(raw: &RawPolicy, add: &mut impl FnMut(&Span, &str, &'static str)) {
 fn process(raw: &RawPolicy, add: &mut impl FnMut(&Span, &str, &'static str)) {
     let allows = |value: &&Spanned<RawAllowDeny>| value.value == RawAllowDeny::Allow;
     if let Some(namespaces) = raw.process.namespaces.as_ref().filter(allows) {
-        add(&namespaces.span, "`process.namespaces = \"allow\"`", LEAVE_OUT);
-    }
-    if let Some(userfaultfd) = raw.process.userfaultfd.as_ref().filter(allows) {
-        add(&userfaultfd.span, "`process.userfaultfd = \"allow\"`", LEAVE_OUT);
+        let instead = "switch the agent's own sandbox off: this one holds every process that it starts";
+        add(&namespaces.span, "`process.namespaces = \"allow\"`", instead);
     }
 }
 

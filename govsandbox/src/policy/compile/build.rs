@@ -453,6 +453,7 @@ impl<'a> Builder<'a> {
             mode: settings.mode.value,
             require: settings.require.value,
             root: settings.root.value,
+            userfaultfd: settings.userfaultfd.value,
             rules: self.rules,
             paths: self.paths,
             exec: self.exec,

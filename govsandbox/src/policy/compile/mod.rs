@@ -85,6 +85,15 @@ pub enum RootPolicy {
     Refuse,
 }
 
+/// `process.userfaultfd`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Userfaultfd {
+    /// As the kernel has it.
+    Allow,
+    /// EPERM.
+    Deny,
+}
+
 /// One rule of the table, [`RuleIndex`] is its place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RuleInfo {
@@ -237,6 +246,8 @@ pub struct Compiled {
     pub require: Require,
     /// `process.root`.
     pub root: RootPolicy,
+    /// `process.userfaultfd`.
+    pub userfaultfd: Userfaultfd,
     /// The rules, by precedence; index 0 is [`RuleIndex`] 1.
     pub rules: Vec<RuleInfo>,
     /// Files.
@@ -312,6 +323,15 @@ impl fmt::Display for RootPolicy {
         out.write_str(match self {
             Self::Drop => "drop",
             Self::Refuse => "refuse",
+        })
+    }
+}
+
+impl fmt::Display for Userfaultfd {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            Self::Allow => "allow",
+            Self::Deny => "deny",
         })
     }
 }

@@ -64,6 +64,7 @@ pub(super) fn values(settings: &Settings, audit_log: &Path) -> Vec<EffectiveValu
         value("mode", &settings.mode, settings.mode.value),
         value("require", &settings.require, settings.require.value),
         value("process.root", &settings.root, settings.root.value),
+        value("process.userfaultfd", &settings.userfaultfd, settings.userfaultfd.value),
         value("trace.opens", &settings.trace_opens, opens_text(settings.trace_opens.value)),
         value("trace.args", &settings.trace_args, settings.trace_args.value),
         EffectiveValue {
