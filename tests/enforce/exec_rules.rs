@@ -377,3 +377,32 @@ fn a_setuid_program_is_a_program() {
     let run = bed.run(&policy(&bed, "deny = ['tool']"), args![&tool, "CANARY"]);
     assert_eq!((run.status.code(), run.out().as_str()), (Some(126), ""), "{run}");
 }
+
+#[test]
+fn what_fanotify_does_not_hold_is_what_is_said_and_lsm_holds_it() {
+    let bed = TestBed::new("rule-not-held");
+    let tool = echo(&bed, "bin/tool");
+    fs::hard_link(&tool, bed.project().join("linked")).unwrap();
+    echo(&bed, "named");
+    bed.script("deploy", "#!/bin/sh -e\necho \"$@\"\n");
+    let loaded = || {
+        sh(
+            "$(ls /lib64/ld-linux-x86-64.so.2 /lib/ld-linux-aarch64.so.1 2>/dev/null | head -1) ./linked CANARY 2>/dev/null",
+        )
+    };
+    let steps = || args!["protect-code", "named"];
+    let called = || sh("./deploy prod; true");
+    assert_eq!(bed.bare(loaded()).stdout, b"CANARY\n");
+    assert_eq!(bed.bare_steps(steps()), ["ok"]);
+    assert_eq!(bed.bare(called()).stdout, b"prod\n");
+    let deny = "deny = ['{project}/bin/tool', 'named', { command = 'deploy', args = ['prod'] }]";
+    let deny = policy(&bed, deny);
+    let (load, call) = (bed.run(&deny, loaded()), bed.run(&deny, called()));
+    let (protect, lines) = bed.run_steps(&deny, steps());
+    let is_held = [load.out().is_empty(), DENIED.contains(&lines[0].as_str()), call.out().is_empty()];
+    assert_eq!(is_held, [backend() == "lsm"; 3], "{load} {protect} {call}");
+    let start = load.log.of("session.start")[0].0["object"]["not_held"].to_string();
+    for said in ["another hard link of a program", "mprotect(2) is not judged", "the arguments of a script"] {
+        assert_eq!(start.contains(said), backend() == "fanotify", "{said}: {start}");
+    }
+}
