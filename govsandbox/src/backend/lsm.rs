@@ -16,15 +16,20 @@ use crate::{
     bpf::{
         fill::{Contents, FillError, Sandbox},
         load::Loaded,
-        tag::{self, Held, TagError},
+        tag::{Held, Holding, TagError},
     },
     id::RuleIndex,
     policy::{
         automaton::{self, AutomatonError},
         compile::{GlobRule, LiteralRule, PathEffect, PathPlan},
     },
-    sys::{clone, mountinfo},
+    sys::{clone, mountinfo, open_files},
 };
+
+/// Files that this process has open besides what rules name.
+const OPEN_FILES_USUAL: u64 = 1024;
+/// Files held open for one rule, ordinarily.
+const OPEN_FILES_PER_RULE: u64 = 4;
 
 /// Why LSM programs do not hold here.
 #[derive(Debug, thiserror::Error)]
@@ -81,7 +86,9 @@ pub fn prepare(
 ) -> Result<Prepared, PrepareError> {
     let mounts = mountinfo::read(Path::new("/proc/self/mountinfo")).map_err(PrepareError::Mountinfo)?;
     let points: Vec<PathBuf> = mounts.into_iter().map(|mount| mount.point).collect();
-    let mut held = Vec::new();
+    // For each rule its file, the mounts below and the links on the way; the folders above are the same for many.
+    open_files::raise(OPEN_FILES_USUAL + OPEN_FILES_PER_RULE * paths.literals.len() as u64);
+    let mut holding = Holding::default();
     let mut globs = paths.globs.clone();
     for literal in &paths.literals {
         let LiteralRule { path, effect, rule } = literal;
@@ -91,25 +98,21 @@ pub fn prepare(
                     PathEffect::Deny => Hits { deny: rule.0, protect: 0 },
                     PathEffect::Protect => Hits { deny: 0, protect: rule.0 },
                 };
-                held.extend(tag::hold(path, TagRule { hits, pinned: 0, own: 0 }, rule.0, &points)?);
+                holding.path(path, TagRule { hits, pinned: 0, own: 0 }, rule.0, &points)?;
             }
             Err(_) => {
                 let (folder, pattern) = place_of(path);
-                held.extend(tag::hold_place(&folder, rule.0)?);
+                holding.place(&folder, rule.0)?;
                 globs.push(GlobRule { pattern, effect: *effect, rule: RuleIndex(rule.0) });
             }
         }
     }
+    for path in own_files.iter().filter(|path| path.exists()) {
+        holding.path(path, TagRule { hits: Hits::NONE, pinned: 0, own: own_rule }, own_rule, &points)?;
+    }
+    let mut held = holding.into_held();
     for (path, hits) in programs.iter().flat_map(|programs| &programs.held) {
         held.extend(Held::program(path, *hits)?);
-    }
-    for path in own_files.iter().filter(|path| path.exists()) {
-        held.extend(tag::hold(
-            path,
-            TagRule { hits: Hits::NONE, pinned: 0, own: own_rule },
-            own_rule,
-            &points,
-        )?);
     }
     Ok(Prepared { held, automaton: automaton::build(&globs)? })
 }

@@ -1,9 +1,10 @@
 //! Tags on inodes: which file a rule means, whatever it is called.
 
 use std::{
+    collections::HashMap,
     fs::{File, OpenOptions},
     io,
-    os::unix::fs::OpenOptionsExt as _,
+    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
 };
 
@@ -24,7 +25,8 @@ pub enum TagError {
     /// It exists and can't be opened.
     #[error("cannot hold {path}, which a rule names")]
     #[diagnostic(help(
-        "the file system must be reachable when the sandbox starts; remove the rule or mend the path"
+        "the file system must be reachable when the sandbox starts; remove the rule or mend the path; \
+         of many rules on files each keeps one open (`ulimit -Hn`): name folders"
     ))]
     Open {
         /// The path.
@@ -79,38 +81,67 @@ impl Held {
     }
 }
 
-/// What holds a path that exists: itself, the mounts below it, the names that lead to it.
-///
-/// `pin` is the rule for the folders above and the symlinks on the way: they can't be renamed, removed or replaced.
-///
-/// # Errors
-/// When something on the way can't be opened.
-pub fn hold(path: &Path, rule: TagRule, pin: u16, mount_points: &[PathBuf]) -> Result<Vec<Held>, TagError> {
-    let resolved =
-        path.canonicalize().map_err(|source| TagError::Open { path: path.display().to_string(), source })?;
-    let mut held = Vec::new();
-    held.extend(Held::open(&resolved, TagRule { pinned: pin, ..rule })?);
-    for below in mount_points.iter().filter(|point| *point != &resolved && point.starts_with(&resolved)) {
-        held.extend(Held::open(below, rule)?);
-    }
-    let pinned = TagRule { hits: Hits::NONE, pinned: pin, own: 0 };
-    for ancestor in resolved.ancestors().skip(1).chain(links_on(path).iter().map(PathBuf::as_path)) {
-        held.extend(Held::open(ancestor, pinned)?);
-    }
-    Ok(held)
+/// Inodes that rules are about, each open once, however many rules and ways lead to it.
+#[derive(Debug, Default)]
+pub struct Holding {
+    held: Vec<Held>,
+    places: HashMap<(u64, u64), usize>,
 }
 
-/// What holds the place of a path that does not exist: its nearest folder that does, and those above.
-///
-/// # Errors
-/// As [`hold`].
-pub fn hold_place(folder: &Path, pin: u16) -> Result<Vec<Held>, TagError> {
-    let pinned = TagRule { hits: Hits::NONE, pinned: pin, own: 0 };
-    let mut held = Vec::new();
-    for ancestor in folder.ancestors() {
-        held.extend(Held::open(ancestor, pinned)?);
+impl Holding {
+    fn add(&mut self, path: &Path, rule: TagRule) -> Result<(), TagError> {
+        let Some(held) = Held::open(path, rule)? else { return Ok(()) };
+        let found = held.object.metadata();
+        let found = found.map_err(|source| TagError::Open { path: path.display().to_string(), source })?;
+        let place = *self.places.entry((found.dev(), found.ino())).or_insert(self.held.len());
+        match self.held.get_mut(place) {
+            Some(before) => before.rule = held.rule_joined(before.rule),
+            None => self.held.push(held),
+        }
+        Ok(())
     }
-    Ok(held)
+
+    /// Holds a path that exists: itself, the mounts below it, the names that lead to it.
+    ///
+    /// `pin` is the rule for the folders above and the symlinks on the way: they can't be renamed, removed or replaced.
+    ///
+    /// # Errors
+    /// When something on the way can't be opened.
+    pub fn path(
+        &mut self,
+        path: &Path,
+        rule: TagRule,
+        pin: u16,
+        mount_points: &[PathBuf],
+    ) -> Result<(), TagError> {
+        let resolved = path
+            .canonicalize()
+            .map_err(|source| TagError::Open { path: path.display().to_string(), source })?;
+        self.add(&resolved, TagRule { pinned: pin, ..rule })?;
+        for below in mount_points.iter().filter(|point| *point != &resolved && point.starts_with(&resolved)) {
+            self.add(below, rule)?;
+        }
+        let pinned = TagRule { hits: Hits::NONE, pinned: pin, own: 0 };
+        for ancestor in resolved.ancestors().skip(1).chain(links_on(path).iter().map(PathBuf::as_path)) {
+            self.add(ancestor, pinned)?;
+        }
+        Ok(())
+    }
+
+    /// Holds the place of a path that does not exist: its nearest folder that does, and those above.
+    ///
+    /// # Errors
+    /// As [`Self::path`].
+    pub fn place(&mut self, folder: &Path, pin: u16) -> Result<(), TagError> {
+        let pinned = TagRule { hits: Hits::NONE, pinned: pin, own: 0 };
+        folder.ancestors().try_for_each(|ancestor| self.add(ancestor, pinned))
+    }
+
+    /// What was gathered.
+    #[must_use]
+    pub fn into_held(self) -> Vec<Held> {
+        self.held
+    }
 }
 
 /// Symlinks among a path's own prefixes.
@@ -141,4 +172,32 @@ pub(super) fn give(loaded: &Loaded, held: &mut [Held]) -> Result<(), FillError> 
         };
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DENY: fn(u16) -> TagRule =
+        |rule| TagRule { hits: Hits { deny: rule, protect: 0 }, pinned: 0, own: 0 };
+
+    #[test]
+    fn an_inode_is_held_once_by_whatever_name_with_the_better_rule() {
+        let folder = tempfile::tempdir().unwrap();
+        let (one, other, link) =
+            (folder.path().join("one"), folder.path().join("other"), folder.path().join("link"));
+        std::fs::write(&one, "").unwrap();
+        std::fs::write(&other, "").unwrap();
+        std::fs::hard_link(&one, &link).unwrap();
+        let mut holding = Holding::default();
+        holding.path(&one, DENY(7), 7, &[]).unwrap();
+        let with_one = holding.held.len();
+        holding.path(&link, DENY(3), 3, &[]).unwrap();
+        assert_eq!(holding.held.len(), with_one, "the same inode, the same folders above it");
+        holding.path(&other, DENY(9), 9, &[]).unwrap();
+        let held = holding.into_held();
+        assert_eq!(held.len(), with_one + 1);
+        assert_eq!(held[0].rule, TagRule { pinned: 7, ..DENY(3) });
+        assert_eq!(held[1].rule, TagRule { hits: Hits::NONE, pinned: 7, own: 0 }, "the folder is pinned");
+    }
 }

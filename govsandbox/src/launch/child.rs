@@ -21,7 +21,7 @@ use crate::{
         clone::OneThread,
         close_range,
         exec::{ExecStrings, execve},
-        seccomp as seccomp_with_listener,
+        open_files, seccomp as seccomp_with_listener,
         signal::{self, Mask},
     },
 };
@@ -75,6 +75,7 @@ fn confine(plan: &LaunchPlan, reports: Option<BorrowedFd<'_>>) -> Result<Program
     // Paths of the lists may lie where only root can look them up.
     let domain = landlock::prepare(&plan.landlock).map_err(fail(Stage::Landlock, ""))?;
     fault::at(Step::Rules).map_err(fail(Stage::Landlock, ""))?;
+    open_files::restore().map_err(fail(Stage::Descriptors, "the limit of open files"))?;
     let drop_privilege = || {
         privilege::drop_to(&plan.identity)
             .map_err(|(step, source)| Failure::new(Stage::Privilege, step, &source))?;

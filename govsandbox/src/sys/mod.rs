@@ -13,6 +13,7 @@ pub mod memory;
 pub mod mount_setattr;
 pub mod mountinfo;
 pub mod namespace;
+pub mod open_files;
 pub mod process_group;
 pub mod seccomp;
 pub mod signal;

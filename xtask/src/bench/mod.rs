@@ -7,6 +7,7 @@
 mod spread;
 pub(crate) mod worker;
 
+use std::cell::Cell;
 use std::fs;
 use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
@@ -50,18 +51,47 @@ const GUEST_SETTLES: Duration = Duration::from_secs(3);
 const DEPTH: usize = 8;
 
 /// How a command is run.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Variant {
     name: &'static str,
-    /// The policy's `trace.opens`; none is bare.
-    opens: Option<&'static str>,
+    place: Place,
 }
 
-const VARIANTS: [Variant; 3] = [
-    Variant { name: "bare", opens: None },
-    Variant { name: "enforced", opens: Some("denied") },
-    Variant { name: "traced", opens: Some("all") },
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    /// No program of ours is loaded.
+    Bare,
+    /// They are loaded, for others.
+    Outside,
+    /// In a sandbox.
+    Inside(Terms),
+}
+
+/// What a policy says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Terms {
+    /// `mode`; `audit` is hooks alone, without Landlock, seccomp and mounts.
+    mode: &'static str,
+    /// `trace.opens`.
+    opens: &'static str,
+    /// Rules on files besides those of [`policy`].
+    more_rules: u32,
+}
+
+const VARIANTS: [Variant; 7] = [
+    Variant { name: "bare", place: Place::Bare },
+    Variant { name: "outside", place: Place::Outside },
+    Variant { name: "hooks", place: Place::Inside(Terms { mode: "audit", opens: "denied", more_rules: 0 }) },
+    Variant {
+        name: "hooks-10k",
+        place: Place::Inside(Terms { mode: "audit", opens: "denied", more_rules: 9_990 }),
+    },
+    Variant { name: "enforced", place: Place::Inside(ENFORCED) },
+    Variant { name: "enforced-10k", place: Place::Inside(Terms { more_rules: 9_990, ..ENFORCED }) },
+    Variant { name: "traced", place: Place::Inside(Terms { opens: "all", ..ENFORCED }) },
 ];
+
+const ENFORCED: Terms = Terms { mode: "enforce", opens: "denied", more_rules: 0 };
 
 /// What is measured: a worker's operation and how often, natively and where instructions are counted.
 const OPERATIONS: [(Operation, u64, u64); 3] =
@@ -81,7 +111,7 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
     if !args.native {
         let mut machine = Machine::new(&args.kernel);
         machine.icount = true;
-        machine.timeout = Duration::from_secs(1200);
+        machine.timeout = Duration::from_secs(2400);
         let rounds = GUEST_ROUNDS.to_string();
         let program = program("xtask")?.to_string_lossy().into_owned();
         let command = [program.as_str(), "bench", "--here", "instructions", "--rounds", &rounds];
@@ -100,7 +130,7 @@ fn measure(rounds: u32, unit: &str) -> Result<()> {
     }
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease")?;
     println!("kernel {}, {rounds} rounds, {unit}; quartiles in brackets", kernel.trim());
-    println!("{:<10} {:<9} {:>12} {:>26} {:>34}", "what", "variant", "each", "× bare", "more than bare");
+    println!("{:<10} {:<12} {:>12} {:>26} {:>34}", "what", "variant", "each", "× bare", "more than bare");
     for (operation, native_count, counted_count) in OPERATIONS {
         let count = if unit == "ns" { native_count } else { counted_count };
         let measured = bed.rounds(rounds, |bed, variant| bed.operation(variant, operation, count))?;
@@ -122,11 +152,11 @@ fn print(what: &str, measured: &Measured) {
             Spread::of_ratios(bare, numbers).map(|s| format!("{:.3} [{:.3}–{:.3}]", s.median, s.low, s.high));
         let more = Spread::of_differences(bare, numbers)
             .map(|s| format!("{:+.0} [{:+.0}…{:+.0}]", s.median, s.low, s.high));
-        let (ratio, more) = match variant.opens {
-            None => (String::new(), String::new()),
-            Some(_) => (ratio.unwrap_or_default(), more.unwrap_or_default()),
+        let (ratio, more) = match variant.place {
+            Place::Bare => (String::new(), String::new()),
+            Place::Outside | Place::Inside(_) => (ratio.unwrap_or_default(), more.unwrap_or_default()),
         };
-        println!("{what:<10} {:<9} {:>12.0} {ratio:>26} {more:>34}", variant.name, each.median);
+        println!("{what:<10} {:<12} {:>12.0} {ratio:>26} {more:>34}", variant.name, each.median);
     }
 }
 
@@ -138,6 +168,8 @@ struct Bed {
     worker: PathBuf,
     /// A static program that does nothing.
     nothing: PathBuf,
+    /// Our programs are in the kernel.
+    loaded: Cell<bool>,
 }
 
 impl Bed {
@@ -148,10 +180,19 @@ impl Bed {
         fs::create_dir_all(&file)?;
         file.push("measured.txt");
         fs::write(&file, "measured\n")?;
+        let named = folder.path().join("named");
+        fs::create_dir(&named)?;
         for variant in VARIANTS {
-            if let Some(opens) = variant.opens {
-                fs::write(folder.path().join(format!("{}.toml", variant.name)), policy(variant.name, opens))?;
+            let Place::Inside(terms) = variant.place else { continue };
+            let more: Vec<PathBuf> =
+                (0..terms.more_rules).map(|rule| named.join(format!("{rule}.key"))).collect();
+            for file in &more {
+                fs::write(file, "")?;
             }
+            fs::write(
+                folder.path().join(format!("{}.toml", variant.name)),
+                policy(variant.name, terms, &more),
+            )?;
         }
         // In memory too, so that the machine never waits for its file system; `true` is a static one.
         let copy = |from: PathBuf, name: &str| {
@@ -162,7 +203,7 @@ impl Bed {
         let worker = copy(program("xtask")?, "worker")?;
         let govsandbox = copy(program("govsandbox")?, "govsandbox")?;
         let nothing = copy(process::find("busybox").context("busybox is missing")?, "true")?;
-        Ok(Self { folder, file, govsandbox, worker, nothing })
+        Ok(Self { folder, file, govsandbox, worker, nothing, loaded: Cell::new(true) })
     }
 
     /// Measures every variant once per round, each round in another order.
@@ -177,10 +218,23 @@ impl Bed {
             let turn = round % order.len();
             order.rotate_left(turn);
             for (variant, numbers) in order {
+                self.load_for(*variant)?;
                 numbers.push(measure(self, *variant).with_context(|| format!("variant `{}`", variant.name))?);
             }
         }
         Ok(measured)
+    }
+
+    /// Takes our programs out of the kernel for what is bare, and has them there, pinned, for all else.
+    fn load_for(&self, variant: Variant) -> Result<()> {
+        let wanted = variant.place != Place::Bare;
+        if self.loaded.replace(wanted) != wanted {
+            let [.., sandboxed] = VARIANTS;
+            let mut command =
+                if wanted { self.command(sandboxed, &self.nothing) } else { Command::new(&self.govsandbox) };
+            process::read(if wanted { &mut command } else { command.arg("unload") })?;
+        }
+        Ok(())
     }
 
     /// Nanoseconds of one repetition inside the loop of a worker.
@@ -205,6 +259,7 @@ impl Bed {
     /// Peak resident memory of the supervisor, in KiB, after opens that were all recorded. Source: `VmHWM`.
     fn supervisor_peak_kib(&self) -> Result<u64> {
         let [.., traced] = VARIANTS;
+        self.load_for(traced)?;
         let mut command = self.command(traced, &self.worker);
         command.args(["bench-worker", "open", "5000", "--wait", "--file"]).arg(&self.file);
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
@@ -215,7 +270,7 @@ impl Bed {
     }
 
     fn command(&self, variant: Variant, program: &Path) -> Command {
-        if variant.opens.is_none() {
+        if !matches!(variant.place, Place::Inside(_)) {
             return Command::new(program);
         }
         let mut command = Command::new(&self.govsandbox);
@@ -237,12 +292,14 @@ fn peak_kib(child: &mut Child) -> Result<u64> {
     Ok(peak.trim().trim_end_matches(" kB").parse()?)
 }
 
-/// A policy with ten rules that never match what is measured.
-fn policy(name: &str, opens: &str) -> String {
+/// A policy with ten rules that never match what is measured, and one for each of `more`.
+fn policy(name: &str, terms: Terms, more: &[PathBuf]) -> String {
+    let Terms { mode, opens, .. } = terms;
+    let more: String = more.iter().map(|file| format!(", \"{}\"", file.display())).collect();
     format!(
-        "version = 1\nname = \"bench-{name}\"\nrequire = \"root\"\n\n\
+        "version = 1\nname = \"bench-{name}\"\nrequire = \"root\"\nmode = \"{mode}\"\n\n\
         [filesystem]\nread = [\"/\"]\nwrite = []\n\
-        deny = [\"/etc/shadow\", \"/etc/gshadow\", \"**/.env\", \"**/.env.*\", \"**/*.pem\", \"**/secrets/**\"]\n\
+        deny = [\"/etc/shadow\", \"/etc/gshadow\", \"**/.env\", \"**/.env.*\", \"**/*.pem\", \"**/secrets/**\"{more}]\n\
         protect = [\"**/.git/hooks\", \"**/.mcp.json\", \"/etc/passwd\", \"/etc/group\"]\n\n\
         [network]\nallow = [\"localhost\"]\nlisten = [\"localhost\"]\n\n\
         [trace]\nopens = \"{opens}\"\n"
@@ -261,9 +318,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_variant_has_its_policy_and_the_first_has_none() {
-        let policy = policy("traced", "all");
+    fn a_policy_has_its_rules_and_ratios_are_taken_to_what_is_bare() {
+        let policy = policy("traced", Terms { opens: "all", ..ENFORCED }, &[PathBuf::from("/named/1.key")]);
         assert!(policy.contains("opens = \"all\"") && policy.contains("bench-traced"), "{policy}");
-        assert_eq!(VARIANTS[0].opens, None, "ratios are taken to the first variant");
+        assert!(policy.contains(", \"/named/1.key\"]"), "{policy}");
+        assert_eq!(VARIANTS[0].place, Place::Bare);
     }
 }
