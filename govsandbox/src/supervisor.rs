@@ -5,7 +5,9 @@ mod limits;
 mod observe;
 mod programs;
 mod resolve;
+mod review;
 mod session;
+mod summary;
 
 use std::{
     collections::BTreeMap,
@@ -20,13 +22,14 @@ use std::{
 use self::{
     observe::{Command, Observed, Observer},
     resolve::Resolver,
+    review::Review,
     session::Session,
 };
 use crate::{
     audit::{
         self,
         log::{AuditLog, Ownership},
-        recorder::{Recorder, RecorderOptions, Summary},
+        recorder::{Recorder, RecorderOptions},
     },
     backend::{
         self, Kind, fanotify, lsm,
@@ -151,6 +154,7 @@ struct Policy {
     own_rule: RuleIndex,
     /// Allows resolv.conf's servers.
     dns_rule: RuleIndex,
+    review: Review,
 }
 
 fn load_policy(
@@ -170,6 +174,7 @@ fn load_policy(
         context: Context::discover(&user, options.project.as_deref())?,
         mode_override: options.mode,
     };
+    let review = Review::begin(sources.context.project().ok(), &sources.context.home);
     let loaded = policy::load(&sources)?;
     if !options.quiet {
         for warning in loaded.warnings {
@@ -188,7 +193,7 @@ fn load_policy(
     let mut own_files = loaded.files;
     own_files.push(compiled.audit_log.clone());
     own_files.push(std::env::current_exe().map_err(system("tell where govsandbox itself lies"))?);
-    Ok((Policy { compiled, own_files, own_rule, dns_rule }, loaded.automaton))
+    Ok((Policy { compiled, own_files, own_rule, dns_rule, review }, loaded.automaton))
 }
 
 /// Opens the log where the sandbox can't write.
@@ -351,8 +356,10 @@ impl Start<'_> {
             Ok(_) => Status::Failure as u8,
             Err(error) => error.status() as u8,
         };
-        let summary = recorder.finish(Some(session.end(ended.as_ref().ok().copied(), status)));
-        self.summarize(&summary, fatal, &session);
+        let review = self.policy.review.end()?;
+        let end = session.end(ended.as_ref().ok().copied(), status, review.texts());
+        let summary = recorder.finish(Some(end));
+        summary::tell_end(&summary, &review, fatal, self.options.quiet, &session);
         match ended {
             Ok(_) => Ok(status),
             Err(error) => give_up(error),
@@ -451,24 +458,6 @@ impl Start<'_> {
             }
         }
         Ok(())
-    }
-
-    fn summarize(&self, summary: &Summary, fatal: bool, session: &Session) {
-        if fatal {
-            tell(&format!(
-                "the audit log {} could not be written and the policy requires it: the run was ended",
-                summary.log.display()
-            ));
-        }
-        let denied = summary.denied();
-        if denied > 0 && !self.options.quiet {
-            let noun = if denied == 1 { "action was" } else { "actions were" };
-            tell(&format!(
-                "{denied} {noun} denied; see: govsandbox audit show {} --outcome denied --log {}",
-                session.fields.session,
-                summary.log.display()
-            ));
-        }
     }
 }
 

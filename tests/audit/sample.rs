@@ -123,6 +123,10 @@ pub(crate) fn events() -> Vec<Event> {
             Action::End,
             Object {
                 exit_code: Some(0),
+                review: Some(vec![
+                    "/home/dev/app/vendor/x/.git/config".into(),
+                    "/home/dev/app/.envrc\u{1b}[2J".into(),
+                ]),
                 counts: Some(BTreeMap::from([
                     ("file.open.denied".to_owned(), 2),
                     ("net.connect.denied".to_owned(), 1),

@@ -149,6 +149,10 @@ fn step(verb: &str, path: &Path) -> io::Result<String> {
         "mkdir" => fs::create_dir(path)?,
         "rmdir" => fs::remove_dir(path)?,
         "chmod" => fs::set_permissions(path, Permissions::from_mode(0o600))?,
+        "fchmod" => fs::File::open(path)?.set_permissions(Permissions::from_mode(0o600))?,
+        "set-times" => fs::File::open(path)?.set_modified(std::time::UNIX_EPOCH)?,
+        "set-flags" => sys::set_flags(path)?,
+        "set-acl" => sys::set_acl(path)?,
         "setxattr" => sys::set_xattr(path)?,
         "o-path" => {
             let handle = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;

@@ -46,6 +46,10 @@ fn everyday_git_goes_on_in_a_protected_repository() {
     // git tries hard links and takes copies; it tries to remove a folder that is in use.
     let expected = |event: &&crate::bed::Event| ["link", "unlink"].contains(&event.text("action"));
     assert_eq!(denied.filter(|event| !expected(event)).count(), 0, "{run}");
+    // What came into being is told: two repositories, and the file of a worktree that is there no more is not.
+    let told: Vec<_> = run.err().lines().filter(|line| line.contains("app/")).map(str::to_owned).collect();
+    let config = |name: &str| format!("govsandbox:   {}", bed.project().join("app").join(name).display());
+    assert_eq!(told, [config("cloned/.git/config"), config("fresh/.git/config")], "{run}");
 }
 
 #[test]

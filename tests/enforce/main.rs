@@ -10,6 +10,7 @@
 #[path = "../bed/mod.rs"]
 mod bed;
 
+mod attribute;
 mod change;
 mod connect;
 mod exec;

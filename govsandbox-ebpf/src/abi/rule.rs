@@ -17,6 +17,10 @@ pub struct Hits {
     pub protect: u16,
 }
 
+/// In the place of a rule's number: a folder may not be renamed, because other rules by name hold below its new path than
+/// below its old one.
+pub const RULE_MOVED: u16 = u16::MAX;
+
 impl Hits {
     /// Nothing matches.
     pub const NONE: Self = Self { deny: 0, protect: 0 };

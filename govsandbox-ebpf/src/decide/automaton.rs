@@ -1,6 +1,7 @@
 //! Runs a path automaton over the bytes of an absolute path.
 
-use crate::abi::rule::{AUTOMATON_STATES_MAX, AUTOMATON_TRANSITIONS_MAX, Automaton, Hits};
+use super::Decision;
+use crate::abi::rule::{AUTOMATON_STATES_MAX, AUTOMATON_TRANSITIONS_MAX, Automaton, Hits, RULE_MOVED};
 
 /// The state before the first byte.
 pub const START: u32 = 1;
@@ -44,6 +45,22 @@ impl Scan {
     pub fn end(self, automaton: &Automaton) -> Hits {
         self.hits.or(hits(automaton, self.state))
     }
+}
+
+/// The state behind an absolute path and a slash: what can match below it, and nothing else, hangs on it.
+#[must_use]
+pub fn below(automaton: &Automaton, path: &[u8]) -> u32 {
+    let end = path.iter().fold(START, |state, byte| next(automaton, state, *byte));
+    next(automaton, end, b'/')
+}
+
+/// Decides whether a folder may be renamed, by the states behind its old and its new path ([`below`]): rules have to mean
+/// the same things below both, or a file would slip out of a rule with its folder, or into one. The table has no two
+/// states for one meaning, so equal states are what it takes. Which of the rules it would be is not known here.
+#[inline(always)]
+#[must_use]
+pub const fn decide_moved(old: u32, new: u32) -> Decision {
+    if old == new { Decision::ALLOW } else { Decision::deny(RULE_MOVED) }
 }
 
 /// The rules that match an absolute path (`/a/b`, no slash at the end) or a folder above it.

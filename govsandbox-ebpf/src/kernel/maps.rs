@@ -16,6 +16,7 @@ use govsandbox_ebpf::abi::{
 
 use super::{
     cache::Folder,
+    hooks::moved::Moved,
     object::{Matched, PathScan},
     program::ProgramScan,
     task_storage::TaskStorage,
@@ -45,6 +46,8 @@ pub const TEXT_SLACK_BYTES: usize = 4096;
 pub struct Scratch {
     pub climb: Climb,
     pub scan: PathScan,
+    /// Between the two programs of a rename.
+    pub moved: Moved,
     pub matched: Matched,
     pub program: ProgramScan,
     /// What [`super::hooks`] decided on the way: may it happen, the rule, holds in audit mode too.

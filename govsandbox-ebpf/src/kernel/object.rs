@@ -201,6 +201,21 @@ pub unsafe fn by_path(slot: u32, scratch: *mut Scratch, at: u32, length: u32) ->
     }
 }
 
+/// The state behind the path that [`by_path`] scanned last, and a slash: what can match below it.
+///
+/// # Safety
+/// `scratch` points to a task's scratch.
+#[inline(always)]
+pub unsafe fn state_below(slot: u32, scratch: *mut Scratch) -> u32 {
+    // SAFETY: an entry of an array stays where it is while the program runs; the index is masked.
+    unsafe {
+        let Some(words) = maps::AUTOMATA.get_value(&slot, &0) else { return 0 };
+        let automaton = &*core::ptr::from_ref(words).cast::<Automaton>();
+        let last = (*scratch).scan.components.wrapping_sub(1) as usize & (CHAIN_MAX - 1);
+        automaton::next(automaton, (*scratch).kept[last], b'/')
+    }
+}
+
 /// Body of the loop: the next [`STEP_BYTES`] bytes. At each slash the state is kept; what it means is looked up
 /// afterwards, because every branch here is one in each of the bytes to the verifier. The path's end is a slash too, and
 /// zeros behind it.

@@ -42,6 +42,7 @@ offsets!(
     FILE_F_PATH,
     FS_PWD,
     FS_ROOT,
+    IATTR_IA_VALID,
     INODE_I_INO,
     INODE_I_MODE,
     INODE_I_SB,

@@ -169,6 +169,7 @@ fn escaped_fields(event: &Event) -> Vec<&'static str> {
         ("object.path", one(&event.object.path)),
         ("object.target", one(&event.object.target)),
         ("object.command", any(&event.object.command)),
+        ("object.review", any(&event.object.review)),
     ]
     .into_iter()
     .filter_map(|(field, escaped)| escaped.then_some(field))

@@ -17,6 +17,7 @@ const KIND_VOLATILE: u32 = 9;
 const KIND_CONST: u32 = 10;
 const KIND_RESTRICT: u32 = 11;
 const KIND_INT: u32 = 1;
+const KIND_FUNC: u32 = 12;
 const KIND_FUNC_PROTO: u32 = 13;
 const KIND_VAR: u32 = 14;
 const KIND_DATASEC: u32 = 15;
@@ -138,6 +139,21 @@ impl KernelBtf {
         Ok(None)
     }
 
+    /// Does the kernel have a function of this name?
+    ///
+    /// # Errors
+    /// When the type information is damaged.
+    pub fn has_function(&self, wanted: &str) -> Result<bool, BtfError> {
+        for &at in self.types.iter().skip(1) {
+            if (word(&self.data, at + 4)? >> 24) & 0x1f == KIND_FUNC
+                && name(&self.data, self.strings_at, word(&self.data, at)?)? == wanted.as_bytes()
+            {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
     fn member(&self, id: u32, wanted: &[u8]) -> Result<Option<u32>, BtfError> {
         let Some(&at) = self.types.get(id as usize) else { return Err(BtfError::Damaged { at: 0 }) };
         let info = word(&self.data, at + 4)?;
@@ -195,6 +211,7 @@ mod tests {
         assert!(btf.offset("qstr", "name").unwrap() >= 8);
         assert_eq!(btf.enumerator("BPF_MAP_TYPE_ARRAY").unwrap(), Some(2));
         assert_eq!(btf.enumerator("NO_SUCH_ENUMERATOR").unwrap(), None);
+        assert!(btf.has_function("vfs_open").unwrap() && !btf.has_function("no_such").unwrap());
         assert!(matches!(btf.offset("task_struct", "no_such"), Err(BtfError::Missing { .. })));
     }
 

@@ -46,6 +46,9 @@ enum Hook {
     Lsm,
     /// Of a kernel newer than the oldest that the backend takes: seccomp refuses the same on its own.
     LaterLsm,
+    /// A hook that older kernels don't have, or have with other arguments: another program is there for them, or another
+    /// hook of theirs sees the same.
+    LsmSince,
     Tracepoint,
     Cgroup,
 }
@@ -98,6 +101,13 @@ const PROGRAMS: &[(&str, Hook, &str)] = &[
     ("socket_setsockopt", Hook::Lsm, "socket_setsockopt"),
     ("terminal_ioctl", Hook::Lsm, "file_ioctl"),
     ("path_chroot", Hook::Lsm, "path_chroot"),
+    ("inode_set_acl", Hook::LsmSince, "inode_set_acl"),
+    ("inode_remove_acl", Hook::LsmSince, "inode_remove_acl"),
+    ("inode_setattr", Hook::LsmSince, "inode_setattr"),
+    ("inode_setattr_to_6_8", Hook::LsmSince, "inode_setattr"),
+    ("file_truncate", Hook::LsmSince, "file_truncate"),
+    ("file_ioctl", Hook::Lsm, "file_ioctl"),
+    ("file_ioctl_compat", Hook::LsmSince, "file_ioctl_compat"),
 ];
 
 /// The kernel side could not be set up.
@@ -257,7 +267,16 @@ impl Loaded {
     /// Are all LSM programs attached? Whether the kernel calls them is another question: try.
     #[must_use]
     pub fn has_lsm(&self) -> bool {
-        PROGRAMS.iter().filter(|(_, hook, _)| *hook == Hook::Lsm).all(|(name, _, _)| self.has(name))
+        PROGRAMS.iter().all(|(name, hook, target)| match hook {
+            Hook::Lsm => self.has(name),
+            Hook::LsmSince => self.has_any_of(target) || self.remembers(&absent(target)),
+            Hook::LaterLsm | Hook::Tracepoint | Hook::Cgroup => true,
+        })
+    }
+
+    /// Is any of the programs for this hook attached?
+    fn has_any_of(&self, hook: &str) -> bool {
+        PROGRAMS.iter().any(|(name, _, target)| *target == hook && self.has(name))
     }
 
     /// A pinned map.
@@ -307,7 +326,8 @@ impl Loaded {
     }
 
     fn fresh(&mut self) -> Result<(), LoadError> {
-        let offsets = offsets::all(&KernelBtf::read(Path::new(VMLINUX))?)?;
+        let kernel = KernelBtf::read(Path::new(VMLINUX))?;
+        let offsets = offsets::all(&kernel)?;
         let btf = Btf::from_sys_fs().map_err(|error| LoadError::Object { reason: error.to_string() })?;
         let mut loader = EbpfLoader::new();
         let level = log_level();
@@ -339,8 +359,8 @@ impl Loaded {
         for &(name, hook, target) in PROGRAMS {
             match attach(&mut object, name, target, &btf, &cgroup, &self.link_path(name)) {
                 Ok(()) => {}
-                Err(reason) if matches!(hook, Hook::Lsm | Hook::LaterLsm) => {
-                    drop(self.left_out.insert(name, reason))
+                Err(reason) if matches!(hook, Hook::Lsm | Hook::LsmSince | Hook::LaterLsm) => {
+                    self.left_out.insert(name, reason);
                 }
                 Err(reason) => return Err(LoadError::Program { program: name, reason }),
             }
@@ -356,6 +376,11 @@ impl Loaded {
             }
         }
         self.step(Step::Maps)?;
+        for (_, _, target) in PROGRAMS.iter().filter(|(_, hook, _)| *hook == Hook::LsmSince) {
+            if !kernel.has_function(&format!("bpf_lsm_{target}"))? {
+                self.remember(&absent(target))?;
+            }
+        }
         if self.has_lsm() && counts.iter().all(|(_, address)| *address != 0) {
             self.remember(KEEPS_FOLDERS)?;
         }
@@ -367,6 +392,11 @@ impl Loaded {
             source: io::Error::other(error),
         })
     }
+}
+
+/// What is remembered of a hook that this kernel does not have.
+fn absent(hook: &str) -> String {
+    format!("absent_{hook}")
 }
 
 /// A kernel that runs no BPF LSM has no inode storage either (`bpf_inode`, include/linux/bpf_lsm.h).

@@ -27,6 +27,7 @@ const MEMBERS: &[Row] = &[
     ("FILE_F_PATH", "file", "f_path"),
     ("FS_PWD", "fs_struct", "pwd"),
     ("FS_ROOT", "fs_struct", "root"),
+    ("IATTR_IA_VALID", "iattr", "ia_valid"),
     ("INODE_I_INO", "inode", "i_ino"),
     ("INODE_I_MODE", "inode", "i_mode"),
     ("INODE_I_SB", "inode", "i_sb"),

@@ -15,7 +15,7 @@ use govsandbox_ebpf::abi::{
         RecordOutcome,
     },
     exec::ExecTable,
-    rule::Automaton,
+    rule::{Automaton, RULE_MOVED},
 };
 
 pub use super::record::DecodeError;
@@ -239,6 +239,7 @@ impl Decoder {
             return Some(into_rule(rule.clone()));
         }
         let id = match (outcome, record.kind) {
+            _ if record.head.rule == RULE_MOVED => "builtin/renamed-folder",
             (Outcome::Allowed | Outcome::Failed, _) => return None,
             (Outcome::Denied | Outcome::WouldDeny, RecordKind::Connect | RecordKind::Send) => {
                 "default/network.allow"

@@ -171,6 +171,10 @@ pub struct Object {
     /// What the backend does not hold, in words.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub not_held: Option<Vec<String>>,
+    /// Files that came into being or changed during the run and that other programs run or take commands from; the first
+    /// 64.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub review: Option<Vec<Text>>,
     /// By kind and outcome: `file.open.denied` → 3.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub counts: Option<std::collections::BTreeMap<String, u64>>,
@@ -402,7 +406,13 @@ impl Event {
             .map_or(0, |process| text(&process.exe) + text(&process.cwd) + list(&process.argv));
         let rule = self.rule.as_ref().map_or(0, |rule| rule.id.0.capacity());
         let object = &self.object;
-        size_of::<Self>() + process + rule + text(&object.path) + text(&object.target) + list(&object.command)
+        size_of::<Self>()
+            + process
+            + rule
+            + text(&object.path)
+            + text(&object.target)
+            + list(&object.command)
+            + list(&object.review)
     }
 }
 

@@ -61,6 +61,7 @@ fn fields(record: &Record) -> Vec<(&'static str, String)> {
         .iter()
         .flatten()
         .map(|(name, count)| ("count", format!("{count:>7} {}", for_terminal(name))));
+    let review = object.review.iter().flatten().map(|path| ("look at", path.for_terminal()));
     let not_held = object.not_held.iter().flatten().map(|what| ("not held", for_terminal(what).into_owned()));
     [
         ("object", Some(phrase::object(record)).filter(|object| !object.is_empty())),
@@ -84,6 +85,7 @@ fn fields(record: &Record) -> Vec<(&'static str, String)> {
     ]
     .into_iter()
     .filter_map(|(name, value)| Some((name, value?)))
+    .chain(review)
     .chain(not_held)
     .chain(counts)
     .collect()

@@ -88,9 +88,14 @@ fn session_end(object: &Object) -> String {
     let denied =
         object.counts.iter().flatten().filter(|(name, _)| name.ends_with(".denied")).map(|(_, count)| count);
     let ending = ending(object).unwrap_or_else(|| "ended".to_owned());
-    match denied.sum::<u64>() {
+    let ending = match denied.sum::<u64>() {
         0 => ending,
         denied => format!("{ending}, {denied} denied"),
+    };
+    match object.review.as_ref().map_or(0, Vec::len) {
+        0 => ending,
+        1 => format!("{ending}, 1 file to look at"),
+        files => format!("{ending}, {files} files to look at"),
     }
 }
 

@@ -63,13 +63,14 @@ impl Session {
         )
     }
 
-    /// `session.end`: how the command ended; `status` is what the caller of `run` gets. The recorder adds the counts.
-    pub(super) fn end(&self, ended: Option<Ended>, status: u8) -> Event {
+    /// `session.end`: how the command ended; `status` is what the caller of `run` gets, `review` what is to be looked at.
+    /// The recorder adds the counts.
+    pub(super) fn end(&self, ended: Option<Ended>, status: u8, review: Option<Vec<Text>>) -> Event {
         let (exit_code, signal) = match ended {
             Some(Ended::Signalled(signal)) => (None, Some(signal)),
             Some(Ended::Exited(_)) | None => (Some(i32::from(status)), None),
         };
-        event(Kind::SessionEnd, Action::End, Object { exit_code, signal, ..Object::default() })
+        event(Kind::SessionEnd, Action::End, Object { exit_code, signal, review, ..Object::default() })
     }
 }
 

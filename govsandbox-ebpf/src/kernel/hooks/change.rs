@@ -9,7 +9,7 @@ use govsandbox_ebpf::{
     },
 };
 
-use super::{ENOMEM, EPERM, answer, conclude, settle};
+use super::{ENOMEM, EPERM, answer, conclude, moved, settle};
 use crate::kernel::{
     emit,
     maps::Scratch,
@@ -21,9 +21,9 @@ use crate::kernel::{
 
 /// One object of a change.
 #[derive(Clone, Copy)]
-struct Name {
+pub(super) struct Name {
     /// Typed pointer to its dentry; the inode may not be there yet.
-    dentry: *const u8,
+    pub(super) dentry: *const u8,
     location: Location,
     /// Its own name goes: what pins the name counts.
     leaves: bool,
@@ -38,7 +38,7 @@ impl Name {
 
     /// The object of a `struct path`.
     #[inline(always)]
-    unsafe fn path(path: *const u8) -> Self {
+    pub(super) unsafe fn path(path: *const u8) -> Self {
         // SAFETY: the caller's pointer is a hook's argument of that type.
         let dentry = unsafe { typed(path, &offsets::PATH_DENTRY) };
         Self { dentry, location: Location::of_path(path as u64), leaves: false }
@@ -46,7 +46,7 @@ impl Name {
 
     /// An object of which only the dentry is known.
     #[inline(always)]
-    fn dentry(dentry: *const u8) -> Self {
+    pub(super) fn dentry(dentry: *const u8) -> Self {
         Self { dentry, location: Location { dentry: dentry as u64, mount: 0 }, leaves: false }
     }
 }
@@ -65,6 +65,8 @@ macro_rules! one_object {
         }
     )*};
 }
+
+pub(super) use one_object;
 
 one_object!(
     path_mkdir: Create, |ctx| Name::entry(ctx.arg(0), ctx.arg(1), false);
@@ -108,7 +110,7 @@ two_objects!(
 
 /// Decides by one object and reports a refusal.
 #[inline(always)]
-unsafe fn judge<C: EbpfContext>(
+pub(super) unsafe fn judge<C: EbpfContext>(
     ctx: &C,
     subject: &Subject,
     action: RecordAction,
@@ -130,6 +132,17 @@ unsafe fn judge<C: EbpfContext>(
     unsafe {
         let written = walk::write_path(scratch, subject.fs(), 0, name.location);
         let (decision, always) = weigh(subject, scratch, name, written);
+        let decision = match told {
+            Some((other, flags)) if action as u8 == RecordAction::Rename as u8 && decision.allow => {
+                let dentries = if flags & FLAG_TARGET_FIRST == 0 {
+                    (name.dentry, other.dentry)
+                } else {
+                    (other.dentry, name.dentry)
+                };
+                moved::decide(subject, scratch, dentries, flags & FLAG_TARGET_FIRST)
+            }
+            _ => decision,
+        };
         let (decision, always) = settle(scratch, decision, always);
         if decision.allow {
             return 0;

@@ -1,9 +1,11 @@
 //! One file for each operation. A hook gathers facts, asks the decision core, and reports.
 
+mod attribute;
 mod change;
 mod connect;
 mod exec;
 mod map;
+pub(super) mod moved;
 mod open;
 mod privilege;
 mod program;

@@ -201,7 +201,7 @@ fn at(numbers: &[u16], index: u16) -> u16 {
 
 #[cfg(test)]
 mod tests {
-    use govsandbox_ebpf::decide::automaton::scan;
+    use govsandbox_ebpf::decide::automaton::{below, decide_moved, scan};
 
     use super::*;
     use crate::id::RuleIndex;
@@ -216,6 +216,36 @@ mod tests {
 
     fn denied_by(globs: &[GlobRule], path: &str) -> u16 {
         scan(&build(globs).unwrap(), path.as_bytes()).deny
+    }
+
+    #[test]
+    fn a_folder_moves_freely_unless_its_name_counts_for_what_is_below() {
+        let table = build(&[
+            deny(1, "/**/.env"),
+            protect(2, "/**/.claude/settings*.json"),
+            deny(3, "/p/conf/**/*.key"),
+            deny(4, "/p/.git/hooks"),
+        ])
+        .unwrap();
+        let moved = |old: &str, new: &str| {
+            decide_moved(below(&table, old.as_bytes()), below(&table, new.as_bytes())).allow
+        };
+        for (old, new) in
+            [("/p/a", "/p/b"), ("/p/a", "/tmp/x/y"), ("/p/.en", "/.en"), ("/p/conf/a", "/p/conf/b/c")]
+        {
+            assert!(moved(old, new), "{old} {new}");
+        }
+        for (old, new) in [
+            ("/p/.claude", "/p/x"),
+            ("/p/x", "/p/sub/.claude"),
+            ("/p/conf", "/p/x"),
+            ("/p/conf/a", "/p/a"),
+            ("/tmp/a", "/p/conf/a"),
+            ("/p/x", "/p/.git"),
+            ("/p", "/q"),
+        ] {
+            assert!(!moved(old, new), "{old} {new}");
+        }
     }
 
     #[test]

@@ -24,8 +24,9 @@ use crate::{
     },
 };
 
-/// Rules of one sandbox at most: their numbers are `u16` in the kernel, 0 means none.
-const RULES_MAX: usize = u16::MAX as usize;
+/// Rules of one sandbox at most: their numbers are `u16` in the kernel, 0 means none, and the last ones are
+/// what is built in.
+const RULES_MAX: usize = u16::MAX as usize - 8;
 /// Name of the log unless a policy names it, in `{state}`.
 const LOG_NAME: &str = "audit.jsonl";
 
