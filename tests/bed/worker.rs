@@ -262,6 +262,7 @@ fn errno_name(error: &io::Error) -> String {
         Some(libc::ENOENT) => "ENOENT",
         Some(libc::ENOSYS) => "ENOSYS",
         Some(libc::EAFNOSUPPORT) => "EAFNOSUPPORT",
+        Some(libc::EEXIST) => "EEXIST",
         Some(libc::ECONNREFUSED) => "ECONNREFUSED",
         Some(libc::EHOSTUNREACH) => "EHOSTUNREACH",
         Some(libc::ENETUNREACH) => "ENETUNREACH",

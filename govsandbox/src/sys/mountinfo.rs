@@ -39,7 +39,9 @@ pub fn find(fs_type: &str) -> io::Result<Option<PathBuf>> {
         .map(|it| it.point))
 }
 
-fn parse(text: &[u8]) -> Vec<Mount> {
+/// The mounts that a text names; a line that is none is left out.
+#[must_use]
+pub fn parse(text: &[u8]) -> Vec<Mount> {
     text.split(|byte| *byte == b'\n').filter_map(parse_line).collect()
 }
 

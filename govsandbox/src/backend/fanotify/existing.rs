@@ -37,12 +37,8 @@ pub(super) fn find(automaton: &Automaton, roots: &[PathBuf]) -> Existing {
             bytes => bytes,
         };
         let start = bytes.iter().fold(Scan::START, |scan, byte| scan.step(automaton, *byte));
-        let above = root.parent().map_or(Hits::NONE, |parent| {
-            let parent = parent.as_os_str().as_bytes();
-            let parent = if parent == b"/" { &[][..] } else { parent };
-            parent.iter().fold(Scan::START, |scan, byte| scan.step(automaton, *byte)).end(automaton)
-        });
-        if start.end(automaton) != above {
+        // What lies above is no root, so nothing holds it: a rule that matches there holds the root itself.
+        if !start.end(automaton).is_none() {
             found.matches.push((root.clone(), start.end(automaton)));
         }
         if root.is_dir() {
@@ -120,5 +116,8 @@ mod tests {
             (root.join("secrets"), Hits { deny: 2, protect: 0 }),
         ];
         assert_eq!((found.matches.as_slice(), found.complete), (&expected[..], true));
+        // A pattern that matched above the only writable folder held nothing in it.
+        let inside = find(&table, &[root.join("secrets/deep")]);
+        assert_eq!(inside.matches, [(root.join("secrets/deep"), Hits { deny: 2, protect: 0 })]);
     }
 }

@@ -110,6 +110,12 @@ impl<'a> Tables<'a> {
         tables
     }
 
+    /// The policy, links followed.
+    #[must_use]
+    pub fn compiled(&self) -> &Compiled {
+        &self.compiled
+    }
+
     /// Decides about an absolute path. `mode` is not looked at.
     #[must_use]
     pub fn ask(&self, path: &Path, act: Act) -> Answer {
