@@ -176,6 +176,7 @@ fn load_policy(
     };
     let review = Review::begin(sources.context.project().ok(), &sources.context.home);
     let loaded = policy::load(&sources)?;
+    policy::pitfalls::check_start(&loaded, &sources.context)?;
     if !options.quiet {
         for warning in loaded.warnings {
             crate::diagnostic::report(&warning.into());

@@ -6,4 +6,5 @@ mod check;
 mod doctor;
 mod explain;
 mod generated;
+mod pitfalls;
 mod show;

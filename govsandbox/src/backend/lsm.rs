@@ -22,8 +22,9 @@ use crate::{
     policy::{
         automaton::{self, AutomatonError},
         compile::{GlobRule, LiteralRule, PathEffect, PathPlan},
+        rule::glob,
     },
-    sys::{clone, mountinfo, open_files},
+    sys::{clone, file_system, mountinfo, open_files},
 };
 
 /// Files that this process has open besides what rules name.
@@ -93,12 +94,18 @@ pub fn prepare(
     for literal in &paths.literals {
         let LiteralRule { path, effect, rule } = literal;
         match path.canonicalize() {
-            Ok(_) => {
+            Ok(resolved) => {
                 let hits = match effect {
                     PathEffect::Deny => Hits { deny: rule.0, protect: 0 },
                     PathEffect::Protect => Hits { deny: 0, protect: rule.0 },
                 };
                 holding.path(path, TagRule { hits, pinned: 0, own: 0 }, rule.0, &points)?;
+                // Where a file may come back as another inode its path is what stays.
+                if file_system::unstable(&resolved).is_some() {
+                    use std::os::unix::ffi::OsStrExt as _;
+                    let pattern = glob::quote(resolved.as_os_str().as_bytes());
+                    globs.push(GlobRule { pattern, effect: *effect, rule: RuleIndex(rule.0) });
+                }
             }
             Err(_) => {
                 let (folder, pattern) = place_of(path);

@@ -1,6 +1,10 @@
 //! Rules that contradict each other, or that another rule leaves without effect.
 
-use std::{path::Path, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    path::Path,
+    sync::Arc,
+};
 
 use super::{
     compile::PathEffect,
@@ -44,16 +48,52 @@ pub struct NoEffect {
     does: &'static str,
 }
 
-/// What of the allow-lists is denied or protected as a whole by a literal rule.
+/// A rule that says what one before it says.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, miette::Diagnostic)]
+#[error("`{rule}` is in `{list}` twice")]
+#[diagnostic(code(policy::duplicate), help("remove one of the two; `{first}` is the one that events name"))]
+pub struct Duplicate {
+    rule: String,
+    list: &'static str,
+    first: RuleId,
+}
+
+/// What of the allow-lists is denied or protected as a whole by a literal rule, and what a file says twice.
 #[must_use]
 pub fn find(written: &[Written<'_>]) -> Vec<Problem> {
-    let allowed = written.iter().filter(|written| written.effect.is_none());
-    // Of several the error, whatever another policy denies besides; else the first.
-    let worst = |allowed| {
-        let found = written.iter().filter_map(|other| conflict(allowed, other));
+    // By path, so that ten thousand rules are not compared each with each.
+    let mut rules: HashMap<&Path, Vec<usize>> = HashMap::new();
+    for (place, rule) in written.iter().enumerate().filter(|(_, rule)| rule.effect.is_some()) {
+        for path in rule.expanded.iter().filter_map(literal) {
+            rules.entry(path).or_default().push(place);
+        }
+    }
+    let worst = |allowed: &Written<'_>| {
+        let path = allowed.expanded.iter().find_map(literal)?;
+        let mut places: Vec<_> =
+            path.ancestors().filter_map(|above| rules.get(above)).flatten().copied().collect();
+        places.sort_unstable();
+        let found = places.into_iter().filter_map(|place| conflict(allowed, written.get(place)?));
+        // Of several the error, whatever another policy denies besides; else the first.
         found.min_by_key(Problem::is_warning)
     };
-    allowed.filter_map(worst).collect()
+    let allowed = written.iter().filter(|written| written.effect.is_none());
+    allowed.filter_map(worst).chain(duplicates(written)).collect()
+}
+
+fn duplicates(written: &[Written<'_>]) -> Vec<Problem> {
+    let mut known = BTreeMap::new();
+    let mut found = Vec::new();
+    for Written { entry, expanded, .. } in written.iter().filter(|written| !written.expanded.is_empty()) {
+        let key = (Arc::as_ptr(&entry.origin), entry.key, expanded);
+        let first = known.entry(key).or_insert(&entry.id);
+        if **first != entry.id {
+            let rule = entry.rule.text().to_owned();
+            let duplicate = Duplicate { rule, list: entry.key, first: (*first).clone() };
+            found.push(Problem::warning(duplicate, &entry.origin.source, entry.span.clone()));
+        }
+    }
+    found
 }
 
 fn conflict(allowed: &Written<'_>, other: &Written<'_>) -> Option<Problem> {

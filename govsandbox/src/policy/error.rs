@@ -95,7 +95,9 @@ impl PolicyError {
         Self::Unreadable { path: path.to_owned(), source, help }
     }
 
-    pub(super) fn invalid(mut problems: Vec<Problem>) -> Self {
+    /// What is wrong with the content, in one.
+    #[must_use]
+    pub fn invalid(mut problems: Vec<Problem>) -> Self {
         match problems.pop() {
             Some(only) if problems.is_empty() => Self::Invalid(only),
             last => {
@@ -188,4 +190,18 @@ pub(super) fn shown(path: &Path) -> String {
     let working_dir = std::env::current_dir().unwrap_or_default();
     let relative = path.strip_prefix(working_dir).ok().filter(|relative| *relative != Path::new(""));
     effective::text(relative.unwrap_or(&path))
+}
+
+/// A file that bears the name of a policy that is compiled in.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, miette::Diagnostic)]
+#[error("{file} is not used: `{name}` is compiled in")]
+#[diagnostic(
+    code(policy::shadowed),
+    help(
+        "give it another name, with `extends = [\"{name}\"]`, and choose it with `-p`; what binds everyone belongs into /etc/govsandbox/policy.toml"
+    )
+)]
+pub(super) struct Shadowed {
+    pub(super) name: String,
+    pub(super) file: String,
 }

@@ -12,7 +12,7 @@ use super::{
     check::{self, Found, Policy},
     compile::Layer,
     context::Context,
-    error::{EXTENDS_DEPTH_MAX, ExtendsError, FILES_MAX, PolicyError, shown},
+    error::{EXTENDS_DEPTH_MAX, ExtendsError, FILES_MAX, PolicyError, Shadowed, shown},
     file::{self, FileError, Links},
     load::PROJECT_FILE,
     merge::{Origin, Unit},
@@ -113,6 +113,10 @@ impl<'a> Reader<'a> {
     fn add_builtin(&mut self, name: &str, text: &str, walk: &mut Walk) -> Result<(), PolicyError> {
         let step = Step { identity: Identity::Builtin(name.to_owned()), shown: name.to_owned() };
         let source = Arc::new(NamedSource::new(format!("built-in policy {name}"), text.to_owned()));
+        if let Some(file) = profile::shadowed(name, self.context) {
+            let shadowed = Shadowed { name: name.to_owned(), file: shown(&file) };
+            self.warnings.push(Problem::warning(shadowed, &source, 0..0));
+        }
         let found = Found { layer: Layer::Builtin, file: None, stem: name.to_owned(), source };
         self.add(found, Format::Toml, step, walk)
     }

@@ -12,12 +12,13 @@ use miette::NamedSource;
 
 use super::{
     automaton, check,
-    compile::{self, CompileError, Compiled, Layer, Mode},
+    compile::{self, CompileError, Compiled, Layer, LiteralRule, Mode},
     context::Context,
     effective::Effective,
     error::PolicyError,
+    explain,
     extends::Reader,
-    merge::{self, Given, Lists, Origin, Unit},
+    merge::{self, Given, Layered, Lists, Origin, Unit},
     problem::Problem,
     profile,
     repositories::{Repositories, TooManyNames},
@@ -50,6 +51,8 @@ pub struct Loaded {
     pub automaton: Box<Automaton>,
     /// For people: what holds, and where it was written.
     pub effective: Effective,
+    /// The rules as they were written.
+    pub layered: Layered,
     /// Every policy file that was read, absolute. Not to be changed from inside.
     pub files: Vec<PathBuf>,
     /// What is valid and probably not meant; for the caller to print.
@@ -117,9 +120,24 @@ fn finish(
             CompileError::Problems(problems) => PolicyError::invalid(problems),
             other => PolicyError::Compile(other),
         })?;
+    let compiled = with_dangling_links(compiled);
     let automaton = automaton::build(&compiled.paths.globs)?;
     warnings.extend(of_all);
-    Ok(Loaded { compiled, automaton, effective, files: reader.files, warnings })
+    Ok(Loaded { compiled, automaton, effective, layered, files: reader.files, warnings })
+}
+
+/// A rule on a symlink whose target does not exist yet holds the target's place too: who makes it makes what is named.
+fn with_dangling_links(mut compiled: Compiled) -> Compiled {
+    let literals = &mut compiled.paths.literals;
+    let dangling = literals.iter().filter(|literal| fs::metadata(&literal.path).is_err());
+    let targets: Vec<_> = dangling
+        .filter(|literal| fs::symlink_metadata(&literal.path).is_ok())
+        .filter_map(|literal| {
+            Some(LiteralRule { path: explain::real_path(&literal.path)?, ..literal.clone() })
+        })
+        .collect();
+    literals.extend(targets);
+    compiled
 }
 
 /// The profile with the command's name, else `default`.

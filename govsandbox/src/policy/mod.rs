@@ -21,6 +21,7 @@ pub mod merge;
 #[cfg(test)]
 mod oracle_tests;
 pub mod parse;
+pub mod pitfalls;
 pub mod problem;
 mod profile;
 #[cfg(test)]

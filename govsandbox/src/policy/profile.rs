@@ -41,6 +41,15 @@ pub(super) fn find(name: &str, context: &Context) -> Option<Profile> {
     })
 }
 
+/// A file of the machine's or the user's with the name of a policy that is compiled in: nobody reads it.
+#[must_use]
+pub(super) fn shadowed(name: &str, context: &Context) -> Option<PathBuf> {
+    let files = folders(context)
+        .into_iter()
+        .flat_map(|(_, folder)| ENDINGS.map(|ending| folder.join(format!("{name}.{ending}"))));
+    files.into_iter().find(|file| file.symlink_metadata().is_ok())
+}
+
 /// All names that [`find`] finds, sorted.
 #[must_use]
 pub(super) fn names(context: &Context) -> Vec<String> {

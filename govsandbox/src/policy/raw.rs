@@ -54,6 +54,15 @@ pub struct RawPolicy {
     pub rule: Vec<Spanned<RawRule>>,
 }
 
+/// The JSON Schema of a policy file, draft 2020-12; `policies/schema.json` is this one.
+#[must_use]
+pub fn schema() -> Schema {
+    let mut schema = schemars::schema_for!(RawPolicy);
+    schema.insert("$id".to_owned(), "govsandbox.policy/1".into());
+    schema.insert("title".to_owned(), "govsandbox policy".into());
+    schema
+}
+
 /// `[filesystem]`: path patterns.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, expecting = "a table")]

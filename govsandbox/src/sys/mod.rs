@@ -7,6 +7,7 @@ pub mod close_range;
 pub mod exec;
 pub mod fanotify;
 pub mod file_call;
+pub mod file_system;
 pub mod landlock;
 pub mod lsm;
 pub mod memory;

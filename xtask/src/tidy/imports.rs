@@ -35,6 +35,7 @@ const ALLOWED: [(&str, &[&str]); 15] = [
             "policy::automaton",
             "policy::compile",
             "policy::git_config",
+            "policy::rule::glob",
             "ebpf::abi",
             "ebpf::decide",
             "bpf",

@@ -59,12 +59,14 @@ impl CheckArgs {
         if self.policies.is_empty() {
             let command_name = String::new();
             let sources = Sources { policies: Vec::new(), command_name, context, mode_override: None };
-            results.push(("default".to_owned(), policy::load(&sources)));
+            let loaded = policy::load(&sources).and_then(|loaded| with_pitfalls(loaded, &sources.context));
+            results.push(("default".to_owned(), loaded));
         } else {
             // Whether a policy is valid is not a matter of the folder one stands in.
             let context = Context { project_given: true, ..context };
             for policy in &self.policies {
-                results.push((policy.clone(), policy::load_alone(&as_path(policy), &context)));
+                let loaded = policy::load_alone(&as_path(policy), &context);
+                results.push((policy.clone(), loaded.and_then(|loaded| with_pitfalls(loaded, &context))));
             }
         }
         let status = results.iter().map(|(_, result)| status(result)).max_by_key(|status| *status as u8);
@@ -84,6 +86,15 @@ impl CheckArgs {
 fn as_path(policy: &str) -> String {
     let is_file_name = policy.ends_with(".toml") || policy.ends_with(".json");
     if is_file_name && !policy.contains('/') { format!("./{policy}") } else { policy.to_owned() }
+}
+
+/// With what is wrong only on this machine.
+fn with_pitfalls(mut loaded: Loaded, context: &Context) -> Result<Loaded, PolicyError> {
+    // A profile is used for the command of its name.
+    let found = policy::pitfalls::find(&loaded, context, &loaded.compiled.name);
+    let (warnings, errors): (Vec<_>, Vec<_>) = found.into_iter().partition(Problem::is_warning);
+    loaded.warnings.extend(warnings);
+    if errors.is_empty() { Ok(loaded) } else { Err(PolicyError::invalid(errors)) }
 }
 
 fn status(result: &Result<Loaded, PolicyError>) -> Status {

@@ -2,6 +2,7 @@
 
 mod check;
 mod explain;
+mod schema;
 mod show;
 
 use std::io::{self, Write};
@@ -22,6 +23,7 @@ pub struct PolicyArgs {
 enum PolicyCommand {
     Check(check::CheckArgs),
     Explain(explain::ExplainArgs),
+    Schema(schema::SchemaArgs),
     Show(show::ShowArgs),
 }
 
@@ -66,6 +68,7 @@ impl PolicyArgs {
         let result = match &self.command {
             PolicyCommand::Check(args) => args.run(out),
             PolicyCommand::Explain(args) => args.run(out),
+            PolicyCommand::Schema(args) => args.run(out),
             PolicyCommand::Show(args) => args.run(out),
         };
         match result.and_then(|status| Ok(out.flush().map(|()| status)?)) {

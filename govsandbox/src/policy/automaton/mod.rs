@@ -17,6 +17,7 @@ use zerocopy::FromZeros;
 
 use super::{
     compile::{GlobRule, PathEffect},
+    effective,
     rule::glob::{self, GlobError},
 };
 
@@ -29,7 +30,9 @@ const UNMERGED_STATES_MAX: usize = 4 * AUTOMATON_STATES_MAX;
 #[derive(Debug, thiserror::Error, miette::Diagnostic)]
 pub enum AutomatonError {
     /// The table has no room.
-    #[error("the path patterns of this policy need more than {states} states of {classes} byte classes")]
+    #[error(
+        "the patterns of this policy need more than {states} states of {classes} byte classes, `{largest}` most of all"
+    )]
     #[diagnostic(
         code(policy::automaton::too_large),
         help(
@@ -42,6 +45,8 @@ pub enum AutomatonError {
         states: usize,
         /// Byte classes that the patterns tell apart.
         classes: usize,
+        /// The path pattern that needs most by itself.
+        largest: String,
     },
     /// A pattern that is none: the caller didn't check it.
     #[error("`{pattern}` is not a path pattern")]
@@ -64,6 +69,29 @@ pub enum AutomatonError {
 /// # Errors
 /// [`AutomatonError`]; [`AutomatonError::Pattern`] never for patterns of a [`super::compile::Compiled`].
 pub fn build(globs: &[GlobRule]) -> Result<Box<Automaton>, AutomatonError> {
+    build_table(globs).map_err(|error| match error {
+        AutomatonError::TooLarge { states, classes, .. } => {
+            AutomatonError::TooLarge { states, classes, largest: largest(globs) }
+        }
+        other => other,
+    })
+}
+
+/// The pattern that needs most states by itself.
+fn largest(globs: &[GlobRule]) -> String {
+    let states = |glob: &&GlobRule| {
+        let mut positions = Positions::new(b'/');
+        positions.add(&glob::segments(&glob.pattern).unwrap_or_default(), Hits::NONE);
+        match Graph::of(&positions) {
+            Ok(graph) => graph.hits.len(),
+            Err(_) => usize::MAX,
+        }
+    };
+    let largest = globs.iter().max_by_key(states);
+    largest.map(|glob| effective::readable(&glob.pattern)).unwrap_or_default()
+}
+
+fn build_table(globs: &[GlobRule]) -> Result<Box<Automaton>, AutomatonError> {
     let mut positions = Positions::new(b'/');
     for glob in globs {
         let segments = glob::segments(&glob.pattern).map_err(|source| AutomatonError::Pattern {
@@ -108,7 +136,8 @@ impl<H: Mark> Graph<H> {
                     continue;
                 }
                 let states = graph.hits.len();
-                let too_large = AutomatonError::TooLarge { states, classes: members.len() };
+                let too_large =
+                    AutomatonError::TooLarge { states, classes: members.len(), largest: String::new() };
                 // A waiting set and a numbered one for each state.
                 if states >= UNMERGED_STATES_MAX || 2 * states * set_bytes > BUILD_BYTES_MAX {
                     return Err(too_large);
@@ -167,7 +196,7 @@ impl Graph<Hits> {
         let class_bits = class_count.next_power_of_two().trailing_zeros();
         let states = self.hits.len();
         if states > AUTOMATON_STATES_MAX || states << class_bits > AUTOMATON_TRANSITIONS_MAX {
-            return Err(AutomatonError::TooLarge { states, classes: class_count });
+            return Err(AutomatonError::TooLarge { states, classes: class_count, largest: String::new() });
         }
         let mut table = Automaton::new_box_zeroed().map_err(|_| AutomatonError::Memory)?;
         table.classes = self.classes;
@@ -307,10 +336,11 @@ mod tests {
     #[test]
     fn too_wild_patterns_are_an_error_that_names_the_limit() {
         // The n-th byte from the end: a deterministic automaton must remember the last n.
-        let globs = [deny(1, &format!("/**/*a{}", "?".repeat(16)))];
+        let globs = [deny(2, "/**/.env"), deny(1, &format!("/**/*a{}", "?".repeat(16)))];
         let error = build(&globs).unwrap_err();
         assert!(matches!(error, AutomatonError::TooLarge { .. }), "{error}");
         let help = miette::Diagnostic::help(&error).unwrap().to_string();
         assert!(help.contains("use fewer patterns"), "{help}");
+        assert!(error.to_string().contains("`/**/*a????????????????` most of all"), "{error}");
     }
 }

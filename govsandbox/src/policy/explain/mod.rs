@@ -84,13 +84,31 @@ pub fn with_links_followed(compiled: &Compiled) -> Compiled {
     followed
 }
 
-/// Where a path really lies, if elsewhere. What does not exist yet is looked for by its nearest existing ancestor.
-fn real_path(path: &Path) -> Option<PathBuf> {
-    let (real, ancestor) =
-        path.ancestors().find_map(|ancestor| Some((fs::canonicalize(ancestor).ok()?, ancestor)))?;
-    let below = path.strip_prefix(ancestor).ok()?;
-    let real = if below.as_os_str().is_empty() { real } else { real.join(below) };
-    (real != path).then_some(real)
+/// Links that are followed at most, as the kernel does (`MAXSYMLINKS`).
+const LINKS_MAX: usize = 40;
+
+/// Where a path really lies, if elsewhere. What does not exist yet is looked for by its nearest existing ancestor; a
+/// link that leads to nothing stands for what it names.
+#[must_use]
+pub fn real_path(path: &Path) -> Option<PathBuf> {
+    let mut at = path.to_owned();
+    for _ in 0..LINKS_MAX {
+        let (real, ancestor) =
+            at.ancestors().find_map(|ancestor| Some((fs::canonicalize(ancestor).ok()?, ancestor)))?;
+        let below = at.strip_prefix(ancestor).ok()?;
+        let mut names = below.components();
+        let Some(first) = names.next() else { return (real != path).then_some(real) };
+        match fs::read_link(real.join(first)) {
+            Ok(target) => at = join(&real.join(target), names.as_path()),
+            Err(_) => return Some(real.join(below)).filter(|real| real != path),
+        }
+    }
+    // In circles: it leads nowhere.
+    None
+}
+
+fn join(folder: &Path, below: &Path) -> PathBuf {
+    if below.as_os_str().is_empty() { folder.to_owned() } else { folder.join(below) }
 }
 
 /// The rules that match this path or a folder above it.
@@ -202,5 +220,11 @@ mod tests {
         assert_eq!(real_path(&root.join("link")), Some(root.join("real")));
         assert_eq!(real_path(&root.join("link/not/yet")), Some(root.join("real/not/yet")));
         assert_eq!(real_path(&root.join("real")), None);
+        // A link to what is not there yet, by way of another one.
+        std::os::unix::fs::symlink("link/later", root.join("dangling")).unwrap();
+        std::os::unix::fs::symlink("circle", root.join("circle")).unwrap();
+        assert_eq!(real_path(&root.join("dangling")), Some(root.join("real/later")));
+        assert_eq!(real_path(&root.join("dangling/below")), Some(root.join("real/later/below")));
+        assert_eq!(real_path(&root.join("circle")), None);
     }
 }

@@ -15,6 +15,10 @@ use crate::policy::{
     suggest,
 };
 
+/// Folders above a file at most (`PATH_DEPTH_MAX` of the kernel's programs): what lies deeper is refused.
+const PATH_DEPTH_MAX: usize = 64;
+/// `NAME_MAX` of limits.h.
+const NAME_BYTES_MAX: usize = 255;
 /// Names of the variables.
 const VARIABLES: [&str; 8] = ["git", "git-files", "git-hooks", "home", "project", "runtime", "state", "tmp"];
 
@@ -104,6 +108,25 @@ pub enum PathError {
         /// In bytes.
         length: usize,
     },
+    /// More folders than the kernel's programs look through.
+    #[error(
+        "a pattern of {depth} components is deeper than the kernel's programs look; they go up {PATH_DEPTH_MAX}"
+    )]
+    #[diagnostic(
+        code(policy::path::too_deep),
+        help("name a folder further up: a match covers all that is below")
+    )]
+    TooDeep {
+        /// How many.
+        depth: usize,
+    },
+    /// A name that no file can have.
+    #[error("a name of {length} bytes matches no file; the longest has {NAME_BYTES_MAX}")]
+    #[diagnostic(code(policy::path::name_too_long))]
+    NameTooLong {
+        /// In bytes.
+        length: usize,
+    },
     /// Wildcards, braces, brackets.
     #[error(transparent)]
     #[diagnostic(transparent)]
@@ -134,6 +157,13 @@ impl PathPattern {
         }
         let (anchor, rest) = anchor(text)?;
         let mut segments = glob::segments(rest.as_bytes())?;
+        if segments.len() > PATH_DEPTH_MAX {
+            return Err(PathError::TooDeep { depth: segments.len() });
+        }
+        let longest = segments.iter().filter_map(Segment::literal).map(|name| name.len()).max().unwrap_or(0);
+        if longest > NAME_BYTES_MAX {
+            return Err(PathError::NameTooLong { length: longest });
+        }
         if anchor == Anchor::Root && !text.starts_with('/') && !segments.is_empty() {
             // A name alone, at any depth; `**/x` has its `**` already.
             if segments.first() != Some(&Segment::AnyDepth) {
@@ -376,6 +406,10 @@ mod tests {
         assert!(matches!(PathPattern::parse("~/../x"), Err(PathError::Glob(GlobError::Parent))));
         assert!(matches!(PathPattern::parse(""), Err(PathError::Empty)));
         assert!(matches!(PathPattern::parse(&"x".repeat(5000)), Err(PathError::TooLong { length: 5000 })));
+        assert!(matches!(PathPattern::parse(&"x".repeat(256)), Err(PathError::NameTooLong { length: 256 })));
+        assert!(PathPattern::parse(&"x".repeat(255)).is_ok());
+        assert!(matches!(PathPattern::parse(&"/x".repeat(65)), Err(PathError::TooDeep { depth: 65 })));
+        assert!(PathPattern::parse(&"/x".repeat(64)).is_ok());
     }
 
     #[test]
