@@ -10,12 +10,7 @@ mod session;
 mod summary;
 
 use std::{
-    collections::BTreeMap,
-    ffi::OsString,
-    io,
-    os::unix::ffi::OsStrExt as _,
-    path::PathBuf,
-    sync::{Arc, mpsc},
+    collections::BTreeMap, ffi::OsString, io, os::unix::ffi::OsStrExt as _, path::PathBuf, sync::Arc,
     time::Duration,
 };
 
@@ -272,7 +267,7 @@ impl Start<'_> {
         plan.performer = by_verdict.map(|rules| {
             Arc::new(PathPerformer::new(rules, mode, &compiled.paths.keys)) as Arc<dyn Performer>
         });
-        let (refusals, refused) = mpsc::channel();
+        let (refusals, refused) = fanotify::channel();
         let (mut verdicts, mut reports) = (None, None);
         let mut init_pid = 0;
         let prepared = launch::spawn(&plan, |forked| {

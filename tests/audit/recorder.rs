@@ -99,3 +99,18 @@ fn a_recorder_that_is_dropped_writes_what_it_has() {
     drop(recorder);
     assert_eq!(records(&path).len(), 500);
 }
+
+/// What is refused faster than it is written waits; nothing of it is dropped.
+#[test]
+fn denials_wait_for_room_as_long_as_the_log_is_written() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("audit.jsonl");
+    let limits = Limits { event_bytes_max: 10_000, denial_bytes_max: 10_000 };
+    let recorder = recorder(&path, RecorderOptions { limits, ..RecorderOptions::default() });
+    for number in 0..5_000 {
+        recorder.record(denied(open(number, "/secret")));
+    }
+    let summary = recorder.finish(None);
+    assert_eq!((summary.lost, summary.denied(), gaps(&records(&path)).len()), (0, 5_000, 0), "{summary:?}");
+    verify(&path).unwrap();
+}

@@ -6,7 +6,8 @@ use std::{
     process::{Child, ChildStdin, Command, Stdio},
 };
 
-use aya::maps::{Map, MapData};
+use aya::maps::{HashMap, LpmTrie, Map, MapData};
+use govsandbox_ebpf::abi::rule::{EgressKey, Loss, LossKey, PortTable, SandboxConfig, TagKey, TagRule};
 
 /// Gone with this value; so are the programs that were loaded in it.
 pub(crate) struct Machine {
@@ -44,6 +45,15 @@ impl Machine {
         .to_vec()
     }
 
+    /// Runs a shell command in it.
+    pub(crate) fn run(&self, script: &str) {
+        let mut words = self.enter();
+        words.pop();
+        let status =
+            Command::new(&words[0]).args(&words[1..]).args(["/bin/sh", "-c", script]).status().unwrap();
+        assert!(status.success(), "{script}: {status}");
+    }
+
     /// A path as it is in there.
     pub(crate) fn path(&self, path: &str) -> PathBuf {
         Path::new("/proc").join(self.holder.id().to_string()).join("root").join(path.trim_start_matches('/'))
@@ -59,12 +69,12 @@ impl Machine {
     pub(crate) fn entries(&self) -> Vec<(&'static str, usize)> {
         let mut found = Vec::new();
         for folder in self.pins() {
-            for name in ["SANDBOXES", "MEMBERS", "TAG_RULES", "LOSSES"] {
-                let map = MapData::from_pin(folder.join(format!("map_{name}"))).unwrap();
-                found.push((name, keys(map)));
-            }
-            let map = MapData::from_pin(folder.join("map_EGRESS")).unwrap();
-            let trie: aya::maps::LpmTrie<_, [u8; 20], [u8; 260]> = Map::LpmTrie(map).try_into().unwrap();
+            let map = |name| MapData::from_pin(folder.join(format!("map_{name}"))).unwrap();
+            found.push(("SANDBOXES", count::<u32, SandboxConfig>(map("SANDBOXES"))));
+            found.push(("MEMBERS", count::<u32, u32>(map("MEMBERS"))));
+            found.push(("TAG_RULES", count::<TagKey, TagRule>(map("TAG_RULES"))));
+            found.push(("LOSSES", count::<LossKey, Loss>(map("LOSSES"))));
+            let trie: LpmTrie<_, EgressKey, PortTable> = Map::LpmTrie(map("EGRESS")).try_into().unwrap();
             found.push(("EGRESS", trie.keys().count()));
         }
         found.retain(|(_, count)| *count > 0);
@@ -72,19 +82,8 @@ impl Machine {
     }
 }
 
-fn keys(map: MapData) -> usize {
-    let info = map.info().unwrap();
-    match (info.key_size(), info.value_size()) {
-        (4, 4) => count::<[u8; 4], [u8; 4]>(map),
-        (4, 20) => count::<[u8; 4], [u8; 20]>(map),
-        (8, 8) => count::<[u8; 8], [u8; 8]>(map),
-        (8, 24) => count::<[u8; 8], [u8; 24]>(map),
-        other => panic!("a map of another form: {other:?}"),
-    }
-}
-
 fn count<K: aya::Pod, V: aya::Pod>(map: MapData) -> usize {
-    let map: aya::maps::HashMap<_, K, V> = Map::HashMap(map).try_into().unwrap();
+    let map: HashMap<_, K, V> = Map::HashMap(map).try_into().unwrap();
     map.keys().count()
 }
 

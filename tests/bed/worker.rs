@@ -36,6 +36,15 @@ pub(crate) fn main(words: &[OsString]) -> ExitCode {
                 let (inner, argument) = (next().to_owned(), next().to_owned());
                 wrapped(verb, &inner, &argument)
             }
+            "thread-exec" => {
+                let file = next().to_owned();
+                // It does not come back: the process is another program from then on.
+                let _ = io::stdout().flush();
+                let exec = std::thread::spawn(move || {
+                    std::os::unix::process::CommandExt::exec(Command::new("cat").arg(file))
+                });
+                exec.join().map_or_else(|_| "panicked".to_owned(), |error| errno_name(&error))
+            }
             "rename" | "link" | "symlink" => {
                 let (from, to) = (next(), next());
                 told(two(verb, Path::new(from), Path::new(to)))
@@ -43,6 +52,11 @@ pub(crate) fn main(words: &[OsString]) -> ExitCode {
             "opens" => {
                 let (processes, each, files) = (number(next()), number(next()), next().to_owned());
                 told(opens(processes, each, Path::new(&files)))
+            }
+            "writes" => {
+                let (count, file) = (number(next()), next().to_owned());
+                let refused = |_: &usize| OpenOptions::new().append(true).open(&file).is_err();
+                told(Ok((0..count).filter(refused).count().to_string()))
             }
             "forks" | "threads" | "allocate" => {
                 let count = number(next());

@@ -3,13 +3,16 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    sync::{Arc, mpsc::channel},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
     time::{Duration, Instant},
 };
 
 use govsandbox::{
     backend::{
-        fanotify::{Input, Mode, Refusal, Setup, Verdicts, prepare, probe},
+        fanotify::{Inbox, Input, Mode, Refusal, Setup, Verdicts, channel, prepare, probe},
         perform::{PERFORMED, PathPerformer, Reports},
     },
     id::RuleIndex,
@@ -97,17 +100,20 @@ enum Performed {
 }
 
 fn launch_with(mut plan: LaunchPlan, setup: Setup, mode: Mode, performed: Performed) -> i32 {
-    let (sender, receiver) = channel::<Refusal>();
+    let (sender, inbox) = channel();
+    let over = Arc::new(AtomicBool::new(false));
     (plan.mounts, plan.fanotify, plan.seccomp) = (setup.mounts, Some(setup.fanotify), SeccompPlan::FANOTIFY);
     let rules = Arc::new(setup.rules);
     if performed == Performed::Yes {
         plan.seccomp.performed = PERFORMED;
         plan.performer = Some(Arc::new(PathPerformer::new(Arc::clone(&rules), mode, &Vec::new())));
     }
-    let mut threads = None;
+    let (mut threads, mut reader) = (None, None);
     let prepared = spawn(&plan, |forked| {
         let reports = Reports::start(forked, sender.clone(), Vec::new())?;
         threads = Some((Verdicts::start(forked, rules, mode, sender)?, reports));
+        let over = Arc::clone(&over);
+        reader = Some(std::thread::spawn(move || read(&inbox, &over)));
         Ok(())
     });
     let ended = prepared.and_then(|prepared| prepared.release()).and_then(|running| running.wait());
@@ -117,7 +123,8 @@ fn launch_with(mut plan: LaunchPlan, setup: Setup, mode: Mode, performed: Perfor
         }
         verdicts.stop()
     });
-    for refusal in receiver {
+    over.store(true, Ordering::Release);
+    for refusal in reader.map(|reader| reader.join().unwrap()).unwrap_or_default() {
         eprintln!(
             "refused={} rule={} write={} list={} tgid={} {}",
             refusal.refused,
@@ -135,6 +142,21 @@ fn launch_with(mut plan: LaunchPlan, setup: Setup, mode: Mode, performed: Perfor
             eprintln!("{:?}", miette::Report::new(error));
             125
         }
+    }
+}
+
+/// What arrives until it is over.
+fn read(inbox: &Inbox, over: &AtomicBool) -> Vec<Refusal> {
+    let mut refusals = Vec::new();
+    loop {
+        let is_over = over.load(Ordering::Acquire);
+        let before = refusals.len();
+        refusals.extend(inbox.take());
+        (before..refusals.len()).for_each(|_| inbox.told());
+        if is_over {
+            return refusals;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(1));
     }
 }
 

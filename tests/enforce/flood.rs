@@ -1,6 +1,6 @@
 //! Load: what can't be written is counted, and denials are never among it.
 
-use crate::bed::{TestBed, args};
+use crate::bed::{TestBed, args, sh};
 
 const PROCESSES: usize = 8;
 const OPENS_EACH: usize = 12_500;
@@ -54,4 +54,89 @@ fn a_flood_of_refusals_is_told_once_each() {
     assert_eq!(answers, [format!("ok {OPENS}")], "{run}");
     let told = run.log.denied("file.open", &secret).len();
     assert_eq!((told, run.log.lost("file.open")), (OPENS, 0), "{run}");
+}
+
+/// The worst that a sandbox can do to its own record: eight processes that are refused as fast as they can, each by
+/// thousands of objects, and among them one refusal that counts, of another program.
+#[test]
+fn in_a_flood_of_refusals_the_one_that_counts_is_told_and_nothing_is_lost() {
+    let opens = if emulated() { 400 } else { 6_000 };
+    let bed = TestBed::new("flood-eight");
+    for number in 0..40 {
+        bed.file(format!("noise/{number:02}"), "x");
+    }
+    let secret = bed.file("vault/secret", "CANARY");
+    let worker = bed.worker(args![]);
+    let script = || {
+        sh(format!(
+            "'{}' {} opens {PROCESSES} {opens} noise & sleep 1; cat vault/secret; wait",
+            worker[0].display(),
+            crate::bed::worker::MARK
+        ))
+    };
+    let bare = String::from_utf8(bed.bare(script()).stdout).unwrap();
+    assert!(bare.contains("CANARY") && bare.contains("ok 0\n"), "{bare}");
+    let policy = bed.policy(
+        "test",
+        "[filesystem]\nwrite = [\"{project}\"]\ndeny = [\"{project}/noise/*\", \"{project}/vault/secret\"]\n",
+    );
+    let begin = std::time::Instant::now();
+    let run = bed.run(&policy, script());
+    let all = PROCESSES * opens;
+    assert_eq!(run.out(), format!("ok {all}\n"), "{run}");
+    let told = run.log.denied("file.open", &secret);
+    assert_eq!(told.len(), 1, "{run}");
+    assert!(
+        told[0].process("exe").ends_with("/cat") && told[0].argv() == ["cat", "vault/secret"],
+        "{:?}",
+        told[0].0
+    );
+    assert_eq!(told[0].rule(), Some("test/filesystem.deny/1"));
+    let noise = bed.project().join("noise");
+    let noise = noise.to_str().unwrap();
+    let denied = run.log.all_denied("file.open");
+    let others = denied.iter().filter(|event| event.object("path").starts_with(noise)).count();
+    println!("{others} refusals told of {all} in {:?}", begin.elapsed());
+    assert_eq!((others, run.log.of("audit.gap").len()), (all, 0), "{run}");
+}
+
+/// A supervisor that reads nothing: what finds no room is counted, exactly, and it is said what was first and last.
+#[test]
+fn refusals_that_nobody_can_read_are_counted() {
+    let opens: u64 = if emulated() { 10_000 } else { 12_000 };
+    let bed = TestBed::new("flood-unread");
+    // Refused by Landlock: no verdict thread is asked, so a stopped supervisor holds nobody up.
+    let outside = bed.outside().join("file");
+    std::fs::write(&outside, "").unwrap();
+    bed.give(&outside);
+    let worker = bed.worker(args![]);
+    let script = sh(format!(
+        "while [ ! -e go ]; do sleep 0.05; done; '{}' {} writes {opens} '{}'; : > over; sleep 1",
+        worker[0].display(),
+        crate::bed::worker::MARK,
+        outside.display()
+    ));
+    let mut start = bed.start(&[&bed.deny(&[])], script);
+    let child = start.spawn();
+    let up = || crate::bed::procs::of_user(bed.uid()).len() > 1;
+    assert!(crate::bed::procs::until(std::time::Duration::from_secs(170), up), "it does not start");
+    crate::bed::procs::signal(child.id(), rustix::process::Signal::STOP);
+    bed.file("go", "");
+    let over = bed.project().join("over");
+    assert!(crate::bed::procs::until(std::time::Duration::from_secs(170), || over.exists()), "it hangs");
+    crate::bed::procs::signal(child.id(), rustix::process::Signal::CONT);
+    let run = start.read(crate::bed::procs::wait_with_output(child, std::time::Duration::from_secs(120)));
+    assert_eq!(run.out(), format!("ok {opens}\n"), "{run}");
+    let told = run.log.denied("file.open", &outside).len() as u64;
+    let gaps = run.log.of("audit.gap");
+    let lost: u64 = gaps.iter().map(|gap| gap.0["object"]["count"].as_u64().unwrap()).sum();
+    println!("{told} told, {lost} counted");
+    assert!(lost > 0 && told > 0, "the buffer was never full: {run}");
+    assert_eq!(told + lost, opens, "{run}");
+    let detail = gaps[0].object("detail");
+    assert!(detail.contains("refusals") && detail.contains("worker"), "{detail}");
+}
+
+fn emulated() -> bool {
+    std::env::var_os("GOVSANDBOX_TEST_EMULATED").is_some()
 }

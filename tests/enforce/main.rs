@@ -18,6 +18,7 @@ mod exec;
 mod exec_rules;
 mod flood;
 mod git;
+mod honest;
 mod limits;
 mod lists;
 mod odd;

@@ -15,6 +15,7 @@ mod disk;
 mod fault;
 mod killed;
 mod machine;
+mod misfortune;
 mod refused;
 mod signals;
 mod status;

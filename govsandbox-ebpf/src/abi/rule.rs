@@ -228,17 +228,41 @@ pub const NO_ARG: u8 = 0xff;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct LossKey {
     pub sandbox_id: u32,
-    /// [`super::event::RecordKind`].
+    /// [`super::event::RecordKind`], and [`LOST_REFUSALS`].
     pub kind: u32,
 }
+
+/// In [`LossKey::kind`]: of what was refused, or failed.
+pub const LOST_REFUSALS: u32 = 0x100;
 
 /// Records of one kind that found no room.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Loss {
     pub count: u64,
-    /// Time of the first one, ns since boot.
-    pub first_boot_ns: u64,
-    /// Time of the last one, ns since boot.
-    pub last_boot_ns: u64,
+    /// The first one.
+    pub first: Lost,
+    /// The last one.
+    pub last: Lost,
 }
+const _: () = assert!(size_of::<Loss>() == 88);
+
+/// What is known of a record that found no room.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Lost {
+    /// When, ns since boot.
+    pub time_boot_ns: u64,
+    /// As in [`super::event::EventRecord`].
+    pub dev: u64,
+    /// Likewise.
+    pub ino: u64,
+    /// Likewise.
+    pub tgid: u32,
+    /// Likewise.
+    pub rule: u16,
+    /// Likewise.
+    pub action: u8,
+    pub _pad: [u8; 9],
+}
+const _: () = assert!(size_of::<Lost>() == 40);

@@ -9,11 +9,12 @@ use aya_ebpf::{
 use aya_log_ebpf::warn;
 use govsandbox_ebpf::abi::{
     event::{EventRecord, RecordOutcome, TEXT_BYTES_MAX},
-    rule::LossKey,
+    rule::{LOST_REFUSALS, LossKey, Lost},
 };
 
 use super::{
     maps::{self, Scratch},
+    pressure,
     subject::Subject,
 };
 
@@ -49,19 +50,64 @@ pub unsafe fn with_text<C: EbpfContext>(ctx: &C, subject: &Subject, scratch: *mu
 unsafe fn send<C: EbpfContext>(ctx: &C, slot: u32, record: *mut EventRecord, size_bytes: u64) {
     // SAFETY: the callers vouch for `record`; an inner map that a look-up found stays while the program runs.
     unsafe {
-        let sandbox_id = (*record).sandbox_id;
-        let ring = if (*record).outcome == RecordOutcome::Allowed as u8 {
-            ring_of(&maps::EVENTS, &slot)
+        let mut kind = u32::from((*record).kind);
+        if (*record).outcome == RecordOutcome::Allowed as u8 {
+            let ring = ring_of(&maps::EVENTS, &slot);
+            if !ring.is_null() && bpf_ringbuf_output(ring, record.cast(), size_bytes, 0) == 0 {
+                return;
+            }
         } else {
-            ring_of(&maps::DENIALS, &slot)
-        };
-        if !ring.is_null() && bpf_ringbuf_output(ring, record.cast(), size_bytes, 0) == 0 {
-            return;
+            let ring = ring_of(&maps::DENIALS, &slot);
+            if !ring.is_null() {
+                if bpf_ringbuf_output(ring, record.cast(), size_bytes, 0) == 0 {
+                    pressure::after_refusal(ring);
+                    return;
+                }
+                pressure::until_there_is_room();
+                if bpf_ringbuf_output(ring, record.cast(), size_bytes, 0) == 0 {
+                    return;
+                }
+            }
+            kind |= LOST_REFUSALS;
         }
-        let kind = u32::from((*record).kind);
-        count_loss(sandbox_id, kind, (*record).time_boot_ns);
-        warn!(ctx, "no room for a record of kind {} of sandbox {}", kind, sandbox_id);
+        count(record, kind);
+        warn!(ctx, "no room for a record of kind {} of sandbox {}", kind, (*record).sandbox_id);
     }
+}
+
+/// Counts a record that found no room, and keeps what it was about.
+#[inline(always)]
+unsafe fn count(record: *const EventRecord, kind: u32) {
+    // SAFETY: the caller vouches for `record`; the entry stays while the sandbox lives; the count is atomic, which record
+    // was the first and the last is best effort.
+    unsafe {
+        let key = LossKey { sandbox_id: (*record).sandbox_id, kind };
+        let Some(loss) = maps::LOSSES.get_ptr_mut(&key) else { return };
+        if (*loss).count == 0 {
+            describe(&raw mut (*loss).first, record);
+        }
+        describe(&raw mut (*loss).last, record);
+        increment(&raw mut (*loss).count);
+    }
+}
+
+#[inline(always)]
+unsafe fn describe(lost: *mut Lost, record: *const EventRecord) {
+    // SAFETY: the caller vouches for both.
+    unsafe {
+        (*lost).time_boot_ns = (*record).time_boot_ns;
+        (*lost).dev = (*record).dev;
+        (*lost).ino = (*record).ino;
+        (*lost).tgid = (*record).tgid;
+        (*lost).rule = (*record).rule;
+        (*lost).action = (*record).action;
+    }
+}
+
+#[inline(always)]
+unsafe fn increment(count: *mut u64) {
+    // SAFETY: the caller vouches for `count`.
+    unsafe { asm!("lock *(u64 *)({0} + 0) += {1}", in(reg) count, in(reg) 1u64) };
 }
 
 #[inline(always)]
@@ -74,12 +120,12 @@ unsafe fn ring_of<M>(outer: &M, slot: &u32) -> *mut c_void {
 #[inline(always)]
 pub fn count_loss(sandbox_id: u32, kind: u32, time_boot_ns: u64) {
     let Some(loss) = maps::LOSSES.get_ptr_mut(&LossKey { sandbox_id, kind }) else { return };
-    // SAFETY: the entry stays while the sandbox lives; the count is atomic, the times are best effort.
+    // SAFETY: as in `count`.
     unsafe {
-        asm!("lock *(u64 *)({0} + 0) += {1}", in(reg) &raw mut (*loss).count, in(reg) 1u64);
-        if (*loss).first_boot_ns == 0 {
-            (*loss).first_boot_ns = time_boot_ns;
+        if (*loss).count == 0 {
+            (*loss).first.time_boot_ns = time_boot_ns;
         }
-        (*loss).last_boot_ns = time_boot_ns;
+        (*loss).last.time_boot_ns = time_boot_ns;
+        increment(&raw mut (*loss).count);
     }
 }

@@ -123,9 +123,9 @@ pub static EVENTS: HashOfMaps<u32, RingBuf<EventRecord, 4096>, SANDBOXES_MAX> = 
 #[btf_map]
 pub static DENIALS: HashOfMaps<u32, RingBuf<EventRecord, 4096>, SANDBOXES_MAX> = HashOfMaps::new();
 
-/// Records that found no room. The host makes the entries, so that counting never needs memory.
+/// Records that found no room, those of refusals apart. The host makes the entries, so that counting never needs memory.
 #[btf_map]
-pub static LOSSES: HashMap<LossKey, Loss, 4096, NO_PREALLOC> = HashMap::new();
+pub static LOSSES: HashMap<LossKey, Loss, 8192, NO_PREALLOC> = HashMap::new();
 
 /// Opens that `trace.opens = "first"` has seen; the oldest are forgotten, which costs a repeated event.
 #[btf_map]

@@ -6,6 +6,7 @@ mod hooks;
 mod maps;
 mod object;
 mod offsets;
+mod pressure;
 mod program;
 mod subject;
 mod task_storage;

@@ -46,8 +46,8 @@ impl LockFile {
         let deadline = Instant::now() + patience;
         loop {
             match self.file.try_lock() {
-                Ok(()) if self.file.metadata()?.nlink() > 0 => break,
-                // Someone removed the file: others lock a new one.
+                Ok(()) if self.is_current()? => break,
+                // Someone removed the file, or moved its folder away: others lock a new one.
                 Ok(()) => self.file = open(&self.path)?,
                 Err(TryLockError::Error(error)) => return Err(error),
                 Err(TryLockError::WouldBlock) if Instant::now() >= deadline => {
@@ -57,6 +57,17 @@ impl LockFile {
             }
         }
         Ok(Held(&self.file))
+    }
+}
+
+impl LockFile {
+    fn is_current(&self) -> io::Result<bool> {
+        let own = self.file.metadata()?;
+        match std::fs::symlink_metadata(&self.path) {
+            Ok(found) => Ok((found.dev(), found.ino()) == (own.dev(), own.ino())),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(error),
+        }
     }
 }
 

@@ -195,6 +195,11 @@ impl AuditLog {
         session: &SessionFields,
     ) -> Result<(), Unwritten> {
         let nothing = |error| Unwritten { written: 0, error };
+        // Someone may have removed it since, or moved it away.
+        if let Some(folder) = self.file.path.parent() {
+            make_folder(folder, self.file.owner)
+                .map_err(|source| nothing(LogError::Folder { folder: folder.to_owned(), source }))?;
+        }
         let _held = self
             .lock
             .acquire(LOCK_PATIENCE)
@@ -235,7 +240,7 @@ impl LogFile {
             }
             // Rotated: the name is free or stands for another file, which begins a chain of its own.
             Ok(_) | Err(_) => {
-                *self = Self::open(std::mem::take(&mut self.path), self.owner)?;
+                *self = Self::open(self.path.clone(), self.owner)?;
                 self.tail.end + self.tail.torn
             }
         };

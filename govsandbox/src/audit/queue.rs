@@ -73,6 +73,12 @@ impl Queue {
         self.waiting.push_back(event);
     }
 
+    /// Would it be kept?
+    pub(super) fn has_room(&mut self, event: &Event) -> bool {
+        let (used, bytes_max) = self.room(event);
+        *used + event.size_bytes() <= bytes_max
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.waiting.is_empty()
     }

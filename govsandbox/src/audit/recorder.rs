@@ -26,10 +26,13 @@ use crate::event::{
 const LINGER: Duration = Duration::from_millis(2);
 /// Between two tries while the log can't be written.
 const RETRY: Duration = Duration::from_secs(1);
-/// How long [`Recorder::finish`] waits for a disk that hangs: nothing was written meanwhile.
-const FINISH_PATIENCE: Duration = Duration::from_secs(5);
+/// How long [`Recorder::finish`] waits for a disk that hangs: nothing was written meanwhile. On a machine with too much to
+/// do a write takes seconds too.
+const FINISH_PATIENCE: Duration = Duration::from_secs(30);
+/// How long a denial waits for room while the log is written; a disk that takes nothing for so long hangs.
+const ROOM_PATIENCE: Duration = Duration::from_secs(5);
 /// Events of one write; after each the writer says how far it is.
-const WRITE_EVENTS_MAX: usize = 1024;
+const WRITE_EVENTS_MAX: usize = 256;
 
 /// Called once, from the recorder's thread, when the log can't be written although the policy requires it.
 pub type OnFatal = Box<dyn FnOnce(&LogError) + Send>;
@@ -83,6 +86,8 @@ struct Shared {
     state: Mutex<State>,
     /// To the writer: there is something to do.
     wake: Condvar,
+    /// To who waits in [`RecorderHandle::record`]: there may be room.
+    room: Condvar,
     /// To [`Recorder::finish`]: the writer is done.
     done: Condvar,
     is_fatal: AtomicBool,
@@ -95,6 +100,8 @@ struct State {
     recorded: u64,
     written: u64,
     counts: BTreeMap<String, u64>,
+    /// The last try to write failed.
+    is_failing: bool,
     /// The writer sleeps until it is told of an event.
     is_idle: bool,
     is_closing: bool,
@@ -114,6 +121,7 @@ impl Recorder {
             recorded: 0,
             written: 0,
             counts: BTreeMap::new(),
+            is_failing: false,
             is_idle: false,
             is_closing: false,
             is_done: false,
@@ -122,6 +130,7 @@ impl Recorder {
         let shared = Arc::new(Shared {
             state: Mutex::new(state),
             wake: Condvar::new(),
+            room: Condvar::new(),
             done: Condvar::new(),
             is_fatal: AtomicBool::new(false),
         });
@@ -159,7 +168,7 @@ impl Recorder {
     }
 
     /// Writes what waits, then `end`, the session's last event, whose `object.counts` are filled in if it has none.
-    /// Gives up when the disk hangs for five seconds; what is not written by then is lost.
+    /// Gives up when the disk hangs for thirty seconds; what is not written by then is lost.
     #[must_use]
     pub fn finish(mut self, end: Option<Event>) -> Summary {
         self.close(end)
@@ -198,10 +207,20 @@ impl Drop for Recorder {
 
 impl RecorderHandle {
     /// Hands the event over. It is in memory only for some milliseconds; with no room left it is counted, and the count
-    /// becomes an `audit.gap`. Never waits for the disk.
+    /// becomes an `audit.gap`. A denial waits for room, so that who causes them is slowed down by what lies between; but
+    /// not for a disk that fails or hangs.
     pub fn record(&self, event: Event) {
         let mut state = self.0.lock();
         state.recorded += 1;
+        if event.is_denial() {
+            let is_waiting =
+                |state: &mut State| !state.is_failing && !state.is_done && !state.queue.has_room(&event);
+            if is_waiting(&mut state) {
+                self.0.wake.notify_one();
+            }
+            let waited = self.0.room.wait_timeout_while(state, ROOM_PATIENCE, is_waiting);
+            state = waited.unwrap_or_else(PoisonError::into_inner).0;
+        }
         state.queue.push(event);
         if std::mem::take(&mut state.is_idle) {
             self.0.wake.notify_one();
@@ -289,7 +308,11 @@ impl Writer {
     fn write_pending(&mut self) {
         loop {
             let (written, goes_on) = self.write_some();
-            written.add_to(&mut self.shared.lock());
+            let mut state = self.shared.lock();
+            written.add_to(&mut state);
+            state.is_failing = self.failure.is_some();
+            drop(state);
+            self.shared.room.notify_all();
             if !goes_on || self.pending.is_empty() {
                 break;
             }

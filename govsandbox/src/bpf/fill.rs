@@ -11,7 +11,8 @@ use govsandbox_ebpf::abi::{
     event::RecordKind,
     exec::{ExecHits, ExecTable},
     rule::{
-        Automaton, EgressKey, Loss, LossKey, PortTable, SandboxConfig, SyscallSpec, TagKey, TagRule, TaskMark,
+        Automaton, EgressKey, LOST_REFUSALS, Loss, LossKey, PortTable, SandboxConfig, SyscallSpec, TagKey,
+        TagRule, TaskMark,
     },
 };
 use rustix::process::{PidfdFlags, getpid, pidfd_open};
@@ -194,8 +195,8 @@ impl Sandbox {
         if let Some(exec) = exec {
             write_table(&self.maps.exec_tables, slot, exec.as_bytes()).map_err(raw("EXEC_TABLES"))?;
         }
-        for kind in KINDS {
-            let key = LossKey { sandbox_id: self.id.0, kind: kind as u32 };
+        for (_, _, kind) in loss_kinds() {
+            let key = LossKey { sandbox_id: self.id.0, kind };
             self.maps.losses.insert(key, Loss::default(), 0).map_err(map_error("LOSSES"))?;
         }
         Rings::of_slot(&self.maps.events, &self.maps.denials, slot, self.id).map_err(raw("EVENTS"))
@@ -252,14 +253,14 @@ impl Sandbox {
             .map_err(|source| FillError::Map { map: "MARKS", source })
     }
 
-    /// Records that found no room since the start, by kind.
+    /// Records that found no room since the start, by kind; `true`: of what was refused, or failed.
     #[must_use]
-    pub fn losses(&self) -> Vec<(RecordKind, Loss)> {
-        let loss = |kind: RecordKind| {
-            let key = LossKey { sandbox_id: self.id.0, kind: kind as u32 };
-            self.maps.losses.get(&key, 0).ok().map(|loss| (kind, loss))
+    pub fn losses(&self) -> Vec<(RecordKind, bool, Loss)> {
+        let loss = |(record, refused, kind)| {
+            let key = LossKey { sandbox_id: self.id.0, kind };
+            self.maps.losses.get(&key, 0).ok().map(|loss| (record, refused, loss))
         };
-        KINDS.into_iter().filter_map(loss).collect()
+        loss_kinds().filter_map(loss).collect()
     }
 }
 
@@ -340,8 +341,8 @@ impl Maps {
             self.tag_rules.remove(&key).ok();
             self.exec_tag_rules.remove(&key).ok();
         }
-        for kind in KINDS {
-            self.losses.remove(&LossKey { sandbox_id: id, kind: kind as u32 }).ok();
+        for (_, _, kind) in loss_kinds() {
+            self.losses.remove(&LossKey { sandbox_id: id, kind }).ok();
         }
     }
 }
@@ -365,6 +366,12 @@ fn write_table(outer: &MapData, slot: u32, bytes: &[u8]) -> io::Result<()> {
         }
     };
     sys::bpf::map_update(array.fd().as_fd(), &0_u32.to_ne_bytes(), bytes)
+}
+
+/// What losses are counted by: the kind, whether of refusals, and both as the key has them.
+fn loss_kinds() -> impl Iterator<Item = (RecordKind, bool, u32)> {
+    let both = |kind: RecordKind| [(kind, false, kind as u32), (kind, true, kind as u32 | LOST_REFUSALS)];
+    KINDS.into_iter().flat_map(both)
 }
 
 /// Sandboxes that are alive: their ids and their supervisors' thread-group ids.

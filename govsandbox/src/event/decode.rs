@@ -15,7 +15,7 @@ use govsandbox_ebpf::abi::{
         RecordOutcome,
     },
     exec::ExecTable,
-    rule::{Automaton, RULE_MOVED},
+    rule::{Automaton, Loss, Lost, RULE_MOVED},
 };
 
 pub use super::record::DecodeError;
@@ -27,7 +27,7 @@ use super::{
     processes::{Processes, Program, Subject},
     record::Record,
     refused::{Meant, Refusals},
-    text::Text,
+    text::{Text, for_terminal},
 };
 use crate::{
     id::RuleId,
@@ -204,6 +204,35 @@ impl Decoder {
         }
         let Some((_, name)) = last else { return false };
         i32::try_from(record.head.errno) == Ok(libc::EPERM) && name.is_none_or(|name| last_name(path) == name)
+    }
+
+    /// What is known of refusals that found no room: who was refused what by which rule, first and last.
+    pub fn lost(&mut self, loss: &Loss) -> String {
+        let (first, last) = (self.lost_one(&loss.first), self.lost_one(&loss.last));
+        format!("refusals that the kernel's buffer had no room for; the first: {first}; the last: {last}")
+    }
+
+    fn lost_one(&mut self, lost: &Lost) -> String {
+        let subject = Subject {
+            tgid: lost.tgid,
+            tid: lost.tgid,
+            start_ns: 0,
+            ppid: 0,
+            uid: 0,
+            time_ns: lost.time_boot_ns,
+        };
+        let process = self.processes.describe(&subject);
+        let exe = process.exe.map(|exe| format!(" ({})", for_terminal(&String::from_utf8_lossy(&exe.0))));
+        let rule = self.refusals.compiled.rule(lost.rule).map(|rule| format!(" by {}", rule.id.0));
+        format!(
+            "process {}{}{} on inode {} of {}:{}",
+            lost.tgid,
+            exe.unwrap_or_default(),
+            rule.unwrap_or_default(),
+            lost.ino,
+            lost.dev >> 20,
+            lost.dev & 0xf_ffff
+        )
     }
 
     fn event(&mut self, record: &Record<'_>, object: Object) -> Event {

@@ -6,7 +6,7 @@ use std::{
     io,
     os::fd::{AsFd as _, OwnedFd},
     path::PathBuf,
-    sync::{Arc, mpsc::Receiver},
+    sync::Arc,
     thread::JoinHandle,
     time::{Duration, Instant},
 };
@@ -21,7 +21,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use super::{limits::Reports, resolve::Resolver};
 use crate::{
     audit::recorder::RecorderHandle,
-    backend::fanotify::Refusal,
+    backend::fanotify::{Inbox, Refusal},
     bpf::{
         fill::Sandbox,
         log::KernelLog,
@@ -39,6 +39,8 @@ use crate::{
 
 /// How often losses are looked at, and refusals that no record follows.
 const TICK_MS: u32 = 100;
+/// Of losses of what was allowed.
+const NO_ROOM: &str = "the kernel's buffer was full";
 /// How long a name's addresses are taken for true.
 const NAMES_KEPT: Duration = Duration::from_secs(60);
 
@@ -56,7 +58,7 @@ pub(super) struct Observed {
     pub(super) kernel_log: Option<KernelLog>,
     pub(super) killer: Option<Killer>,
     pub(super) limits: Reports,
-    pub(super) refused: Receiver<Refusal>,
+    pub(super) refused: Inbox,
     pub(super) resolver: Resolver,
     pub(super) compiled: Arc<Compiled>,
     pub(super) automaton: Arc<Automaton>,
@@ -107,7 +109,7 @@ struct Work {
     /// Refusals of the verdict thread whose syscalls' ends have not been read yet.
     waiting: VecDeque<Refusal>,
     /// Losses that are in the log already, by kind.
-    reported: Vec<(RecordKind, u64)>,
+    reported: Vec<((RecordKind, bool), u64)>,
 }
 
 impl Work {
@@ -162,14 +164,15 @@ impl Work {
         let (decoder, waiting) = (&mut self.decoder, &mut self.waiting);
         let patience_ns = u64::from(TICK_MS) * 1_000_000;
         let overdue_ns = boot_ns().saturating_sub(patience_ns);
-        waiting.extend(refused.try_iter());
+        waiting.extend(refused.take());
         let more = rings.drain(|header, bytes| {
             if header.outcome != RecordOutcome::Allowed as u8 {
-                waiting.extend(refused.try_iter());
+                waiting.extend(refused.take());
             }
             while waiting.front().is_some_and(|refusal| refusal.time_boot_ns <= header.time_boot_ns) {
                 if let Some(refusal) = waiting.pop_front() {
                     recorder.record(told(decoder, &refusal));
+                    refused.told();
                 }
             }
             match decoder.record(bytes) {
@@ -185,6 +188,7 @@ impl Work {
         while !more && waiting.front().is_some_and(|refusal| refusal.time_boot_ns <= overdue_ns) {
             if let Some(refusal) = waiting.pop_front() {
                 recorder.record(told(decoder, &refusal));
+                refused.told();
             }
         }
         more
@@ -193,12 +197,14 @@ impl Work {
     fn report_losses(&mut self) {
         let Observed { limits, recorder, .. } = &mut self.observed;
         limits.due().into_iter().for_each(|event| recorder.record(event));
-        for (kind, loss) in self.observed.sandbox.losses() {
-            let known = self.reported.iter().find(|(known, _)| *known == kind).map_or(0, |(_, count)| *count);
+        for (kind, refused, loss) in self.observed.sandbox.losses() {
+            let key = (kind, refused);
+            let known = self.reported.iter().find(|(known, _)| *known == key).map_or(0, |(_, count)| *count);
             if loss.count > known {
-                self.observed.recorder.record(gap(kind, loss, loss.count - known));
-                self.reported.retain(|(known, _)| *known != kind);
-                self.reported.push((kind, loss.count));
+                let detail = if refused { self.decoder.lost(&loss) } else { NO_ROOM.to_owned() };
+                self.observed.recorder.record(gap(kind, &loss, loss.count - known, &detail));
+                self.reported.retain(|(known, _)| *known != key);
+                self.reported.push((key, loss.count));
             }
         }
     }
@@ -222,9 +228,11 @@ fn boot_ns() -> u64 {
     seconds.saturating_mul(1_000_000_000).saturating_add(u64::try_from(now.tv_nsec).unwrap_or(0))
 }
 
-fn gap(kind: RecordKind, loss: Loss, count: u64) -> Event {
+fn gap(kind: RecordKind, loss: &Loss, count: u64, detail: &str) -> Event {
     let mut clock = Clock::measured();
-    let (from, to) = (clock.utc(loss.first_boot_ns), clock.utc(loss.last_boot_ns));
+    // 0: there was no record yet that could have had a time.
+    let mut time = |boot_ns| if boot_ns == 0 { jiff::Timestamp::now() } else { clock.utc(boot_ns) };
+    let (from, to) = (time(loss.first.time_boot_ns), time(loss.last.time_boot_ns));
     let kind = match kind {
         RecordKind::Exec | RecordKind::Fork => Kind::ProcessExec,
         RecordKind::Exit => Kind::ProcessExit,
@@ -234,7 +242,7 @@ fn gap(kind: RecordKind, loss: Loss, count: u64) -> Event {
         RecordKind::Send => Kind::NetSend,
         RecordKind::Privilege => Kind::PrivilegeUse,
     };
-    Event::gap(to, kind.name(), count, (from, to), "the kernel's buffer was full")
+    Event::gap(to, kind.name(), count, (from, to), detail)
 }
 
 fn told(decoder: &mut Decoder, refusal: &Refusal) -> Event {

@@ -11,6 +11,13 @@ pub(super) fn tell_end(summary: &Summary, review: &Found, fatal: bool, quiet: bo
             summary.log.display()
         ));
     }
+    if summary.lost > 0 {
+        tell(&format!(
+            "{} events are not in the audit log {}: no room in memory, or its disk took nothing more",
+            summary.lost,
+            summary.log.display()
+        ));
+    }
     if quiet {
         return;
     }

@@ -9,6 +9,7 @@ mod existing;
 mod prepare;
 mod probe;
 mod programs;
+mod refusals;
 mod rules;
 mod syscall;
 mod verdicts;
@@ -17,6 +18,7 @@ pub use self::{
     prepare::{Input, Setup, prepare, prepare_contents},
     probe::{ProbeError, probe},
     programs::Call,
+    refusals::{Inbox, Outbox, channel},
     rules::PathRules,
     verdicts::{Counts, Mode, Refusal, Verdicts},
 };

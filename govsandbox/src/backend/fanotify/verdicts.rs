@@ -6,7 +6,7 @@ use std::{
         fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd},
         unix::{ffi::OsStringExt, fs::MetadataExt},
     },
-    sync::{Arc, mpsc::Sender},
+    sync::Arc,
     thread::JoinHandle,
 };
 
@@ -23,6 +23,7 @@ use rustix::{
 
 use super::{
     programs::{self, Call},
+    refusals::Outbox,
     rules::PathRules,
     syscall::{Purpose, purpose},
 };
@@ -99,7 +100,7 @@ struct Judge {
     prefix: Vec<u8>,
     /// The sandbox's pid namespace: `st_dev` and inode of `/proc/INIT/ns/pid`.
     namespace: (u64, u64),
-    refusals: Sender<Refusal>,
+    refusals: Outbox,
     counts: Counts,
 }
 
@@ -114,7 +115,7 @@ impl Verdicts {
         forked: Forked<'_>,
         rules: Arc<PathRules>,
         mode: Mode,
-        refusals: Sender<Refusal>,
+        refusals: Outbox,
     ) -> io::Result<Self> {
         let group = forked.fanotify.ok_or_else(|| io::Error::from_raw_os_error(libc::EBADF))?.try_clone()?;
         let init = forked.init.try_clone_to_owned()?;
@@ -279,8 +280,7 @@ impl Judge {
             change: None,
             target: Vec::new(),
         };
-        // A receiver that is gone ends no verdict.
-        self.refusals.send(refusal).ok();
+        self.refusals.send(refusal);
         if refused { Verdict::Deny } else { Verdict::Allow }
     }
 }

@@ -8,7 +8,6 @@ use std::{
     io::{IoSlice, IoSliceMut},
     mem::MaybeUninit,
     os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
-    sync::mpsc::Sender,
     thread::JoinHandle,
 };
 
@@ -25,7 +24,7 @@ use rustix::{
 
 use super::edit::{self, Edit, OpenKeys};
 use crate::{
-    backend::fanotify::{Refusal, now_boot_ns},
+    backend::fanotify::{Outbox, Refusal, now_boot_ns},
     launch::Forked,
 };
 
@@ -113,7 +112,7 @@ impl Reports {
     ///
     /// # Errors
     /// No thread, no descriptor.
-    pub fn start(forked: Forked<'_>, refusals: Sender<Refusal>, keys: OpenKeys) -> io::Result<Option<Self>> {
+    pub fn start(forked: Forked<'_>, refusals: Outbox, keys: OpenKeys) -> io::Result<Option<Self>> {
         let Some(reports) = forked.reports else { return Ok(None) };
         let (reports, init) = (reports.try_clone_to_owned()?, forked.init.try_clone_to_owned()?);
         let thread = std::thread::Builder::new().name("performed".to_owned()).spawn(move || {
@@ -132,14 +131,13 @@ impl Reports {
     }
 }
 
-fn listen(reports: &OwnedFd, refusals: &Sender<Refusal>, keys: &OpenKeys) -> io::Result<()> {
+fn listen(reports: &OwnedFd, refusals: &Outbox, keys: &OpenKeys) -> io::Result<()> {
     while let Some((packet, descriptor)) = receive(reports)? {
         let mut status = DONE;
         let answer = match packet.first() {
             Some(&KIND_REFUSAL) => {
                 if let Some(refusal) = refusal(&packet, descriptor.as_ref()) {
-                    // A receiver that is gone ends no verdict.
-                    refusals.send(refusal).ok();
+                    refusals.send(refusal);
                 }
                 None
             }
