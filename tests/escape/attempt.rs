@@ -120,12 +120,21 @@ pub(crate) enum Told {
     Nothing(&'static str),
 }
 
-/// Seccomp answers, or a hook behind it.
-pub(crate) const BY_SECCOMP: Told = Told::Event { kind: "privilege.use", rule: "", about: "" };
 /// Answered as an older kernel would, so that programs use another call: no denial.
 pub(crate) const MISSING: Told = Told::Nothing("answered as an older kernel would");
+/// Seccomp answers, or a hook behind it.
+pub(crate) const BY_SECCOMP: Told = by_call("\"action\":");
+
+/// A refused call; `action` is what the event's text says of it: `"action":"mount"`.
+pub(crate) const fn by_call(action: &'static str) -> Told {
+    Told::Event { kind: "privilege.use", rule: "", about: action }
+}
 /// What the kernel refuses by itself is no denial.
 pub(crate) const BY_KERNEL: Told = Told::Nothing("the kernel's own answer, as without a sandbox");
+
+/// What a control gets whose object this kernel has not: ENOENT, ENOSYS, no such family, type or protocol of socket.
+const ABSENT: [i32; 5] =
+    [libc::ENOENT, libc::ENOSYS, libc::EAFNOSUPPORT, libc::ESOCKTNOSUPPORT, libc::EPROTONOSUPPORT];
 
 /// EROFS, EBUSY and EXDEV come from a mount.
 const CHANGE_ERRNOS: [i32; 5] = [libc::EPERM, libc::EACCES, libc::EROFS, libc::EBUSY, libc::EXDEV];
@@ -136,6 +145,9 @@ pub(crate) struct Expected {
     pub(crate) answer: Answer,
     pub(crate) told: Told,
 }
+
+/// Stands for the file outside of the write list among what is guarded.
+pub(crate) const OUTSIDE: &str = "{outside}";
 
 /// Where an attempt runs.
 pub(crate) struct Inside {
@@ -193,14 +205,16 @@ pub(crate) struct Attempt {
     pub(crate) secrets: Vec<String>,
     pub(crate) kept: Vec<String>,
     pub(crate) guarded: Vec<String>,
+    /// Names that nothing may come to have; an empty file there is nothing.
+    pub(crate) names: Vec<String>,
     pub(crate) stage: Box<dyn Fn(&mut Stage)>,
     pub(crate) run: Run,
     pub(crate) goal: Goal,
     pub(crate) control: Control,
     /// The kernel that first has what the attempt needs; before, the control itself must fail.
     pub(crate) since: (u32, u32),
-    /// Not every kernel has its object: then the control's errno is ENOENT.
-    pub(crate) where_there: bool,
+    /// Errnos of a control whose object not every kernel or file system has.
+    pub(crate) absent: Vec<i32>,
     /// Started as a program of its own, whose arguments name the attempt: events are told apart by it.
     pub(crate) own_program: bool,
     pub(crate) lsm: Expected,
@@ -226,12 +240,13 @@ impl Attempt {
             secrets: Vec::new(),
             kept: Vec::new(),
             guarded: Vec::new(),
+            names: Vec::new(),
             stage: Box::new(|_| {}),
             run: Box::new(|_| Ok(String::new())),
             goal: Goal::Act,
             control: Control::Same,
             since: (0, 0),
-            where_there: false,
+            absent: Vec::new(),
             own_program: false,
             lsm: expected(),
             fanotify: expected(),
@@ -285,6 +300,11 @@ impl Attempt {
         self
     }
 
+    /// The file outside of the write list ([`Stage::outside_file`]) must be afterwards what it was.
+    pub(crate) fn guards_outside(self) -> Self {
+        self.guards(OUTSIDE)
+    }
+
     /// Further sections of the policy. Such attempts have sessions of their own: use few different texts.
     pub(crate) fn policy(mut self, text: &'static str) -> Self {
         self.policy = text;
@@ -306,6 +326,13 @@ impl Attempt {
     pub(crate) fn changes(self, run: impl Fn(&Inside) -> io::Result<()> + 'static) -> Self {
         let run = move |inside: &Inside| run(inside).map(|()| String::new());
         self.runs(Goal::Change, Box::new(run), &CHANGE_ERRNOS)
+    }
+
+    /// Tries to make something of a path that is not there, or, made and empty, can't be filled.
+    pub(crate) fn changes_new(self, name: &str, run: impl Fn(&Inside) -> io::Result<()> + 'static) -> Self {
+        let mut attempt = self.changes(run);
+        attempt.names.push(name.to_owned());
+        attempt
     }
 
     /// Refused as a change is, by a mount too.
@@ -359,10 +386,15 @@ impl Attempt {
         self
     }
 
-    /// Not held on either backend.
-    pub(crate) fn not_held(mut self, statement: &'static str) -> Self {
+    /// Likewise.
+    pub(crate) fn lsm_not_held(mut self, statement: &'static str) -> Self {
         self.lsm.answer = Answer::NotHeld(statement);
-        self.fanotify_not_held(statement)
+        self
+    }
+
+    /// Not held on either backend.
+    pub(crate) fn not_held(self, statement: &'static str) -> Self {
+        self.lsm_not_held(statement).fanotify_not_held(statement)
     }
 
     /// The control runs as root with all capabilities.
@@ -378,7 +410,19 @@ impl Attempt {
 
     /// Its object is not on every kernel.
     pub(crate) fn where_there(mut self) -> Self {
-        self.where_there = true;
+        self.absent.extend(ABSENT);
+        self
+    }
+
+    /// Some machines keep it from everyone.
+    pub(crate) fn where_forbidden(mut self) -> Self {
+        self.absent.extend([libc::EPERM, libc::EACCES]);
+        self
+    }
+
+    /// Its operation is not on every file system.
+    pub(crate) fn where_not_supported(mut self) -> Self {
+        self.absent.extend([libc::EOPNOTSUPP, libc::ENOTTY, libc::EINVAL, libc::ENODEV, libc::ENXIO]);
         self
     }
 

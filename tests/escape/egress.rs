@@ -2,7 +2,7 @@
 
 use std::{
     io,
-    net::{SocketAddr, TcpStream, UdpSocket},
+    net::{SocketAddr, SocketAddrV4, TcpStream, UdpSocket},
     time::Duration,
 };
 
@@ -14,7 +14,7 @@ use crate::{
 };
 
 /// Where nothing is allowed to go.
-const AWAY: &str = "10.78.0.1";
+pub(crate) const AWAY: &str = "10.78.0.1";
 const TOLD: Told =
     Told::Event { kind: "net.connect", rule: "default/network.allow", about: "\"port\":{port}," };
 const TOLD_SEND: Told =
@@ -44,6 +44,16 @@ fn listens(stage: &mut Stage, listener: Listener) {
 
 fn to(at: &Inside) -> io::Result<SocketAddr> {
     at.said("to")?.parse().map_err(io::Error::other)
+}
+
+/// An address as system calls take it.
+pub(crate) fn sockaddr(to: SocketAddrV4) -> libc::sockaddr_in {
+    libc::sockaddr_in {
+        sin_family: libc::AF_INET as libc::sa_family_t,
+        sin_port: to.port().to_be(),
+        sin_addr: libc::in_addr { s_addr: u32::from(*to.ip()).to_be() },
+        sin_zero: [0; 8],
+    }
 }
 
 fn connect(to: SocketAddr) -> io::Result<String> {

@@ -18,24 +18,33 @@
 mod bed;
 
 mod attempt;
+mod creation;
 mod egress;
 mod exec;
 mod inside;
+mod metadata;
 mod names;
 mod namespaces;
 mod privileges;
 mod processes;
+mod ring;
+mod routes;
 mod session;
 mod settings;
 mod sockets;
 mod stage;
+mod surroundings;
 mod sys;
 mod table;
+mod uring;
 
 use std::{collections::BTreeSet, ffi::OsString, process::ExitCode};
 
 use attempt::Attempt;
 use session::{User, Verdict};
+
+/// Attempts that share a session.
+const SESSION_MAX: usize = 100;
 
 /// The whole corpus, class by class.
 fn corpus() -> Vec<Attempt> {
@@ -48,6 +57,11 @@ fn corpus() -> Vec<Attempt> {
         sockets::attempts(),
         processes::attempts(),
         exec::attempts(),
+        uring::attempts(),
+        metadata::attempts(),
+        creation::attempts(),
+        routes::attempts(),
+        surroundings::attempts(),
     ]
     .into_iter()
     .flatten()
@@ -95,7 +109,9 @@ fn main() -> ExitCode {
         for policy in chosen.iter().map(|attempt| attempt.policy).collect::<BTreeSet<_>>() {
             let batch: Vec<&Attempt> =
                 chosen.iter().copied().filter(|attempt| attempt.policy == policy).collect();
-            for (attempt, verdict) in batch.iter().zip(session::run(user, &batch)) {
+            // Not too many at once: on an emulated processor a session has its time.
+            let verdicts = batch.chunks(SESSION_MAX).flat_map(|part| session::run(user, part));
+            for (attempt, verdict) in batch.iter().zip(verdicts.collect::<Vec<_>>()) {
                 tally.count(attempt.class, user, &verdict);
                 if let Verdict::Failed(how) = verdict {
                     let Attempt { name, what, source, .. } = attempt;

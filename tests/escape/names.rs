@@ -242,6 +242,14 @@ fn renames() -> Vec<Attempt> {
             .deny("vault")
             .canary("vault/secret")
             .reads(move |at| moved(at.secret(), "plain")),
+        new("rename-anchored-pattern", "a folder that an anchored pattern begins with", "rename(2)")
+            .deny("vault/*.key")
+            .canary("vault/a.key")
+            .reads(|_| {
+                fs::rename("vault", "other")?;
+                read("other/a.key")
+            })
+            .lsm_told(Told::Event { kind: "file.change", rule: "", about: "{name}" }),
         new("exchange", "the file exchanged with another", "renameat2(2)").secret("secret").reads(|at| {
             fs::write("other", "other")?;
             exchange(at.secret(), &at.path("other"))?;

@@ -9,10 +9,6 @@ use crate::{
     stage::Stage,
 };
 
-/// What a control gets whose object this kernel has not: ENOENT, ENOSYS, no such family, type or protocol of socket.
-const ABSENT: [i32; 5] =
-    [libc::ENOENT, libc::ENOSYS, libc::EAFNOSUPPORT, libc::ESOCKTNOSUPPORT, libc::EPROTONOSUPPORT];
-
 /// Who tries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum User {
@@ -90,8 +86,7 @@ pub(crate) fn run(user: User, attempts: &[&Attempt]) -> Vec<Verdict> {
         let outcome = outcomes.get(&attempt.name);
         let (control, how) = &controls[&attempt.name];
         if !control {
-            let absent =
-                attempt.where_there && matches!(how, Some(Outcome::Errno(errno)) if ABSENT.contains(errno));
+            let absent = matches!(how, Some(Outcome::Errno(number)) if attempt.absent.contains(number));
             return if absent || kernel() < attempt.since {
                 Verdict::NotThere
             } else {

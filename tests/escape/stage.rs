@@ -10,7 +10,7 @@ use std::{
 
 use sha2::{Digest, Sha256};
 
-use crate::attempt::Attempt;
+use crate::attempt::{Attempt, OUTSIDE};
 
 /// The folder of one attempt, as root sees it.
 pub(crate) struct Stage {
@@ -63,6 +63,17 @@ impl Stage {
         }
         fs::write(&path, content).unwrap();
         self.give(&path);
+        path
+    }
+
+    /// A file of the user's outside of the write list; the attempt knows it as `outside`.
+    pub(crate) fn outside_file(&mut self, name: &str, content: impl AsRef<[u8]>) -> PathBuf {
+        let folder = self.outside.join(self.folder.file_name().unwrap());
+        if folder.exists() {
+            fs::remove_dir_all(&folder).unwrap();
+        }
+        let path = self.file(folder.join(name).to_str().unwrap(), content);
+        self.say("outside", path.display());
         path
     }
 
@@ -133,7 +144,14 @@ impl Stage {
         let names = attempt.secrets.iter().chain(&attempt.kept).chain(&attempt.guarded);
         let mut lines = Vec::new();
         for name in names {
-            describe(&self.path(name), &mut lines);
+            let outside = self.said.get("outside").filter(|_| name == OUTSIDE);
+            describe(&self.path(outside.unwrap_or(name)), &mut lines);
+        }
+        for path in attempt.names.iter().map(|name| self.path(name)) {
+            let found = path.symlink_metadata();
+            if found.is_ok_and(|found| !found.is_file() || found.len() > 0) {
+                describe(&path, &mut lines);
+            }
         }
         lines
     }

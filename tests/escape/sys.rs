@@ -11,11 +11,11 @@ use std::{
     path::Path,
 };
 
-/// A system call by its number, past libc's wrappers: what it answered, or its errno.
+/// A system call by its number, past libc's wrappers: what it answered, or its errno. Arguments are whole registers.
 macro_rules! call {
     ($number:expr $(, $argument:expr)* $(,)?) => {{
         // SAFETY: an attempt is a process of its own; what its arguments point to outlives the call.
-        let answer = unsafe { ::libc::syscall($number $(, $argument)*) };
+        let answer = unsafe { ::libc::syscall($number $(, $argument as i64)*) };
         if answer < 0 { Err(::std::io::Error::last_os_error()) } else { Ok(answer) }
     }};
 }

@@ -94,7 +94,7 @@ fn set_up(world: &World<'_>) -> Result<Pid, Failure> {
             .map_err(|source| Failure::new(Stage::Limits, folder.display().to_string(), &source))?;
     }
     step(Step::Entered)?;
-    mount::enter(&plan.mounts, &plan.identity)?;
+    mount::enter(&plan.mounts, &plan.identity, &plan.landlock.layers, world.redirected)?;
     step(Step::Mounts)?;
     enter_folder(&plan.cwd, world.cwd)?;
     step(Step::Folder)?;

@@ -1,5 +1,5 @@
-//! The private mount namespace: `/proc` of the pid namespace, control file systems read-only, and for the backend
-//! `fanotify` the mounts that hold denied and protected paths.
+//! The private mount namespace: `/proc` of the pid namespace, control file systems and all outside of the write list
+//! read-only, and for the backend `fanotify` the mounts that hold denied and protected paths.
 //!
 //! A path that is bound over itself is a mount point: it can't be renamed or unlinked (EBUSY) nor linked out (EXDEV).
 //! Bound read-only, its data and attributes can't be changed (EROFS). A rename of a folder above would carry the mount
@@ -26,6 +26,8 @@ use rustix::{
 use self::table::{Mount, MountTable};
 use super::{
     error::{Failure, Stage},
+    fd::RedirectedFile,
+    landlock::LandlockLayer,
     plan::FanotifyPlan,
     privilege::Identity,
 };
@@ -35,6 +37,7 @@ use crate::sys::{
 };
 
 pub mod table;
+mod writable;
 
 /// File systems that control the machine; nobody inside changes anything there.
 const CONTROL_KINDS: [&str; 12] = [
@@ -146,7 +149,12 @@ impl MountPlan {
 }
 
 /// Makes the namespace that this process has just got its own, and fills it.
-pub(super) fn enter(plan: &MountPlan, identity: &Identity) -> Result<(), Failure> {
+pub(super) fn enter(
+    plan: &MountPlan,
+    identity: &Identity,
+    layers: &[LandlockLayer],
+    redirected: &[RedirectedFile],
+) -> Result<(), Failure> {
     let fail = |stage, object: &Path| {
         let object = object.display().to_string();
         move |source: io::Error| Failure::new(stage, object, &source)
@@ -173,6 +181,7 @@ pub(super) fn enter(plan: &MountPlan, identity: &Identity) -> Result<(), Failure
     for disk in disks(Path::new("/dev"), identity) {
         bind_with(&disk, NO_DEV, Depth::One).map_err(fail(Stage::Pin, &disk))?;
     }
+    writable::close(layers, redirected)?;
     for (path, treatment) in plan.treatments() {
         bind_over_itself(&path, treatment).map_err(fail(Stage::Pin, &path))?;
     }
