@@ -113,6 +113,7 @@ pub fn run(options: &RunOptions) -> miette::Result<u8> {
     if !rustix::process::geteuid().is_root() {
         return Err(RunError::NotRoot.into());
     }
+    crate::sys::open_files::raise(backend::lsm::OPEN_FILES_USUAL);
     let env: Vec<(OsString, OsString)> = std::env::vars_os().collect();
     let identity = Identity::resolve(options.user.as_deref(), &env)?;
     let cwd = std::env::current_dir().map_err(system("tell the working directory"))?;
@@ -421,7 +422,10 @@ impl Start<'_> {
             cwd: self.cwd.clone(),
             env: self.identity.environment(&self.env),
             identity: self.identity.clone(),
-            cgroup: CgroupPlan { name: session.fields.session.0.clone(), bounds: limits::bounds(compiled) },
+            cgroup: CgroupPlan {
+                name: session.fields.session.0.clone(),
+                bounds: limits::bounds(compiled, self.kind),
+            },
             mounts,
             landlock: LandlockPlan { layers },
             seccomp: SeccompPlan { userfaultfd: compiled.userfaultfd == Userfaultfd::Allow, ..seccomp },

@@ -28,7 +28,7 @@ use crate::{
 };
 
 /// Files that this process has open besides what rules name.
-const OPEN_FILES_USUAL: u64 = 1024;
+pub const OPEN_FILES_USUAL: u64 = 1024;
 /// Files held open for one rule, ordinarily.
 const OPEN_FILES_PER_RULE: u64 = 4;
 

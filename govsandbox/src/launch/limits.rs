@@ -20,8 +20,6 @@ use super::{
 /// Processes and threads of a sandbox whose policy sets no bound. The kernel's map of members has room for 32 such
 /// sandboxes: a fork bomb in one never makes a fork in another fail.
 pub const PIDS_MAX_DEFAULT: u64 = 8192;
-/// The init counts as well.
-const OWN_PROCESSES: u64 = 1;
 /// Before the name of a group in a hierarchy of v1.
 const PREFIX: &str = "govsandbox-";
 
@@ -41,6 +39,8 @@ pub struct Bound {
     pub resource: Resource,
     /// At most.
     pub max: u64,
+    /// Of this come on top: processes of ours.
+    pub own: u64,
     /// `true`: no start without it; `false`: as far as the machine can.
     pub required: bool,
 }
@@ -144,12 +144,9 @@ impl Limits {
     }
 
     fn set(&mut self, held: Held) -> Result<(), LaunchError> {
-        let Bound { resource, max, .. } = held.bound;
+        let Bound { resource, max, own, .. } = held.bound;
         let file = held.folder.join(resource.max_file(held.version));
-        let max = match resource {
-            Resource::Pids => max.saturating_add(OWN_PROCESSES),
-            Resource::Memory => max,
-        };
+        let max = max.saturating_add(own);
         self.held.push(held); // before it may fail: what was made is removed with it
         let written = fs::write(&file, max.to_string());
         if written.is_err()

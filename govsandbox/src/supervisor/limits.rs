@@ -1,6 +1,7 @@
 //! Bounds on processes and memory: which are wanted, and what is told when they are met.
 
 use crate::{
+    backend::Kind as Backend,
     event::model::{Action, Event, Kind, Object, Outcome, Rule},
     id::RuleId,
     launch::{
@@ -10,12 +11,19 @@ use crate::{
     policy::compile::{Compiled, Layer, RuleInfo},
 };
 
-/// The policy's bounds, and one on processes for a policy without.
-pub(super) fn bounds(compiled: &Compiled) -> Vec<Bound> {
+/// The policy's bounds, and one on processes for a policy without. Processes of ours that live beside the command in its
+/// cgroup are not counted against it.
+pub(super) fn bounds(compiled: &Compiled, backend: Backend) -> Vec<Bound> {
     let pids = compiled.pids_max.as_ref().map_or((PIDS_MAX_DEFAULT, false), |limit| (limit.max, true));
-    let pids = Bound { resource: Resource::Pids, max: pids.0, required: pids.1 };
+    // The init, and on `fanotify` the performer.
+    let own = match backend {
+        Backend::Lsm => 1,
+        Backend::Fanotify => 2,
+    };
+    let pids = Bound { resource: Resource::Pids, max: pids.0, own, required: pids.1 };
     let memory = compiled.memory_max_bytes.as_ref();
-    let memory = memory.map(|limit| Bound { resource: Resource::Memory, max: limit.max, required: true });
+    let memory =
+        memory.map(|limit| Bound { resource: Resource::Memory, max: limit.max, own: 0, required: true });
     std::iter::once(pids).chain(memory).collect()
 }
 
