@@ -111,7 +111,7 @@ pub(crate) fn attempts() -> Vec<Attempt> {
             symlink("mine", "hold")
         })
         .lsm_told(SHIFTED)
-        .fanotify_not_held(BEHIND),
+        .not_held(BEHIND),
         new(
             "rename-symlink-pattern",
             "a symlink to a folder, renamed to where a pattern is about",
@@ -125,7 +125,7 @@ pub(crate) fn attempts() -> Vec<Attempt> {
             fs::rename("elsewhere", "hold")
         })
         .lsm_told(SHIFTED)
-        .fanotify_not_held(BEHIND),
+        .not_held(BEHIND),
         new("link-symlink-pattern", "a second name for a symlink, where a pattern is about", "link(2)")
             .protect("**/hold/inner-*.conf")
             .changes_new("hold", |_| {
@@ -135,7 +135,7 @@ pub(crate) fn attempts() -> Vec<Attempt> {
                 fs::hard_link("elsewhere", "hold")
             })
             .lsm_told(SHIFTED)
-            .fanotify_not_held(BEHIND),
+            .not_held(BEHIND),
         new("exchange-folder-pattern", "two folders exchanged, one where a pattern is about", "renameat2(2)")
             .protect("**/hold/inner-*.conf")
             .guards("hold")
