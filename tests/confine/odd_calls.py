@@ -69,6 +69,11 @@ def number():
     return pick.choice(FIXED + [999, -5, -1])
 
 
+def opened():
+    # Of a bad descriptor and a bad name kernels tell the one or the other.
+    return pick.choice([70, 71, 74])
+
+
 def flags(*known):
     chance = pick.random()
     if chance < 0.05:
@@ -113,8 +118,8 @@ ARGUMENTS = {
     "chown": lambda: (path(), owner(), owner()), "lchown": lambda: (path(), owner(), owner()),
     "fchown": lambda: (number(), owner(), owner()), "fchownat": lambda: (base(), path(), owner(), owner(), flags(NOFOLLOW, EMPTY)),
     "setxattr": lambda: (path(), *set_value()), "lsetxattr": lambda: (path(), *set_value()),
-    "fsetxattr": lambda: (number(), *set_value()), "removexattr": lambda: (path(), xattr()),
-    "lremovexattr": lambda: (path(), xattr()), "fremovexattr": lambda: (number(), xattr()),
+    "fsetxattr": lambda: (opened(), *set_value()), "removexattr": lambda: (path(), xattr()),
+    "lremovexattr": lambda: (path(), xattr()), "fremovexattr": lambda: (opened(), xattr()),
 }
 
 

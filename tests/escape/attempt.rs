@@ -190,6 +190,9 @@ impl Inside {
 
 pub(crate) type Run = Box<dyn Fn(&Inside) -> io::Result<String>>;
 
+/// A step of an attempt's making.
+pub(crate) type Step = fn(Attempt) -> Attempt;
+
 pub(crate) struct Attempt {
     /// Unique; also the name of its folder.
     pub(crate) name: String,

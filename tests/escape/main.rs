@@ -71,6 +71,9 @@ fn corpus() -> Vec<Attempt> {
     all
 }
 
+/// Leaves root without capabilities out: the kernel's hooks meet the same calls, and an emulated processor is slow.
+const AS_USER: &str = "--as-user";
+
 fn main() -> ExitCode {
     let words: Vec<OsString> = std::env::args_os().skip(1).collect();
     match words.first().and_then(|word| word.to_str()) {
@@ -105,7 +108,8 @@ fn main() -> ExitCode {
         failures.extend(table::check(&corpus));
     }
     let mut tally = table::Tally::default();
-    for user in User::ALL {
+    let users = if words.iter().any(|word| word == AS_USER) { &User::ALL[..1] } else { &User::ALL };
+    for user in users.iter().copied() {
         for policy in chosen.iter().map(|attempt| attempt.policy).collect::<BTreeSet<_>>() {
             let batch: Vec<&Attempt> =
                 chosen.iter().copied().filter(|attempt| attempt.policy == policy).collect();
@@ -123,7 +127,7 @@ fn main() -> ExitCode {
     for failure in &failures {
         println!("FAILED {failure}");
     }
-    tally.print();
+    tally.print(users);
     let verdict = if failures.is_empty() { "ok" } else { "FAILED" };
     println!("\ntest result: {verdict}. {} passed; {} failed", tally.good(), failures.len());
     if failures.is_empty() && !chosen.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }

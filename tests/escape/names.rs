@@ -10,7 +10,7 @@ use std::{
 };
 
 use crate::{
-    attempt::{Attempt, Class, Goal, Inside, Told},
+    attempt::{Attempt, Class, Goal, Inside, Step, Told},
     sys::{c, call, open, owned, read, text},
 };
 
@@ -20,10 +20,9 @@ fn new(name: &str, what: &'static str, source: &'static str) -> Attempt {
 
 pub(crate) fn attempts() -> Vec<Attempt> {
     let mut all = Vec::new();
-    for (suffix, rule) in [
-        ("", (|attempt| attempt.secret("secret")) as fn(Attempt) -> Attempt),
-        ("-pattern", Attempt::secret_by_pattern),
-    ] {
+    for (suffix, rule) in
+        [("", (|attempt| attempt.secret("secret")) as Step), ("-pattern", Attempt::secret_by_pattern)]
+    {
         all.extend(spellings().into_iter().map(|(name, what, source, spell)| {
             rule(new(&format!("{name}{suffix}"), what, source)).reads(move |at| read(spell(at)?))
         }));

@@ -10,7 +10,7 @@ use std::{
 };
 
 use crate::{
-    attempt::{Attempt, BY_KERNEL, Class, Inside, MISSING, Told, by_call},
+    attempt::{Attempt, BY_KERNEL, Class, Inside, MISSING, Step, Told, by_call},
     stage::Stage,
     sys::{c, call, errno, forked, open, owned, read, text},
 };
@@ -24,7 +24,7 @@ fn data(name: &str, what: &'static str, source: &'static str) -> Attempt {
 }
 
 pub(crate) fn attempts() -> Vec<Attempt> {
-    let rules: [(&str, fn(Attempt) -> Attempt); 2] =
+    let rules: [(&str, Step); 2] =
         [("", |attempt| attempt.secret("secret")), ("-pattern", Attempt::secret_by_pattern)];
     let mut all = Vec::new();
     for (suffix, rule) in rules {

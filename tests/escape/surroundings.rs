@@ -8,7 +8,7 @@ use std::{
 };
 
 use crate::{
-    attempt::{Attempt, BY_KERNEL, Class, Told, by_call},
+    attempt::{Attempt, BY_KERNEL, Class, Step, Told, by_call},
     sys::{c, call, errno, open, read, text},
 };
 
@@ -179,7 +179,7 @@ fn race(
 
 fn races() -> Vec<Attempt> {
     let new = |name: &str, what, source| Attempt::new(format!("races-{name}"), Class::Races, what, source);
-    let rules: [(&str, fn(Attempt) -> Attempt); 2] =
+    let rules: [(&str, Step); 2] =
         [("", |attempt| attempt.secret("secret")), ("-pattern", Attempt::secret_by_pattern)];
     let mut all = Vec::new();
     for (suffix, rule) in rules {

@@ -53,12 +53,10 @@ impl Tally {
     }
 
     /// The table of the run; each attempt counts once for each user.
-    pub(crate) fn print(&self) {
+    pub(crate) fn print(&self, users: &[User]) {
         let (major, minor) = crate::session::kernel();
-        println!(
-            "\nbackend {}, kernel {major}.{minor}, as user and as root without capabilities",
-            bed::backend()
-        );
+        let users: Vec<&str> = users.iter().map(|user| user.title()).collect();
+        println!("\nbackend {}, kernel {major}.{minor}, as {}", bed::backend(), users.join(" and as "));
         println!(
             "{:<32}{:>9}{:>8}{:>20}{:>10}{:>8}",
             "class", "attempts", "held", "not held, as stated", "not there", "FAILED"

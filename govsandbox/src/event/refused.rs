@@ -163,7 +163,8 @@ impl Refusals {
     /// Making or removing a name is a change of its folder: a writable path can't itself be removed or renamed where
     /// the folder around it is not writable.
     fn by_its_folder(&self, record: &Record<'_>, path: &[u8], target: Option<&[u8]>) -> Option<RuleInfo> {
-        let is_landlocks = matches!(i32::try_from(record.head.errno), Ok(libc::EACCES | libc::EXDEV));
+        let is_of_the_lists =
+            matches!(i32::try_from(record.head.errno), Ok(libc::EACCES | libc::EXDEV | libc::EROFS));
         let is_of_name = matches!(
             (record.kind, record.action),
             (
@@ -171,7 +172,7 @@ impl Refusals {
                 RecordAction::Create | RecordAction::Unlink | RecordAction::Rename | RecordAction::Link
             )
         );
-        if !is_landlocks || !is_of_name {
+        if !is_of_the_lists || !is_of_name {
             return None;
         }
         let named = [Some(path), target].into_iter().flatten().map(as_path);

@@ -39,14 +39,14 @@ pub(super) const GUESTS: [Guest; 3] = [
         series: "6.12",
         append: "",
         backend: "lsm",
-        targets: &[("enforce", &[]), ("agent", &[]), ("confine", &[]), ("escape", &[])],
+        targets: &[("enforce", &[]), ("agent", &[]), ("confine", &[]), ("escape", &["--as-user"])],
     },
     Guest {
         name: "6.1",
         series: "6.1",
         append: "",
         backend: "lsm",
-        targets: &[("enforce", &["--skip", "flood::"]), ("escape", &[])],
+        targets: &[("enforce", &["--skip", "flood::"]), ("escape", &["--as-user"])],
     },
     // BPF LSM programs load there too, and are never called: trying must tell.
     Guest {
@@ -56,7 +56,7 @@ pub(super) const GUESTS: [Guest; 3] = [
         backend: "fanotify",
         targets: &[
             ("enforce", &["--skip", "flood::", "--skip", "two::", "--skip", "odd::", "--skip", "exec::"]),
-            ("escape", &[]),
+            ("escape", &["--as-user"]),
         ],
     },
 ];
@@ -159,8 +159,18 @@ impl Target {
         super::count(&mut command)
     }
 
-    /// Runs it on a kernel of its own.
+    /// Runs it on a kernel of its own, told what the guest's row says.
     pub(super) fn run_in(&self, guest: &Guest, filter: Option<&str>) -> Result<Counts> {
+        self.run_with_in(guest, filter, guest.arguments(&self.name))
+    }
+
+    /// Runs it on a kernel of its own, told `arguments`.
+    pub(super) fn run_with_in(
+        &self,
+        guest: &Guest,
+        filter: Option<&str>,
+        arguments: impl Iterator<Item = String>,
+    ) -> Result<Counts> {
         let folder = workspace::root()?.join("govsandbox");
         let mut machine = Machine::new(guest.series);
         machine.append = guest.append.to_owned();
@@ -175,7 +185,7 @@ impl Target {
         ];
         let words =
             [self.executable.to_string_lossy().into_owned()].into_iter().chain(filter.map(str::to_owned));
-        let words: Vec<String> = words.chain(guest.arguments(&self.name)).collect();
+        let words: Vec<String> = words.chain(arguments).collect();
         for _ in 1..BOOTS_MAX {
             match self.try_in(&machine, &words) {
                 Err(error) if error.is::<NotBooted>() => eprintln!("xtask: {error}; once more"),

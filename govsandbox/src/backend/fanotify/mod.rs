@@ -31,5 +31,7 @@ pub const NOT_HELD: &[&str] = &[
     "a program that came into being during the run and that an exec rule denies by a name, when a loader maps it: the \
      process is killed at the end of mmap(2), and mprotect(2) is not judged",
     "another hard link of a program that an exec rule denies, when a loader maps it",
+    "files that a process outside renames into a rule's name after they were opened inside, as long as the kernel \
+     remembers them",
     "the arguments of a script that an exec rule names by its path, or whose first line has an option",
 ];

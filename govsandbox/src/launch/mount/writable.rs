@@ -16,16 +16,17 @@ use crate::sys::mount_setattr::{self, Depth, READ_ONLY};
 
 /// Binds what may be written over itself, and makes every other mount read-only.
 ///
-/// Without a layer (`mode = "audit"`) nothing is written down, and nothing closed.
+/// Without a layer that limits writing (`mode = "audit"` has none at all) nothing is closed.
 pub(super) fn close(layers: &[LandlockLayer], redirected: &[RedirectedFile]) -> Result<(), Failure> {
-    if layers.is_empty() {
+    let limits: Vec<_> = layers.iter().filter(|layer| !layer.any_write).collect();
+    if limits.is_empty() {
         return Ok(());
     }
     let fail = |path: &Path, source: &std::io::Error| {
         Failure::new(Stage::ReadOnly, path.display().to_string(), source)
     };
     let mut resolved = Vec::new();
-    for layer in layers {
+    for layer in limits {
         let mut roots = Vec::new();
         for path in &layer.write {
             roots.extend(resolve(path).map_err(|source| fail(path, &source))?);
