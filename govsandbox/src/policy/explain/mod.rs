@@ -79,6 +79,8 @@ pub fn with_links_followed(compiled: &Compiled) -> Compiled {
                 .filter_map(|entry| Some(AllowedPath { path: real_path(&entry.path)?, rule: entry.rule }))
                 .collect();
             list.extend(real);
+            // Where several entries cover a path, the first by precedence is named.
+            list.sort_by_key(|entry| entry.rule.0);
         }
     }
     followed
