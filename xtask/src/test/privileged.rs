@@ -39,7 +39,12 @@ pub(super) const GUESTS: [Guest; 3] = [
         series: "6.12",
         append: "",
         backend: "lsm",
-        targets: &[("enforce", &[]), ("agent", &[]), ("confine", &[]), ("escape", &["--as-user"])],
+        targets: &[
+            ("enforce", &[]),
+            ("agent", &[]),
+            ("confine", &["--with-hooks"]),
+            ("escape", &["--as-user"]),
+        ],
     },
     Guest {
         name: "6.1",
