@@ -426,6 +426,11 @@ pub(crate) fn binary() -> &'static Path {
     path
 }
 
+/// Times are those of an emulated processor.
+pub(crate) fn is_emulated() -> bool {
+    std::env::var_os("GOVSANDBOX_TEST_EMULATED").is_some()
+}
+
 /// The backend that runs must take: what the caller expects, else what `doctor` promises for this machine.
 pub(crate) fn backend() -> &'static str {
     static BACKEND: OnceLock<String> = OnceLock::new();

@@ -400,7 +400,7 @@ struct Sum {
 
 #[test]
 fn the_kernel_decides_as_the_host_does() {
-    let emulated = std::env::var_os("GOVSANDBOX_TEST_EMULATED").is_some();
+    let emulated = crate::bed::is_emulated();
     let (seed, count, time_max) = match std::env::var("GOVSANDBOX_DIFFERENTIAL") {
         Ok(text) => {
             let (seed, count) = text.split_once(',').expect("SEED,COUNT");

@@ -60,7 +60,7 @@ fn a_flood_of_refusals_is_told_once_each() {
 /// thousands of objects, and among them one refusal that counts, of another program.
 #[test]
 fn in_a_flood_of_refusals_the_one_that_counts_is_told_and_nothing_is_lost() {
-    let opens = if emulated() { 400 } else { 6_000 };
+    let opens = if crate::bed::is_emulated() { 400 } else { 6_000 };
     let bed = TestBed::new("flood-eight");
     for number in 0..40 {
         bed.file(format!("noise/{number:02}"), "x");
@@ -103,7 +103,7 @@ fn in_a_flood_of_refusals_the_one_that_counts_is_told_and_nothing_is_lost() {
 /// A supervisor that reads nothing: what finds no room is counted, exactly, and it is said what was first and last.
 #[test]
 fn refusals_that_nobody_can_read_are_counted() {
-    let opens: u64 = if emulated() { 10_000 } else { 12_000 };
+    let opens: u64 = if crate::bed::is_emulated() { 10_000 } else { 12_000 };
     let bed = TestBed::new("flood-unread");
     // Refused by Landlock: no verdict thread is asked, so a stopped supervisor holds nobody up.
     let outside = bed.outside().join("file");
@@ -135,8 +135,4 @@ fn refusals_that_nobody_can_read_are_counted() {
     assert_eq!(told + lost, opens, "{run}");
     let detail = gaps[0].object("detail");
     assert!(detail.contains("refusals") && detail.contains("worker"), "{detail}");
-}
-
-fn emulated() -> bool {
-    std::env::var_os("GOVSANDBOX_TEST_EMULATED").is_some()
 }

@@ -144,7 +144,7 @@ fn own_files() -> Vec<Attempt> {
 
 /// How long a race is run.
 fn race_time() -> Duration {
-    Duration::from_millis(if std::env::var_os("GOVSANDBOX_TEST_EMULATED").is_some() { 1500 } else { 700 })
+    Duration::from_millis(if crate::bed::is_emulated() { 1500 } else { 700 })
 }
 
 /// Swaps names in one thread while another tries; the first success counts.

@@ -9,7 +9,7 @@ use std::{
 use rustix::process::Signal;
 
 use crate::bed::{
-    TestBed,
+    TestBed, is_emulated,
     procs::{self, Process, gone, pidfd, until},
     sh,
 };
@@ -61,8 +61,7 @@ impl Busy {
         );
         let got = fs::read_to_string(self.bed.project().join("got")).unwrap_or_default();
         assert_eq!(got, "", "the secret was read");
-        let emulated = std::env::var_os("GOVSANDBOX_TEST_EMULATED").is_some();
-        let at_most = if emulated { TREE_GONE_EMULATED_MAX } else { TREE_GONE_MAX };
+        let at_most = if is_emulated() { TREE_GONE_EMULATED_MAX } else { TREE_GONE_MAX };
         assert!(took <= at_most, "{took:?}");
         assert!(gone(&pidfd(self.child.id()), Duration::from_secs(5)), "the supervisor lives on");
         let status = self.child.wait().unwrap();
