@@ -57,7 +57,7 @@ impl<'bed> Inside<'bed> {
         }
     }
 
-    /// Mounts within the sandbox, as root from outside may.
+    /// Mounts within the sandbox, as root from outside may; not told to mount's own table (`-n`), which all tests share.
     fn mount(&self, words: &[&Path]) {
         let inside =
             procs::below(self.child.id()).into_iter().find(|process| process.name == "worker").unwrap();
@@ -171,16 +171,16 @@ fn each_mount_of_a_folder_has_a_path_of_its_own() {
     let key = |folder: &Path| folder.join("d/key");
     let mut inside = Inside::start(&bed, &["{project}/vault/**/key"]);
     inside.reads(&key(&real));
-    inside.mount(&[Path::new("mount"), Path::new("--bind"), &real, &vault]);
+    inside.mount(&[Path::new("mount"), Path::new("-n"), Path::new("--bind"), &real, &vault]);
     inside.is_refused(&key(&vault));
     inside.reads(&key(&real));
     // The mount itself moves: same folder, same mount, another path.
-    inside.mount(&[Path::new("mount"), Path::new("--move"), &vault, &free]);
+    inside.mount(&[Path::new("mount"), Path::new("-n"), Path::new("--move"), &vault, &free]);
     inside.reads(&key(&free));
-    inside.mount(&[Path::new("mount"), Path::new("--move"), &free, &vault]);
+    inside.mount(&[Path::new("mount"), Path::new("-n"), Path::new("--move"), &free, &vault]);
     inside.is_refused(&key(&vault));
-    inside.mount(&[Path::new("mount"), Path::new("--move"), &vault, &bed.folder("aside")]);
-    inside.mount(&[Path::new("mount"), Path::new("--bind"), &real, &free]);
+    inside.mount(&[Path::new("mount"), Path::new("-n"), Path::new("--move"), &vault, &bed.folder("aside")]);
+    inside.mount(&[Path::new("mount"), Path::new("-n"), Path::new("--bind"), &real, &free]);
     inside.reads(&key(&free));
     // The folder that a mount stands on is renamed, from where no mount is in the way.
     fs::rename(&free, vault.parent().unwrap().join("free")).unwrap();
