@@ -109,10 +109,10 @@ fn an_interactive_shell_has_job_control() {
             "\u{1a}",
             "jobs\n",
             "kill -KILL %1\n",
+            // A shell asks before it leaves a stopped job: until it has heard of this one's end.
+            "while jobs | grep -q 'Stop[p]ed'; do sleep 0.1; done\n",
             "wait\n",
             "echo sum=$((6*7))\n",
-            "exit 5\n",
-            // Once more where the shell has not yet heard that the job ended, and asks.
             "exit 5\n",
         ];
         let (status, seen) = on_terminal(&bed, shell, typed);
