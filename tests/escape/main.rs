@@ -22,6 +22,7 @@ mod creation;
 mod egress;
 mod exec;
 mod inside;
+mod ipc;
 mod metadata;
 mod names;
 mod namespaces;
@@ -56,6 +57,7 @@ fn corpus() -> Vec<Attempt> {
         namespaces::attempts(),
         sockets::attempts(),
         processes::attempts(),
+        ipc::attempts(),
         exec::attempts(),
         uring::attempts(),
         metadata::attempts(),

@@ -40,6 +40,8 @@ pub enum Stage {
     Limits = 15,
     /// Start the performer.
     Performer = 16,
+    /// Mount the message queues of the IPC namespace.
+    Queues = 17,
 }
 
 impl Stage {
@@ -61,6 +63,7 @@ impl Stage {
             14 => Self::Exec,
             15 => Self::Limits,
             16 => Self::Performer,
+            17 => Self::Queues,
             _ => return None,
         })
     }
@@ -83,6 +86,7 @@ impl Stage {
             Self::Exec => "execute",
             Self::Limits => "enter the cgroup that bounds the sandbox",
             Self::Performer => "start the process that performs calls",
+            Self::Queues => "mount message queues of the sandbox's own",
         }
     }
 
@@ -96,7 +100,7 @@ impl Stage {
             Self::Stdio => {
                 Some("redirect to a file that the policy allows, or through a pipe: `| cat > FILE`")
             }
-            Self::Proc | Self::Propagation | Self::ReadOnly | Self::Pin => {
+            Self::Proc | Self::Propagation | Self::ReadOnly | Self::Pin | Self::Queues => {
                 Some("mounting needs CAP_SYS_ADMIN: run as root, outside of an unprivileged container")
             }
             Self::Bind

@@ -86,8 +86,8 @@ pub fn fork_sibling(
     }
 }
 
-/// As [`fork`], the child being pid 1 of a new pid namespace with a mount namespace of its own, born in `cgroup` (a
-/// folder of a cgroup v2 hierarchy) if there is one. Needs Linux 5.7 and `CAP_SYS_ADMIN`.
+/// As [`fork`], the child being pid 1 of a new pid namespace with mount and IPC namespaces of its own, born in `cgroup`
+/// (a folder of a cgroup v2 hierarchy) if there is one. Needs Linux 5.7 and `CAP_SYS_ADMIN`.
 ///
 /// # Errors
 /// As [`fork`]; `EPERM` without the capability.
@@ -98,7 +98,7 @@ pub fn clone_into_namespaces(
 ) -> io::Result<Process> {
     refuse_threads()?;
     let mut pidfd: libc::c_int = -1;
-    let flags = libc::CLONE_NEWPID | libc::CLONE_NEWNS | libc::CLONE_PIDFD;
+    let flags = libc::CLONE_NEWPID | libc::CLONE_NEWNS | libc::CLONE_NEWIPC | libc::CLONE_PIDFD;
     let arguments = CloneArguments {
         flags: u64::from(flags.cast_unsigned()) | if cgroup.is_some() { CLONE_INTO_CGROUP } else { 0 },
         pidfd: (&raw mut pidfd) as u64,

@@ -173,6 +173,13 @@ pub(super) fn enter(
             answer => answer.map_err(fail(Stage::ReadOnly, &control.point))?,
         }
     }
+    // Those of the new IPC namespace; a queue of another one could be opened by its file.
+    for queues in table.mounts().iter().filter(|mount| mount.kind == "mqueue") {
+        match mount("mqueue", &queues.point, "mqueue", flags, None).map_err(io::Error::from) {
+            Err(error) if is_hidden(&error) => {}
+            answer => answer.map_err(fail(Stage::Queues, &queues.point))?,
+        }
+    }
     if identity.uid == 0 {
         for path in PROC_READ_ONLY.map(Path::new).into_iter().filter(|path| path.exists()) {
             bind_over_itself(path, Treatment::ReadOnly).map_err(fail(Stage::ReadOnly, path))?;
