@@ -61,6 +61,7 @@ fn corpus() -> Vec<Attempt> {
         exec::attempts(),
         uring::attempts(),
         metadata::attempts(),
+        metadata::learned(),
         creation::attempts(),
         routes::attempts(),
         surroundings::attempts(),

@@ -11,7 +11,7 @@ use std::{
 
 use crate::{
     attempt::{Attempt, Class, Told},
-    sys::{c, call, open},
+    sys::{c, call, open, owned},
 };
 
 type Change = fn(&Path) -> io::Result<()>;
@@ -179,6 +179,41 @@ pub(crate) fn attempts() -> Vec<Attempt> {
     }
     all
 }
+
+/// What can be learned of a denied file without an open.
+pub(crate) fn learned() -> Vec<Attempt> {
+    let new =
+        |name: &str, what, source| Attempt::new(format!("learned-{name}"), Class::Metadata, what, source);
+    let watched = |path: &Path| {
+        let path = c(path);
+        let watches = call!(libc::SYS_inotify_init1, libc::O_CLOEXEC).map(owned)?;
+        call!(libc::SYS_inotify_add_watch, watches.as_raw_fd(), path.as_ptr(), libc::IN_ALL_EVENTS)
+            .map(|_| String::new())
+    };
+    vec![
+        new("watch-folder", "the names that come into a denied folder", "inotify(7)")
+            .deny("vault")
+            .staged(|stage| drop(stage.dir("vault")))
+            .acts(move |at| watched(&at.path("vault")))
+            .fanotify_not_held(WATCHES),
+        new("watch-file", "each open and change of a denied file", "inotify(7)")
+            .secret_by_pattern()
+            .acts(move |at| watched(at.secret()))
+            .fanotify_not_held(WATCHES),
+        new("xattr", "an attribute of a denied file", "getxattr(2)")
+            .secret("secret")
+            .staged(|stage| xattr(&stage.path("secret"), c"user.note", b"text").unwrap())
+            .acts(|at| {
+                let (path, mut value) = (c(at.secret()), [0_u8; 8]);
+                let into = value.as_mut_ptr();
+                call!(libc::SYS_getxattr, path.as_ptr(), c"user.note".as_ptr(), into, value.len())
+                    .map(|_| String::new())
+            })
+            .not_held("That a denied file exists"),
+    ]
+}
+
+const WATCHES: &str = "Watches (inotify) on denied files and folders";
 
 /// Of commands to a file only what a hook refuses is told.
 const FLAGS: Told = Told::Nothing("a command that a read-only mount refuses is no event");

@@ -66,6 +66,7 @@ const PROGRAMS: &[(&str, Hook, &str)] = &[
     ("task_alloc", Hook::Lsm, "task_alloc"),
     ("file_open", Hook::Lsm, "file_open"),
     ("file_receive", Hook::Lsm, "file_receive"),
+    ("path_notify", Hook::Lsm, "path_notify"),
     ("bprm_check_security", Hook::Lsm, "bprm_check_security"),
     ("mmap_file", Hook::Lsm, "mmap_file"),
     ("file_mprotect", Hook::Lsm, "file_mprotect"),

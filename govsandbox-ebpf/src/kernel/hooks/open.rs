@@ -72,6 +72,59 @@ pub fn file_receive(ctx: LsmContext) -> i32 {
     unsafe { judge(&ctx, &subject, ctx.arg(0), None) }
 }
 
+/// `path_notify(const struct path *path, u64 mask, unsigned int obj_type)`: inotify(7) and fanotify(7) name what comes,
+/// changes and goes in a folder, as listing it would.
+#[lsm(hook = "path_notify")]
+pub fn path_notify(ctx: LsmContext) -> i32 {
+    let Some(subject) = subject::current() else { return 0 };
+    if subject.config.path_hooks == 0 {
+        return 0;
+    }
+    if subject.config.orphaned != 0 {
+        return answer(EPERM);
+    }
+    // SAFETY: the hook's argument is a path that the kernel holds while the hook runs.
+    unsafe { watch(&ctx, &subject, ctx.arg(0)) }
+}
+
+/// Decides as if what `path` names were opened for reading, and reports a refusal.
+#[inline(always)]
+unsafe fn watch<C: EbpfContext>(ctx: &C, subject: &Subject, path: *const u8) -> i32 {
+    let scratch = subject.scratch();
+    if scratch.is_null() {
+        emit::count_loss(subject.sandbox_id, RecordKind::Open as u32, 0);
+        return answer(ENOMEM);
+    }
+    // SAFETY: `path` is the hook's; the scratch is this task's.
+    unsafe {
+        let dentry: *const u8 = typed(path, &offsets::PATH_DENTRY);
+        let tags = object::by_tags(subject.sandbox_id, scratch, dentry);
+        let written = walk::write_path(scratch, subject.fs(), 0, Location::of_path(path as u64));
+        let by_path = object::by_path(subject.config.slot, scratch, 0, written.length);
+        let own = decide_own(tags.own, Operation::Read);
+        let decision = if !own.allow {
+            own
+        } else if tags.whole != 0 && written.whole {
+            decide_path(tags.hits.or(by_path), Operation::Read)
+        } else {
+            Decision::DENY_DEFAULT
+        };
+        if decision.allow {
+            return 0;
+        }
+        let record = &raw mut (*scratch).record;
+        subject.begin(record, RecordKind::Open);
+        describe(record, typed::<*const u8>(dentry, &offsets::DENTRY_D_INODE) as u64, 0);
+        (*record).path_len = written.length;
+        if !written.whole {
+            (*record).flags |= FLAG_PATH_CUT;
+        }
+        let refuse = conclude(subject, decision, !own.allow, record);
+        emit::with_text(ctx, subject, scratch);
+        if refuse { answer(EPERM) } else { 0 }
+    }
+}
+
 /// May the file be opened, and is that not to be recorded, by what is kept of its folder? `false` says neither.
 #[inline(always)]
 unsafe fn is_free(subject: &Subject, file: *const u8, place: &Place, now: &Now) -> bool {

@@ -28,6 +28,7 @@ pub(super) use verdicts::now_boot_ns;
 pub const NOT_HELD: &[&str] = &[
     "an empty file of a denied name: an open that would create it is refused after the kernel has made it",
     "times of files, flags by ioctl(2), and sockets made by bind(2): not judged by name",
+    "watches (inotify) on denied files and folders: what comes and goes in a denied folder has names that can be learned",
     "a program that came into being during the run and that an exec rule denies by a name, when a loader maps it: the \
      process is killed at the end of mmap(2), and mprotect(2) is not judged",
     "another hard link of a program that an exec rule denies, when a loader maps it",
