@@ -23,7 +23,13 @@ use govsandbox::policy::{
     repositories::Repositories,
 };
 
-use govsandbox_ebpf::decide::path::Operation as Decided;
+use govsandbox_ebpf::{
+    abi::rule::Automaton,
+    decide::{
+        automaton::{below, decide_symlink},
+        path::Operation as Decided,
+    },
+};
 
 use crate::bed::{DENIED_CHANGE, Event, TestBed, args, backend, log::written, toml_string};
 
@@ -316,6 +322,30 @@ fn folder(tables: &Tables<'_>, path: &Path) -> Answer {
     answer
 }
 
+/// The rule by which a symlink does not come to stand where rules by name hold below.
+const IN_PLACE: &str = "builtin/symlink-in-place";
+
+impl Operation {
+    /// Where it makes a symlink stand.
+    fn new_symlink(&self) -> Option<PathBuf> {
+        let is_one = match self.verb {
+            "symlink" => true,
+            "rename" => self.path.is_symlink(),
+            _ => false,
+        };
+        self.target.as_deref().filter(|_| is_one).map(real_name)
+    }
+}
+
+/// The same answer by the text of the rules.
+fn may_be_symlink(tables: &Tables<'_>, automaton: &Automaton, place: &Path) -> bool {
+    let path = place.as_os_str().as_encoded_bytes();
+    let mut literals = tables.compiled().paths.literals.iter();
+    let folder = place.parent().unwrap().as_os_str().as_encoded_bytes();
+    literals.all(|literal| literal.path == place || !literal.path.starts_with(place))
+        && decide_symlink(automaton, below(automaton, folder), below(automaton, path)).allow
+}
+
 /// The last name itself, what leads to it followed.
 fn real_name(path: &Path) -> PathBuf {
     let folder = path.parent().unwrap();
@@ -454,7 +484,7 @@ fn one_policy(bed: &TestBed, random: &mut Random, count: usize, seed: u64, sum: 
     let mut child = start.spawn();
     let (mut ask, mut answers) =
         (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()).lines());
-    let mut expected: Vec<(Operation, Vec<Answer>, String, bool, bool)> = Vec::new();
+    let mut expected: Vec<(Operation, Vec<Answer>, String, bool, bool, Option<&str>)> = Vec::new();
     for _ in 0..count {
         let operation = operation(&tree, random);
         let said = operation.ask(&tables);
@@ -462,7 +492,9 @@ fn one_policy(bed: &TestBed, random: &mut Random, count: usize, seed: u64, sum: 
         let named = [Some(&operation.path), operation.target.as_ref()].into_iter().flatten();
         let by_lists = named.into_iter().any(|path| !folder(&tables, path).verdict.allowed);
         let denying: Vec<Answer> = said.into_iter().filter(|answer| !answer.verdict.allowed).collect();
-        let must = denying.iter().any(|refusal| known.is_held(&operation, refusal, landlock));
+        let in_place =
+            operation.new_symlink().is_some_and(|place| !may_be_symlink(&tables, &loaded.automaton, &place));
+        let must = in_place || denying.iter().any(|refusal| known.is_held(&operation, refusal, landlock));
         let inode = fs::metadata(&operation.path).ok().map(|found| found.ino());
         // A folder stays where it is when rules by name would mean something else below its new path.
         let moves_names = operation.verb == "rename" && operation.path.is_dir();
@@ -481,7 +513,7 @@ fn one_policy(bed: &TestBed, random: &mut Random, count: usize, seed: u64, sum: 
         let tell = || {
             format!("seed {seed}: {operation:?} came to `{answer}`; the host refuses by {denying:#?}\n{text}")
         };
-        if makes_sense && denying.is_empty() && refused {
+        if makes_sense && denying.is_empty() && !in_place && refused {
             // Where a mount holds a rule's place, names don't cross it.
             let by_mount = ["EXDEV", "EBUSY", "EROFS"].contains(&answer.as_str()) && operation.verb != "read";
             let by_other_name = inode.is_some_and(|inode| known.matched.contains(&inode));
@@ -501,7 +533,9 @@ fn one_policy(bed: &TestBed, random: &mut Random, count: usize, seed: u64, sum: 
             sum.refused += 1;
             // What is known of an inode, of a link on the way and of the names below a folder may be named first.
             let is_matched = inode.is_some_and(|inode| known.matched.contains(&inode));
-            expected.push((operation, denying, answer, by_lists, moves_names || is_matched || is_link));
+            let by_more = moves_names || is_matched || is_link && !in_place;
+            let by_place = in_place.then_some(IN_PLACE);
+            expected.push((operation, denying, answer, by_lists, by_more, by_place));
         } else if answer.starts_with("ok") {
             known.touched.extend(inode);
         }
@@ -511,11 +545,12 @@ fn one_policy(bed: &TestBed, random: &mut Random, count: usize, seed: u64, sum: 
     assert!(run.status.success(), "{run}");
     let mut events: Vec<&Event> =
         [run.log.all_denied("file.open"), run.log.all_denied("file.change")].concat();
-    for (operation, denying, answer, by_lists, by_more) in &expected {
+    for (operation, denying, answer, by_lists, by_more, by_place) in &expected {
         // By Landlock, whatever else refuses it.
         let unlisted = (*by_lists && answer != "EPERM").then(|| "default/filesystem.write".to_owned());
         let mut rules: Vec<String> =
             denying.iter().filter_map(|answer| Some(answer.verdict.rule.as_ref()?.id.0.clone())).collect();
+        rules.extend(by_place.map(str::to_owned));
         if answer != "EPERM" {
             // Landlock or a mount came first: the rule is found from the path alone, other names of the file are not known.
             let act = if operation.actions()[0] == "read" { Decided::Read } else { Decided::Change };

@@ -23,6 +23,7 @@ mod limits;
 mod lists;
 mod odd;
 mod open;
+mod place;
 mod privilege;
 mod stale;
 mod tree;

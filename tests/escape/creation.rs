@@ -11,7 +11,8 @@ fn new(name: &str, what: &'static str, source: &'static str) -> Attempt {
     Attempt::new(format!("creation-{name}"), Class::Creation, what, source)
 }
 
-const BEHIND: &str = "A symlink may be made where a pattern is about what lies behind it";
+/// A symlink in the place of a folder.
+const IN_PLACE: Told = Told::Event { kind: "file.change", rule: "builtin/symlink-in-place", about: "{name}" };
 /// A folder that would carry others to where other rules hold.
 const SHIFTED: Told = Told::Event { kind: "file.change", rule: "", about: "{name}" };
 
@@ -110,8 +111,7 @@ pub(crate) fn attempts() -> Vec<Attempt> {
             fs::write("mine/inner-1.conf", "mine")?;
             symlink("mine", "hold")
         })
-        .lsm_told(SHIFTED)
-        .not_held(BEHIND),
+        .told(IN_PLACE),
         new(
             "rename-symlink-pattern",
             "a symlink to a folder, renamed to where a pattern is about",
@@ -124,8 +124,7 @@ pub(crate) fn attempts() -> Vec<Attempt> {
             symlink("mine", "elsewhere")?;
             fs::rename("elsewhere", "hold")
         })
-        .lsm_told(SHIFTED)
-        .not_held(BEHIND),
+        .told(IN_PLACE),
         new("link-symlink-pattern", "a second name for a symlink, where a pattern is about", "link(2)")
             .protect("**/hold/inner-*.conf")
             .changes_new("hold", |_| {
@@ -134,8 +133,7 @@ pub(crate) fn attempts() -> Vec<Attempt> {
                 symlink("mine", "elsewhere")?;
                 fs::hard_link("elsewhere", "hold")
             })
-            .lsm_told(SHIFTED)
-            .not_held(BEHIND),
+            .told(IN_PLACE),
         new("exchange-folder-pattern", "two folders exchanged, one where a pattern is about", "renameat2(2)")
             .protect("**/hold/inner-*.conf")
             .guards("hold")
@@ -143,9 +141,7 @@ pub(crate) fn attempts() -> Vec<Attempt> {
             .changes(|_| {
                 fs::create_dir("mine")?;
                 fs::write("mine/inner-1.conf", "mine")?;
-                let (one, other, cwd) = (c("mine"), c("hold"), libc::AT_FDCWD);
-                call!(libc::SYS_renameat2, cwd, one.as_ptr(), cwd, other.as_ptr(), libc::RENAME_EXCHANGE)
-                    .map(drop)
+                exchange("mine", "hold")
             })
             .lsm_told(SHIFTED)
             .fanotify_told(SHIFTED),
@@ -197,7 +193,124 @@ pub(crate) fn attempts() -> Vec<Attempt> {
             .fanotify_told(crate::attempt::BY_KERNEL),
     ];
     all.extend(outside());
+    all.extend(symlinks());
     all
+}
+
+/// Symlinks that lead elsewhere in the place of what a rule names from above.
+fn symlinks() -> Vec<Attempt> {
+    let mine = || {
+        fs::create_dir("mine")?;
+        fs::write("mine/file", "mine")
+    };
+    vec![
+        new("symlink-anchored", "a symlink above a protected path that is not there yet", "symlink(2)")
+            .protect("not/yet/file")
+            .changes_new("not", move |_| {
+                fs::create_dir_all("mine/yet")?;
+                fs::write("mine/yet/file", "mine")?;
+                symlink("mine", "not")
+            })
+            .told(IN_PLACE),
+        new("symlink-denied", "a symlink above a denied pattern, to be filled by others", "symlink(2)")
+            .deny("**/hold-*/key")
+            .changes_new("hold-1", move |_| mine().and_then(|()| symlink("mine", "hold-1")))
+            .told(IN_PLACE),
+        new("exchange-symlink", "a symlink exchanged with the folder", "renameat2(2)")
+            .protect("**/hold/inner-*.conf")
+            .guards("hold")
+            .staged(|stage| drop(stage.dir("hold")))
+            .changes(move |_| {
+                mine()?;
+                symlink("mine", "link")?;
+                exchange("link", "hold")
+            })
+            .lsm_told(SHIFTED)
+            .fanotify_told(IN_PLACE),
+        new("exchange-symlink-back", "the folder exchanged with a symlink", "renameat2(2)")
+            .protect("**/hold/inner-*.conf")
+            .guards("hold")
+            .staged(|stage| drop(stage.dir("hold")))
+            .changes(move |_| {
+                mine()?;
+                symlink("mine", "link")?;
+                exchange("hold", "link")
+            })
+            .lsm_told(SHIFTED)
+            .fanotify_told(IN_PLACE),
+        new(
+            "symlink-carried",
+            "a symlink in a folder that is renamed to where a pattern is about",
+            "rename(2)",
+        )
+        .protect("**/hold/below/*.conf")
+        .changes_new("hold", move |_| {
+            mine()?;
+            fs::create_dir("carrier")?;
+            symlink("../mine", "carrier/below")?;
+            fs::rename("carrier", "hold")
+        })
+        .lsm_told(SHIFTED)
+        .fanotify_told(IN_PLACE),
+        new("symlink-dirfd", "a symlink by its folder's descriptor", "symlinkat(2)")
+            .protect("**/hold/inner-*.conf")
+            .changes_new("sub/hold", move |at| {
+                use std::os::fd::AsRawFd;
+                mine()?;
+                fs::create_dir("sub")?;
+                let folder = open(at.path("sub"), libc::O_PATH)?;
+                let (text, name) = (c("../mine"), c("hold"));
+                call!(libc::SYS_symlinkat, text.as_ptr(), folder.as_raw_fd(), name.as_ptr()).map(drop)
+            })
+            .told(IN_PLACE),
+        new("link-on-the-way", "a link that a link on the way leads through, replaced", "path_resolution(7)")
+            .protect("conf/kept")
+            .guards("store")
+            .staged(|stage| {
+                stage.file("real/kept", "as it was");
+                stage.symlink("store", "real");
+                stage.symlink("conf", "store");
+            })
+            .changes(move |_| {
+                mine()?;
+                fs::remove_file("store")?;
+                symlink("mine", "store")
+            }),
+        new("folder-of-a-link", "the folder that a link on the way lies in, replaced", "path_resolution(7)")
+            .protect("above/conf/kept")
+            .guards("above")
+            .staged(|stage| {
+                stage.file("real/kept", "as it was");
+                stage.dir("above");
+                stage.symlink("above/conf", "../real");
+            })
+            .changes(move |_| {
+                fs::rename("above", "away")?;
+                fs::create_dir_all("above/conf")?;
+                fs::write("above/conf/kept", "mine")
+            }),
+        new("link-to-missing", "a link on the way to a path that is not there yet, replaced", "symlink(2)")
+            .protect("conf/later")
+            .guards("conf")
+            .staged(|stage| {
+                stage.dir("real");
+                stage.symlink("conf", "real");
+            })
+            .changes(move |_| {
+                mine()?;
+                fs::remove_file("conf")?;
+                symlink("mine", "conf")
+            }),
+        new("dangling-rule", "what a protected dangling symlink leads to, made", "open(2), O_CREAT")
+            .protect("door")
+            .staged(|stage| stage.symlink("door", "later"))
+            .changes_new("later", |_| fs::write("later", "mine")),
+    ]
+}
+
+fn exchange(one: &str, other: &str) -> io::Result<()> {
+    let (one, other, cwd) = (c(one), c(other), libc::AT_FDCWD);
+    call!(libc::SYS_renameat2, cwd, one.as_ptr(), cwd, other.as_ptr(), libc::RENAME_EXCHANGE).map(drop)
 }
 
 /// Outside of the write list nothing is made, removed or cut.

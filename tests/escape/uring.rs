@@ -14,6 +14,9 @@ fn new(name: &str, what: &'static str, source: &'static str) -> Attempt {
     Attempt::new(format!("uring-{name}"), Class::IoUring, what, source)
 }
 
+/// A symlink in the place of a folder.
+const IN_PLACE: Told = Told::Event { kind: "file.change", rule: "builtin/symlink-in-place", about: "{name}" };
+
 /// Without rings nothing else is asked.
 fn closed(attempt: Attempt) -> Attempt {
     attempt.fanotify_refused(&[libc::ENOSYS]).fanotify_told(MISSING)
@@ -202,6 +205,28 @@ fn changes() -> Vec<Attempt> {
                 let entry = Sqe { off: to.as_ptr() as u64, ..Sqe::at(ring::OP_SYMLINKAT, c"mine") };
                 Ring::new(0)?.run(entry).map(drop)
             }),
+        new("symlink-in-place", "a symlink where a pattern is about what lies below", "IORING_OP_SYMLINKAT")
+            .protect("**/hold/inner-*.conf")
+            .changes_new("hold", |at| {
+                let to = c(at.path("hold"));
+                let entry = Sqe { off: to.as_ptr() as u64, ..Sqe::at(ring::OP_SYMLINKAT, c"mine") };
+                Ring::new(0)?.run(entry).map(drop)
+            })
+            .lsm_told(IN_PLACE),
+        new("rename-in-place", "a symlink renamed to where a pattern is about", "IORING_OP_RENAMEAT")
+            .protect("**/hold/inner-*.conf")
+            .changes_new("hold", move |at| {
+                std::os::unix::fs::symlink("mine", "link")?;
+                two(ring::OP_RENAMEAT, &at.path("link"), &at.path("hold"), 0)
+            })
+            .lsm_told(IN_PLACE),
+        new("link-in-place", "a second name for a symlink where a pattern is about", "IORING_OP_LINKAT")
+            .protect("**/hold/inner-*.conf")
+            .changes_new("hold", move |at| {
+                std::os::unix::fs::symlink("mine", "link")?;
+                two(ring::OP_LINKAT, &at.path("link"), &at.path("hold"), 0)
+            })
+            .lsm_told(IN_PLACE),
         new("setxattr", "an attribute of a protected file", "IORING_OP_SETXATTR").keeps("kept").changes(
             |at| {
                 let path = c(at.kept());

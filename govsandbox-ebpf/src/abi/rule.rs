@@ -21,6 +21,9 @@ pub struct Hits {
 /// below its old one.
 pub const RULE_MOVED: u16 = u16::MAX;
 
+/// Likewise: no symlink may stand in the place of a folder below which rules by name hold.
+pub const RULE_SYMLINK: u16 = u16::MAX - 1;
+
 impl Hits {
     /// Nothing matches.
     pub const NONE: Self = Self { deny: 0, protect: 0 };

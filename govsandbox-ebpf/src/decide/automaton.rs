@@ -1,7 +1,7 @@
 //! Runs a path automaton over the bytes of an absolute path.
 
 use super::Decision;
-use crate::abi::rule::{AUTOMATON_STATES_MAX, AUTOMATON_TRANSITIONS_MAX, Automaton, Hits, RULE_MOVED};
+use crate::abi::rule::{AUTOMATON_STATES_MAX, AUTOMATON_TRANSITIONS_MAX, Automaton, Hits, RULE_MOVED, RULE_SYMLINK};
 
 /// The state before the first byte.
 pub const START: u32 = 1;
@@ -61,6 +61,36 @@ pub fn below(automaton: &Automaton, path: &[u8]) -> u32 {
 #[must_use]
 pub const fn decide_moved(old: u32, new: u32) -> Decision {
     if old == new { Decision::ALLOW } else { Decision::deny(RULE_MOVED) }
+}
+
+/// Bytes of the name that stands for all which no rule is about. They are zeros, which are in no name and in no pattern, and
+/// so many that hardly a pattern asks for just that length with `?`.
+const OTHER_NAME_BYTES: u32 = 32;
+
+/// The state behind a folder whose name no rule is about, in the folder behind which the automaton is in `state`.
+#[inline(always)]
+#[must_use]
+pub fn below_other(automaton: &Automaton, mut state: u32) -> u32 {
+    let mut taken = 0;
+    while taken < OTHER_NAME_BYTES {
+        state = next(automaton, state, 0);
+        taken += 1;
+    }
+    next(automaton, state, b'/')
+}
+
+/// Decides whether a symlink may stand at a path, by the states behind its folder (`folder`) and behind the path itself
+/// (`place`), as [`below`] has them. Where it leads is judged by another path than the one that rules name. So rules must
+/// mean the same below the path as below a folder beside it that no rule is about, and as below such a folder in it: then
+/// the name counts for nothing, and what holds there holds by `**`, wherever the symlink leads.
+#[inline(always)]
+#[must_use]
+pub fn decide_symlink(automaton: &Automaton, folder: u32, place: u32) -> Decision {
+    if place == below_other(automaton, folder) && place == below_other(automaton, place) {
+        Decision::ALLOW
+    } else {
+        Decision::deny(RULE_SYMLINK)
+    }
 }
 
 /// The rules that match an absolute path (`/a/b`, no slash at the end) or a folder above it.

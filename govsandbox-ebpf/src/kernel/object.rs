@@ -8,7 +8,7 @@ use govsandbox_ebpf::{
         event::EventRecord,
         rule::{Automaton, Hits, TagKey},
     },
-    decide::automaton,
+    decide::{Decision, automaton},
 };
 
 use super::{
@@ -213,6 +213,21 @@ pub unsafe fn state_below(slot: u32, scratch: *mut Scratch) -> u32 {
         let automaton = &*core::ptr::from_ref(words).cast::<Automaton>();
         let last = (*scratch).scan.components.wrapping_sub(1) as usize & (CHAIN_MAX - 1);
         automaton::next(automaton, (*scratch).kept[last], b'/')
+    }
+}
+
+/// Whether a symlink may stand at the path that [`by_path`] scanned last.
+///
+/// # Safety
+/// `scratch` points to a task's scratch.
+#[inline(always)]
+pub unsafe fn may_be_symlink(slot: u32, scratch: *mut Scratch) -> Decision {
+    // SAFETY: as in `state_below`.
+    unsafe {
+        let place = state_below(slot, scratch);
+        let Some(words) = maps::AUTOMATA.get_value(&slot, &0) else { return Decision::ALLOW };
+        let automaton = &*core::ptr::from_ref(words).cast::<Automaton>();
+        automaton::decide_symlink(automaton, (*scratch).scan.folder_state, place)
     }
 }
 

@@ -23,6 +23,7 @@ use crate::{
         automaton::{self, AutomatonError},
         compile::{GlobRule, LiteralRule, PathEffect, PathPlan},
         rule::glob,
+        way::Way,
     },
     sys::{clone, file_system, mountinfo, open_files},
 };
@@ -75,7 +76,7 @@ pub enum PrepareError {
     Mountinfo(#[source] io::Error),
 }
 
-/// Finds what exists and holds it by inode; what does not exist yet becomes a pattern, its nearest folder is pinned.
+/// Finds what exists and holds it by inode; what does not exist yet becomes a pattern. The way there is pinned.
 ///
 /// # Errors
 /// [`PrepareError`].
@@ -93,13 +94,14 @@ pub fn prepare(
     let mut globs = paths.globs.clone();
     for literal in &paths.literals {
         let LiteralRule { path, effect, rule } = literal;
+        let way = Way::of(path);
         match path.canonicalize() {
             Ok(resolved) => {
                 let hits = match effect {
                     PathEffect::Deny => Hits { deny: rule.0, protect: 0 },
                     PathEffect::Protect => Hits { deny: 0, protect: rule.0 },
                 };
-                holding.path(path, TagRule { hits, pinned: 0, own: 0 }, rule.0, &points)?;
+                holding.path(&resolved, TagRule { hits, pinned: rule.0, own: 0 }, &points)?;
                 // Where a file may come back as another inode its path is what stays.
                 if file_system::unstable(&resolved).is_some() {
                     use std::os::unix::ffi::OsStrExt as _;
@@ -108,38 +110,23 @@ pub fn prepare(
                 }
             }
             Err(_) => {
-                let (folder, pattern) = place_of(path);
-                holding.place(&folder, rule.0)?;
+                use std::os::unix::ffi::OsStrExt as _;
+                let pattern = glob::quote(way.end.as_os_str().as_bytes());
                 globs.push(GlobRule { pattern, effect: *effect, rule: RuleIndex(rule.0) });
             }
         }
+        holding.pin(way.names(), rule.0)?;
     }
     for path in own_files.iter().filter(|path| path.exists()) {
-        holding.path(path, TagRule { hits: Hits::NONE, pinned: 0, own: own_rule }, own_rule, &points)?;
+        let way = Way::of(path);
+        holding.path(&way.end, TagRule { hits: Hits::NONE, pinned: own_rule, own: own_rule }, &points)?;
+        holding.pin(way.names(), own_rule)?;
     }
     let mut held = holding.into_held();
     for (path, hits) in programs.iter().flat_map(|programs| &programs.held) {
         held.extend(Held::program(path, *hits)?);
     }
     Ok(Prepared { held, automaton: automaton::build(&globs)? })
-}
-
-/// The nearest folder that exists, symlinks followed, and a pattern for the names below it.
-fn place_of(path: &Path) -> (PathBuf, Vec<u8>) {
-    use std::os::unix::ffi::OsStrExt as _;
-    for ancestor in path.ancestors().skip(1) {
-        if let (Ok(folder), Ok(rest)) = (ancestor.canonicalize(), path.strip_prefix(ancestor)) {
-            let mut pattern = Vec::new();
-            for byte in folder.join(rest).as_os_str().as_bytes() {
-                if b"*?[]{}\\".contains(byte) {
-                    pattern.push(b'\\');
-                }
-                pattern.push(*byte);
-            }
-            return (folder, pattern);
-        }
-    }
-    (PathBuf::from("/"), path.as_os_str().as_bytes().to_vec())
 }
 
 /// Marks a child of this process, lets it open a file that a rule denies and one that none does, and sees what it gets.
@@ -205,16 +192,4 @@ fn open_two_files(loaded: &Loaded, folder: &Path) -> Result<i32, FillError> {
     // The next sandbox of this process has the same id, and would take the trial's records for its own.
     while rings.drain(|_, _| {}) {}
     Ok(status.and_then(|(_, status)| status.exit_status()).unwrap_or(ALLOWED_REFUSED))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_missing_path_becomes_a_pattern_below_the_nearest_folder() {
-        let (folder, pattern) = place_of(Path::new("/proc/self/no*such/deep"));
-        assert_eq!(folder, Path::new("/proc").join(std::process::id().to_string()));
-        assert_eq!(pattern, format!("/proc/{}/no\\*such/deep", std::process::id()).into_bytes());
-    }
 }

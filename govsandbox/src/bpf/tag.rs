@@ -101,40 +101,23 @@ impl Holding {
         Ok(())
     }
 
-    /// Holds a path that exists: itself, the mounts below it, the names that lead to it.
-    ///
-    /// `pin` is the rule for the folders above and the symlinks on the way: they can't be renamed, removed or replaced.
+    /// Holds a path that exists, symlinks followed: itself and the mounts below it.
     ///
     /// # Errors
-    /// When something on the way can't be opened.
-    pub fn path(
-        &mut self,
-        path: &Path,
-        rule: TagRule,
-        pin: u16,
-        mount_points: &[PathBuf],
-    ) -> Result<(), TagError> {
-        let resolved = path
-            .canonicalize()
-            .map_err(|source| TagError::Open { path: path.display().to_string(), source })?;
-        self.add(&resolved, TagRule { pinned: pin, ..rule })?;
-        for below in mount_points.iter().filter(|point| *point != &resolved && point.starts_with(&resolved)) {
-            self.add(below, rule)?;
-        }
-        let pinned = TagRule { hits: Hits::NONE, pinned: pin, own: 0 };
-        for ancestor in resolved.ancestors().skip(1).chain(links_on(path).iter().map(PathBuf::as_path)) {
-            self.add(ancestor, pinned)?;
-        }
-        Ok(())
+    /// When something can't be opened.
+    pub fn path(&mut self, path: &Path, rule: TagRule, mount_points: &[PathBuf]) -> Result<(), TagError> {
+        self.add(path, rule)?;
+        let below = mount_points.iter().filter(|point| *point != path && point.starts_with(path));
+        below.into_iter().try_for_each(|point| self.add(point, TagRule { pinned: 0, ..rule }))
     }
 
-    /// Holds the place of a path that does not exist: its nearest folder that does, and those above.
+    /// Keeps names in place, as far as they are there: they can't be renamed, removed or replaced.
     ///
     /// # Errors
     /// As [`Self::path`].
-    pub fn place(&mut self, folder: &Path, pin: u16) -> Result<(), TagError> {
+    pub fn pin<'a>(&mut self, names: impl Iterator<Item = &'a Path>, pin: u16) -> Result<(), TagError> {
         let pinned = TagRule { hits: Hits::NONE, pinned: pin, own: 0 };
-        folder.ancestors().try_for_each(|ancestor| self.add(ancestor, pinned))
+        names.into_iter().try_for_each(|name| self.add(name, pinned))
     }
 
     /// What was gathered.
@@ -142,13 +125,6 @@ impl Holding {
     pub fn into_held(self) -> Vec<Held> {
         self.held
     }
-}
-
-/// Symlinks among a path's own prefixes.
-fn links_on(path: &Path) -> Vec<PathBuf> {
-    let is_link =
-        |prefix: &&Path| prefix.symlink_metadata().is_ok_and(|found| found.file_type().is_symlink());
-    path.ancestors().filter(is_link).map(Path::to_owned).collect()
 }
 
 /// Gives each object its tag; one that another sandbox has tagged keeps it. The caller holds the lock.
@@ -179,7 +155,7 @@ mod tests {
     use super::*;
 
     const DENY: fn(u16) -> TagRule =
-        |rule| TagRule { hits: Hits { deny: rule, protect: 0 }, pinned: 0, own: 0 };
+        |rule| TagRule { hits: Hits { deny: rule, protect: 0 }, pinned: rule, own: 0 };
 
     #[test]
     fn an_inode_is_held_once_by_whatever_name_with_the_better_rule() {
@@ -190,11 +166,14 @@ mod tests {
         std::fs::write(&other, "").unwrap();
         std::fs::hard_link(&one, &link).unwrap();
         let mut holding = Holding::default();
-        holding.path(&one, DENY(7), 7, &[]).unwrap();
+        holding.path(&one, DENY(7), &[]).unwrap();
+        holding.pin(one.ancestors().skip(1), 7).unwrap();
         let with_one = holding.held.len();
-        holding.path(&link, DENY(3), 3, &[]).unwrap();
+        holding.path(&link, DENY(3), &[]).unwrap();
+        holding.pin(link.ancestors().skip(1), 3).unwrap();
         assert_eq!(holding.held.len(), with_one, "the same inode, the same folders above it");
-        holding.path(&other, DENY(9), 9, &[]).unwrap();
+        holding.path(&other, DENY(9), &[]).unwrap();
+        holding.pin(other.ancestors().skip(1), 9).unwrap();
         let held = holding.into_held();
         assert_eq!(held.len(), with_one + 1);
         assert_eq!(held[0].rule, TagRule { pinned: 7, ..DENY(3) });

@@ -15,7 +15,7 @@ use govsandbox_ebpf::abi::{
         RecordOutcome,
     },
     exec::ExecTable,
-    rule::{Automaton, Loss, Lost, RULE_MOVED},
+    rule::{Automaton, Loss, Lost, RULE_MOVED, RULE_SYMLINK},
 };
 
 pub use super::record::DecodeError;
@@ -269,6 +269,7 @@ impl Decoder {
         }
         let id = match (outcome, record.kind) {
             _ if record.head.rule == RULE_MOVED => "builtin/renamed-folder",
+            _ if record.head.rule == RULE_SYMLINK => "builtin/symlink-in-place",
             (Outcome::Allowed | Outcome::Failed, _) => return None,
             (Outcome::Denied | Outcome::WouldDeny, RecordKind::Connect | RecordKind::Send) => {
                 "default/network.allow"

@@ -31,6 +31,7 @@ pub mod repositories;
 pub mod rule;
 mod suggest;
 pub mod unenforced;
+pub mod way;
 
 pub use context::{Context, ContextError, User};
 pub use error::{ExtendsError, PolicyError};

@@ -33,7 +33,7 @@ struct Seen {
     inode: Option<(u64, u64)>,
     /// Of the path itself, should it be a symlink.
     own: Option<(u64, u64)>,
-    /// The symlinks among its own prefixes, by their real names.
+    /// Every symlink on the way, by its real name.
     links: Vec<PathBuf>,
 }
 
@@ -184,13 +184,11 @@ impl Oracle<'_> {
     fn seen(&self, path: &Path) -> Rc<Seen> {
         let fresh = || {
             let of = |found: fs::Metadata| (found.dev(), found.ino());
-            let is_link = |name: &&Path| fs::symlink_metadata(name).is_ok_and(|found| found.is_symlink());
-            let by_name = |link: &Path| really(link.parent().unwrap()).join(link.file_name().unwrap());
             Rc::new(Seen {
                 real: really(path),
                 inode: fs::metadata(path).ok().map(of),
                 own: fs::symlink_metadata(path).ok().map(of),
-                links: path.ancestors().filter(is_link).map(by_name).collect(),
+                links: links_met(path, 0),
             })
         };
         Rc::clone(self.seen.borrow_mut().entry(path.to_owned()).or_insert_with(fresh))
@@ -201,7 +199,7 @@ impl Oracle<'_> {
         self.literal_trimmed(pattern).iter().any(|path| {
             let rule = self.seen(path);
             let is_above = rule.real.starts_with(object) && rule.real != object;
-            is_above || rule.links.iter().any(|link| link == object)
+            is_above || rule.links.iter().any(|link| link.starts_with(object))
         })
     }
 
@@ -255,6 +253,25 @@ fn really(path: &Path) -> PathBuf {
         }
     }
     real
+}
+
+/// The symlinks that a path leads through, by their real names: each of its prefixes that is one, and what that one's text
+/// leads through.
+fn links_met(path: &Path, depth: u32) -> Vec<PathBuf> {
+    let mut met = Vec::new();
+    for prefix in path.ancestors() {
+        let (Ok(target), Some(folder), Some(name)) =
+            (fs::read_link(prefix), prefix.parent(), prefix.file_name())
+        else {
+            continue;
+        };
+        let folder = really(folder);
+        if depth < 40 {
+            met.extend(links_met(&folder.join(target), depth + 1));
+        }
+        met.push(folder.join(name));
+    }
+    met
 }
 
 /// `NAME.*` of a writable file `NAME`.

@@ -36,6 +36,7 @@ const ALLOWED: [(&str, &[&str]); 15] = [
             "policy::compile",
             "policy::git_config",
             "policy::rule::glob",
+            "policy::way",
             "ebpf::abi",
             "ebpf::decide",
             "bpf",

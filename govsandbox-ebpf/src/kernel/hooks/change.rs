@@ -19,6 +19,9 @@ use crate::kernel::{
     walk::{self, Location, Written},
 };
 
+/// `RENAME_EXCHANGE` (include/uapi/linux/fs.h).
+const RENAME_EXCHANGE: u32 = 2;
+
 /// One object of a change.
 #[derive(Clone, Copy)]
 pub(super) struct Name {
@@ -27,13 +30,21 @@ pub(super) struct Name {
     location: Location,
     /// Its own name goes: what pins the name counts.
     leaves: bool,
+    /// A symlink comes to stand there.
+    symlink: bool,
 }
 
 impl Name {
     /// An entry of the folder whose `struct path` this is.
     #[inline(always)]
     fn entry(folder: *const u8, dentry: *const u8, leaves: bool) -> Self {
-        Self { dentry, location: Location::of_entry(folder as u64, dentry as u64), leaves }
+        Self { dentry, location: Location::of_entry(folder as u64, dentry as u64), leaves, symlink: false }
+    }
+
+    /// The same, where a symlink comes to stand there.
+    #[inline(always)]
+    fn with_symlink(self, symlink: bool) -> Self {
+        Self { symlink, ..self }
     }
 
     /// The object of a `struct path`.
@@ -41,13 +52,13 @@ impl Name {
     pub(super) unsafe fn path(path: *const u8) -> Self {
         // SAFETY: the caller's pointer is a hook's argument of that type.
         let dentry = unsafe { typed(path, &offsets::PATH_DENTRY) };
-        Self { dentry, location: Location::of_path(path as u64), leaves: false }
+        Self { dentry, location: Location::of_path(path as u64), leaves: false, symlink: false }
     }
 
     /// An object of which only the dentry is known.
     #[inline(always)]
     pub(super) fn dentry(dentry: *const u8) -> Self {
-        Self { dentry, location: Location { dentry: dentry as u64, mount: 0 }, leaves: false }
+        Self { dentry, location: Location { dentry: dentry as u64, mount: 0 }, leaves: false, symlink: false }
     }
 }
 
@@ -71,7 +82,7 @@ pub(super) use one_object;
 one_object!(
     path_mkdir: Create, |ctx| Name::entry(ctx.arg(0), ctx.arg(1), false);
     path_mknod: Create, |ctx| Name::entry(ctx.arg(0), ctx.arg(1), false);
-    path_symlink: Create, |ctx| Name::entry(ctx.arg(0), ctx.arg(1), false);
+    path_symlink: Create, |ctx| Name::entry(ctx.arg(0), ctx.arg(1), false).with_symlink(true);
     path_unlink: Unlink, |ctx| Name::entry(ctx.arg(0), ctx.arg(1), true);
     path_rmdir: Unlink, |ctx| Name::entry(ctx.arg(0), ctx.arg(1), true);
     path_truncate: Truncate, |ctx| Name::path(ctx.arg(0));
@@ -100,13 +111,23 @@ macro_rules! two_objects {
 // path_rename(old_dir, old_dentry, new_dir, new_dentry, flags); path_link(old_dentry, new_dir, new_dentry): a new name
 // for what a rule holds by another would undo the rule.
 two_objects!(
-    path_rename: Rename, 0, |ctx| Name::entry(ctx.arg(0), ctx.arg(1), true), Name::entry(ctx.arg(2), ctx.arg(3), true);
+    path_rename: Rename, 0,
+        |ctx| Name::entry(ctx.arg(0), ctx.arg(1), true).with_symlink(comes_back(ctx.arg(3), ctx.arg(4))),
+        Name::entry(ctx.arg(2), ctx.arg(3), true);
     path_rename_to: Rename, FLAG_TARGET_FIRST,
-        |ctx| Name::entry(ctx.arg(2), ctx.arg(3), true), Name::entry(ctx.arg(0), ctx.arg(1), true);
+        |ctx| Name::entry(ctx.arg(2), ctx.arg(3), true).with_symlink(moved::is_symlink(ctx.arg(1))),
+        Name::entry(ctx.arg(0), ctx.arg(1), true);
     path_link: Link, 0, |ctx| Name::entry(ctx.arg(1), ctx.arg(0), false), Name::entry(ctx.arg(1), ctx.arg(2), false);
     path_link_to: Link, FLAG_TARGET_FIRST,
-        |ctx| Name::entry(ctx.arg(1), ctx.arg(2), false), Name::entry(ctx.arg(1), ctx.arg(0), false);
+        |ctx| Name::entry(ctx.arg(1), ctx.arg(2), false).with_symlink(moved::is_symlink(ctx.arg(0))),
+        Name::entry(ctx.arg(1), ctx.arg(0), false);
 );
+
+/// Is it a symlink that an exchange brings to the old name?
+#[inline(always)]
+fn comes_back(new: u64, flags: u32) -> bool {
+    flags & RENAME_EXCHANGE != 0 && moved::is_symlink(new)
+}
 
 /// Decides by one object and reports a refusal.
 #[inline(always)]
@@ -132,6 +153,11 @@ pub(super) unsafe fn judge<C: EbpfContext>(
     unsafe {
         let written = walk::write_path(scratch, subject.fs(), 0, name.location);
         let (decision, always) = weigh(subject, scratch, name, written);
+        let decision = if name.symlink && decision.allow {
+            object::may_be_symlink(subject.config.slot, scratch)
+        } else {
+            decision
+        };
         let decision = match told {
             Some((other, flags)) if action as u8 == RecordAction::Rename as u8 && decision.allow => {
                 let dentries = if flags & FLAG_TARGET_FIRST == 0 {

@@ -1,4 +1,5 @@
-//! Folders that are renamed: what lies below them gets other names without a hook of its own.
+//! Folders that are renamed: what lies below them gets other names without a hook of its own. Symlinks likewise stand for
+//! what lies behind them.
 
 use govsandbox_ebpf::decide::{Decision, automaton::decide_moved};
 
@@ -11,6 +12,7 @@ use crate::kernel::{
 
 const S_IFMT: u16 = 0o170_000;
 const S_IFDIR: u16 = 0o040_000;
+const S_IFLNK: u16 = 0o120_000;
 
 /// What the program of one side leaves in the scratch for that of the other: one looks at one path only.
 #[repr(C)]
@@ -55,7 +57,19 @@ pub(super) unsafe fn decide(
 /// Is there a folder under this name?
 #[inline(always)]
 fn is_folder(dentry: u64) -> bool {
+    kind(dentry) == S_IFDIR
+}
+
+/// Is there a symlink under this name?
+#[inline(always)]
+pub(super) fn is_symlink(dentry: u64) -> bool {
+    kind(dentry) == S_IFLNK
+}
+
+/// 0: nothing is there.
+#[inline(always)]
+fn kind(dentry: u64) -> u16 {
     let inode: u64 = probed(dentry, &offsets::DENTRY_D_INODE);
     let mode: u16 = probed(inode, &offsets::INODE_I_MODE);
-    inode != 0 && mode & S_IFMT == S_IFDIR
+    if inode == 0 { 0 } else { mode & S_IFMT }
 }

@@ -2,7 +2,6 @@
 
 use std::{
     collections::HashMap,
-    ffi::OsString,
     io,
     os::unix::{ffi::OsStrExt, fs::MetadataExt},
     path::{Path, PathBuf},
@@ -27,11 +26,11 @@ use crate::{
         mount::{MountPlan, resolve, table::MountTable},
         plan::FanotifyPlan,
     },
-    policy::compile::{PathEffect, PathPlan},
+    policy::{
+        compile::{PathEffect, PathPlan},
+        way::Way,
+    },
 };
-
-/// `MAXSYMLINKS` of include/linux/namei.h.
-const LINKS_MAX: usize = 40;
 
 /// What it is made from.
 #[derive(Debug)]
@@ -96,11 +95,11 @@ pub fn prepare(input: Input<'_>) -> io::Result<Setup> {
             PathEffect::Deny => Hits { deny: rule, protect: 0 },
             PathEffect::Protect => Hits { deny: 0, protect: rule },
         };
-        let links = links_on_the_way(&literal.path);
+        let Way { end, links } = Way::of(&literal.path);
         setup.rules.links.extend(links.iter().map(|link| (bytes(link), hits)));
         match resolve(&literal.path)? {
             Some(path) => setup.hold_literal(&path, hits, &table)?,
-            None => setup.hold_missing(&literal.path, hits)?,
+            None => setup.hold_missing(&end, hits),
         }
     }
     if let Some(programs) = programs {
@@ -178,17 +177,10 @@ impl Setup {
         Ok(())
     }
 
-    /// The deepest folder that exists, resolved, and the names below it: judged when it is opened.
-    fn hold_missing(&mut self, path: &Path, hits: Hits) -> io::Result<()> {
-        for ancestor in path.ancestors().skip(1) {
-            if let Some(resolved) = resolve(ancestor)? {
-                let rest = path.strip_prefix(ancestor).map_err(io::Error::other)?;
-                self.rules.literals.push((bytes(&resolved.join(rest)), hits));
-                break;
-            }
-        }
+    /// Judged by its name when it is opened.
+    fn hold_missing(&mut self, path: &Path, hits: Hits) {
+        self.rules.literals.push((bytes(path), hits));
         self.fanotify.all_mounts = true;
-        Ok(())
     }
 
     fn hold_existing(&mut self, path: PathBuf, hits: Hits) -> io::Result<()> {
@@ -221,34 +213,6 @@ impl Setup {
             (&mut mounts.deny, &mut mounts.deny_unpinned)
         }
     }
-}
-
-/// Every symlink that looking up this path meets, by its own path; more than the kernel follows are not looked at.
-fn links_on_the_way(path: &Path) -> Vec<PathBuf> {
-    let mut links = Vec::new();
-    let mut at = PathBuf::from("/");
-    let mut rest: Vec<OsString> = Vec::new();
-    let push = |rest: &mut Vec<OsString>, path: &Path| {
-        rest.extend(path.components().rev().map(|one| one.as_os_str().to_owned()));
-    };
-    push(&mut rest, path);
-    while let Some(name) = rest.pop() {
-        match name.as_bytes() {
-            b"/" => at = PathBuf::from("/"),
-            b".." => drop(at.pop()),
-            _ => {
-                let next = at.join(&name);
-                match std::fs::read_link(&next) {
-                    Ok(text) if links.len() < LINKS_MAX => {
-                        push(&mut rest, &text);
-                        links.push(next);
-                    }
-                    Ok(_) | Err(_) => at = next,
-                }
-            }
-        }
-    }
-    links
 }
 
 fn same_object(alias: &Path, path: &Path) -> bool {

@@ -3,8 +3,11 @@
 use std::collections::HashMap;
 
 use govsandbox_ebpf::{
-    abi::rule::{Automaton, Hits},
-    decide::automaton::{Scan, scan},
+    abi::rule::{Automaton, Hits, RULE_SYMLINK},
+    decide::{
+        Decision,
+        automaton::{START, Scan, decide_symlink, next, scan},
+    },
 };
 
 use super::programs::ProgramRules;
@@ -56,11 +59,28 @@ impl PathRules {
             let scan = path.iter().fold(Scan::START, |scan, byte| scan.step(&self.automaton, *byte));
             scan.step(&self.automaton, b'/')
         };
-        let has_names_below = |folder: &[u8]| {
-            let mut named = self.literals.iter().chain(&self.links);
-            named.any(|(path, _)| path != folder && covers(folder, path))
-        };
-        below(one) == below(other) && !has_names_below(one) && !has_names_below(other)
+        below(one) == below(other) && !self.has_names_below(one) && !self.has_names_below(other)
+    }
+
+    /// May a symlink stand at this path? Not in the place of a folder below which rules hold by name.
+    #[must_use]
+    pub fn may_be_symlink(&self, path: &[u8]) -> Decision {
+        if self.has_names_below(path) {
+            return Decision::deny(RULE_SYMLINK);
+        }
+        let (mut folder, mut state) = (START, START);
+        for byte in path {
+            state = next(&self.automaton, state, *byte);
+            if *byte == b'/' {
+                folder = state;
+            }
+        }
+        decide_symlink(&self.automaton, folder, next(&self.automaton, state, b'/'))
+    }
+
+    fn has_names_below(&self, folder: &[u8]) -> bool {
+        let mut named = self.literals.iter().chain(&self.links);
+        named.any(|(path, _)| path != folder && covers(folder, path))
     }
 
     fn by_path(&self, path: &[u8]) -> Hits {
@@ -148,6 +168,23 @@ mod tests {
         assert!(!rules.holds_alike_below(b"/home/u", b"/home/v"));
         assert!(!rules.holds_alike_below(b"/home/v", b"/home"));
         assert!(rules.holds_alike_below(b"/home/ux", b"/home/v"));
+    }
+
+    #[test]
+    fn a_symlink_stands_where_no_rule_names_something_below() {
+        let mut rules = rules();
+        let glob = |pattern: &str| GlobRule {
+            pattern: pattern.into(),
+            effect: PathEffect::Protect,
+            rule: RuleIndex(1),
+        };
+        rules.automaton = automaton::build(&["/**/.claude/settings*.json", "/p/*/x"].map(glob)).unwrap();
+        for place in ["/home", "/home/u", "/srv/.claude", "/.claude", "/p", "/p/any"] {
+            assert_eq!(rules.may_be_symlink(place.as_bytes()), Decision::deny(RULE_SYMLINK), "{place}");
+        }
+        for place in ["/home/v", "/home/u/conf", "/home/u/.sshd", "/srv/.claude/agents", "/srv/a", "/p/a/b"] {
+            assert!(rules.may_be_symlink(place.as_bytes()).allow, "{place}");
+        }
     }
 
     #[test]

@@ -2,7 +2,10 @@
 
 use std::os::fd::{AsFd as _, OwnedFd};
 
-use govsandbox_ebpf::abi::{event::RecordAction, rule::Hits};
+use govsandbox_ebpf::abi::{
+    event::RecordAction,
+    rule::{Hits, RULE_SYMLINK},
+};
 use rustix::{
     fs::{
         Access, AtFlags, CWD, FileType, Gid, Mode, OFlags, RenameFlags, Stat, Uid, XattrFlags, accessat,
@@ -52,6 +55,11 @@ pub(super) fn act(judge: &Judge<'_>, caller: &Caller<'_>, request: Request) -> R
         Request::MakeSymlink { text, place } => {
             let entry = Entry::find(&place, caller.tid)?;
             settle_name(judge, caller, RecordAction::Create, &entry)?;
+            if let Some(path) = &entry.path {
+                let object = entry.object();
+                let deed = Deed { caller, action: RecordAction::Create, path, object, target: &[] };
+                judge.settle_symlink(deed, path, object.map(|_| Errno::EXIST))?;
+            }
             Ok(symlinkat(&text, &entry.folder, &entry.name)?)
         }
         Request::Change { target, change } => alter(judge, caller, target, &change),
@@ -106,9 +114,12 @@ fn rename(
     }
     judge.settle(deed, hits, instead)?;
     let exchanged = if flags.contains(RenameFlags::EXCHANGE) { replaced } else { None };
-    let is_folder = |found: &Option<Stat>| {
-        found.as_ref().is_some_and(|found| FileType::from_raw_mode(found.st_mode).is_dir())
-    };
+    for (found, place) in [(&moved, new), (&exchanged, old)] {
+        if kind_of(found).is_symlink() {
+            judge.settle_symlink(deed, place, instead)?;
+        }
+    }
+    let is_folder = |found: &Option<Stat>| kind_of(found).is_dir();
     if !(is_folder(&moved) || is_folder(&exchanged)) || !walk::may_differ(judge.rules, old, new) {
         return Ok(perform(flags)?);
     }
@@ -170,6 +181,7 @@ fn settle_below(
     match looked.map_err(Failed::Performer)? {
         Below::Same => Ok(()),
         Below::Held(hits) => judge.settle(deed, Some(hits), None),
+        Below::Symlink => judge.refuse(deed, RULE_SYMLINK),
         Below::Unknown => judge.settle(deed, None, None),
     }
 }
@@ -190,7 +202,11 @@ fn link(judge: &Judge<'_>, caller: &Caller<'_>, from: &Target, to: &Place) -> Re
         let replaced = to.object();
         let hits = both(judge.weigh(&path, Some(&found)), judge.weigh_entry(&to, replaced.as_ref()));
         let deed = Deed { caller, action: RecordAction::Link, path: &path, object: Some(found), target: new };
-        judge.settle(deed, hits, replaced.map(|_| Errno::EXIST))?;
+        let instead = replaced.map(|_| Errno::EXIST);
+        judge.settle(deed, hits, instead)?;
+        if kind_of(&Some(found)).is_symlink() {
+            judge.settle_symlink(deed, new, instead)?;
+        }
     }
     Ok(linkat(CWD, own_link(source.as_fd())?, &to.folder, &to.name, AtFlags::SYMLINK_FOLLOW)?)
 }
@@ -252,6 +268,10 @@ fn alter_object(caller: &Caller<'_>, handle: &OwnedFd, found: &Stat, change: &Ch
         }
     }
     Ok(())
+}
+
+fn kind_of(found: &Option<Stat>) -> FileType {
+    found.as_ref().map_or(FileType::Unknown, |found| FileType::from_raw_mode(found.st_mode))
 }
 
 fn take_umask(caller: &Caller<'_>) -> Result<(), Errno> {

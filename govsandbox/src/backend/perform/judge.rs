@@ -87,6 +87,21 @@ impl Judge<'_> {
         }
     }
 
+    /// Goes on if a symlink may come to stand at this path, as [`Judge::settle`] does.
+    pub(super) fn settle_symlink(
+        &self,
+        deed: Deed<'_>,
+        path: &[u8],
+        instead: Option<Errno>,
+    ) -> Result<(), Failed> {
+        let decision = self.rules.may_be_symlink(path);
+        match instead.filter(|_| !decision.allow) {
+            Some(errno) => Err(Failed::Errno(errno)),
+            None if decision.allow => Ok(()),
+            None => self.refuse(deed, decision.rule),
+        }
+    }
+
     /// Tells of it, then refuses; in audit mode tells alone.
     pub(super) fn refuse(&self, deed: Deed<'_>, rule: u16) -> Result<(), Failed> {
         let refused = self.mode == Mode::Enforce;

@@ -8,7 +8,7 @@ use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 
 use govsandbox_ebpf::abi::rule::Hits;
 use rustix::{
-    fs::{Dir, FileType, Mode, OFlags, openat},
+    fs::{AtFlags, Dir, FileType, Mode, OFlags, openat, statat},
     io::Errno,
 };
 
@@ -26,6 +26,8 @@ pub(super) enum Below {
     Same,
     /// A name that these hold, before or after.
     Held(Hits),
+    /// A symlink comes to stand where none may.
+    Symlink,
     /// It can't be told.
     Unknown,
 }
@@ -79,14 +81,20 @@ fn look(
         if before != after {
             return Ok(Below::Held(before.or(after)));
         }
-        let kind = entry.file_type();
-        if matches!(kind, FileType::Directory | FileType::Unknown) && before.deny == 0 {
+        let kind = match entry.file_type() {
+            FileType::Unknown => {
+                FileType::from_raw_mode(statat(folder, name, AtFlags::SYMLINK_NOFOLLOW)?.st_mode)
+            }
+            known => known,
+        };
+        if kind.is_symlink() && rules.may_be_symlink(&old).allow && !rules.may_be_symlink(&new).allow {
+            return Ok(Below::Symlink);
+        }
+        if kind.is_dir() && before.deny == 0 {
             let handle = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
             let inner = openat(folder, name, handle, Mode::empty())?;
             match look(rules, reporter, inner.as_fd(), (&old, &new), names, depth + 1) {
                 Ok(Below::Same) => {}
-                // Of an unknown kind, and no folder after all.
-                Err(Errno::NOTDIR) => {}
                 other => return other,
             }
         }

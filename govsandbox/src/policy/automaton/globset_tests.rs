@@ -23,13 +23,13 @@ const NAME_BYTES: [u8; 9] = *b"ab.-]\n\x80\xc3\xff";
 const SET_BYTES: [u8; 8] = *b"ab.-]!^\\";
 
 #[derive(Clone, Debug)]
-enum Component {
+pub(super) enum Component {
     AnyDepth,
     Name(Vec<Node>),
 }
 
 #[derive(Clone, Debug)]
-enum Node {
+pub(super) enum Node {
     Byte(u8),
     One,
     Run,
@@ -66,7 +66,7 @@ fn pattern() -> impl Strategy<Value = Vec<Component>> {
 }
 
 /// In the grammar of policies.
-fn ours(components: &[Component]) -> Vec<u8> {
+pub(super) fn ours(components: &[Component]) -> Vec<u8> {
     fn write(nodes: &[Node], out: &mut Vec<u8>) {
         for node in nodes {
             match node {
@@ -239,10 +239,10 @@ fn any_byte(rng: &mut TestRng) -> u8 {
 }
 
 /// What globset says of the path and of each folder above it.
-struct Oracle(globset::GlobMatcher);
+pub(super) struct Oracle(globset::GlobMatcher);
 
 impl Oracle {
-    fn of(components: &[Component]) -> Self {
+    pub(super) fn of(components: &[Component]) -> Self {
         let meant = components.iter().rposition(|component| matches!(component, Component::Name(_)));
         let text = theirs(&components[..=meant.unwrap()]);
         let mut glob = GlobBuilder::new(&text);
@@ -250,7 +250,7 @@ impl Oracle {
         Self(glob.build().unwrap_or_else(|error| panic!("{text:?}: {error}")).compile_matcher())
     }
 
-    fn covers(&self, path: &[u8]) -> bool {
+    pub(super) fn covers(&self, path: &[u8]) -> bool {
         use std::os::unix::ffi::OsStrExt as _;
         let text: Vec<u8> = path.iter().map(|byte| as_text(*byte)).collect();
         // A pattern with a name in it says nothing of the root, which is a folder above all.
@@ -260,7 +260,7 @@ impl Oracle {
 }
 
 /// Patterns with paths near to them.
-fn case() -> impl Strategy<Value = (Vec<Vec<Component>>, Vec<Vec<u8>>)> {
+pub(super) fn case() -> impl Strategy<Value = (Vec<Vec<Component>>, Vec<Vec<u8>>)> {
     prop::collection::vec(pattern(), 1..5).prop_perturb(|patterns, mut rng| {
         let mut paths: Vec<_> =
             (0..24).map(|turn| near(&patterns[turn % patterns.len()], &mut rng)).collect();

@@ -8,6 +8,8 @@ pub mod exec;
 #[cfg(test)]
 mod globset_tests;
 mod positions;
+#[cfg(test)]
+mod symlink_tests;
 
 use std::collections::{HashMap, VecDeque};
 

@@ -4,7 +4,6 @@ mod object;
 
 use std::{
     ffi::OsStr,
-    fs,
     os::unix::ffi::OsStrExt,
     path::{Path, PathBuf},
 };
@@ -22,7 +21,10 @@ use govsandbox_ebpf::{
 
 pub use object::{Act, Answer, Tables, Why};
 
-use super::compile::{AllowedPath, Compiled, Layer, OPEN_DEVICES, PathEffect, RuleInfo};
+use super::{
+    compile::{AllowedPath, Compiled, Layer, OPEN_DEVICES, PathEffect, RuleInfo},
+    way::Way,
+};
 use crate::id::RuleId;
 
 /// What the policy says.
@@ -86,31 +88,11 @@ pub fn with_links_followed(compiled: &Compiled) -> Compiled {
     followed
 }
 
-/// Links that are followed at most, as the kernel does (`MAXSYMLINKS`).
-const LINKS_MAX: usize = 40;
-
 /// Where a path really lies, if elsewhere. What does not exist yet is looked for by its nearest existing ancestor; a
-/// link that leads to nothing stands for what it names.
+/// link that leads to nothing stands for what it names, one that leads in circles for itself.
 #[must_use]
 pub fn real_path(path: &Path) -> Option<PathBuf> {
-    let mut at = path.to_owned();
-    for _ in 0..LINKS_MAX {
-        let (real, ancestor) =
-            at.ancestors().find_map(|ancestor| Some((fs::canonicalize(ancestor).ok()?, ancestor)))?;
-        let below = at.strip_prefix(ancestor).ok()?;
-        let mut names = below.components();
-        let Some(first) = names.next() else { return (real != path).then_some(real) };
-        match fs::read_link(real.join(first)) {
-            Ok(target) => at = join(&real.join(target), names.as_path()),
-            Err(_) => return Some(real.join(below)).filter(|real| real != path),
-        }
-    }
-    // In circles: it leads nowhere.
-    None
-}
-
-fn join(folder: &Path, below: &Path) -> PathBuf {
-    if below.as_os_str().is_empty() { folder.to_owned() } else { folder.join(below) }
+    Some(Way::of(path).end).filter(|end| end != path)
 }
 
 /// The rules that match this path or a folder above it.
@@ -183,6 +165,8 @@ fn default_rule(operation: Operation) -> RuleInfo {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
     use crate::id::RuleIndex;
 

@@ -16,7 +16,10 @@ use govsandbox_ebpf::{
 use super::{Verdict, by_allow_lists, hits_by_path, is_open_device, real_path, with_links_followed};
 use crate::{
     id::RuleId,
-    policy::compile::{Compiled, Layer, PathEffect, RuleInfo},
+    policy::{
+        compile::{Compiled, Layer, PathEffect, RuleInfo},
+        way::Way,
+    },
 };
 
 /// Device and number.
@@ -98,14 +101,14 @@ impl<'a> Tables<'a> {
                 let known = tables.held.entry(inode).or_insert(Hits::NONE);
                 *known = known.or(hits);
             }
-            for name in way(&literal.path) {
+            for name in Way::of(&literal.path).names() {
                 // Rules come by precedence.
-                tables.pinned.entry(name).or_insert(literal.rule.0);
+                tables.pinned.entry(name.to_owned()).or_insert(literal.rule.0);
             }
         }
         for path in own_files {
             tables.own.extend(inode(path).map(|inode| (inode, ())));
-            tables.own_pinned.extend(way(path).into_iter().map(|name| (name, ())));
+            tables.own_pinned.extend(Way::of(path).names().map(|name| (name.to_owned(), ())));
         }
         tables
     }
@@ -173,18 +176,6 @@ fn object(path: &Path, act: Act) -> PathBuf {
         (Act::Remove, Some(folder), Some(name)) => followed(folder).join(name),
         _ => followed(path),
     }
-}
-
-/// The names that keep a rule's path what it is: the folders above what it leads to, and the symlinks on the way.
-fn way(path: &Path) -> Vec<PathBuf> {
-    let mut names: Vec<PathBuf> = Vec::new();
-    let real = real_path(path).unwrap_or_else(|| path.to_owned());
-    names.extend(real.ancestors().skip(1).map(Path::to_owned));
-    let is_link = |prefix: &&Path| fs::symlink_metadata(prefix).is_ok_and(|found| found.is_symlink());
-    for link in path.ancestors().filter(is_link) {
-        names.push(object(link, Act::Remove));
-    }
-    names
 }
 
 fn inode(path: &Path) -> Option<Inode> {
