@@ -272,6 +272,23 @@ fn address(at: &Inside) -> io::Result<libc::sockaddr_in> {
     Ok(egress::sockaddr(to))
 }
 
+/// `setup` is the ring's, `flags` are the entry's.
+fn connects(name: &str, what: &'static str, source: &'static str, setup: u32, flags: u8) -> Attempt {
+    new(name, what, source).staged(egress::tcp(egress::AWAY)).acts(move |at| {
+        let to = address(at)?;
+        let socket = owned(call!(libc::SYS_socket, libc::AF_INET, libc::SOCK_STREAM, 0)?);
+        let entry = Sqe {
+            opcode: ring::OP_CONNECT,
+            flags,
+            fd: socket.as_raw_fd(),
+            addr: (&raw const to) as u64,
+            off: 16,
+            ..Sqe::default()
+        };
+        Ring::new(setup)?.run(entry).map(|_| String::new())
+    })
+}
+
 /// Seccomp looks at system calls, and a ring makes none.
 fn sockets() -> Vec<Attempt> {
     let refused = Told::Event { kind: "privilege.use", rule: "", about: "{name}" };
@@ -303,52 +320,17 @@ fn sockets() -> Vec<Attempt> {
         family("socket-raw", "a raw socket", libc::AF_INET, libc::SOCK_RAW, libc::IPPROTO_ICMP)
             .control_by_root(),
         family("socket-packet", "a packet socket", libc::AF_PACKET, libc::SOCK_RAW, 0x300).control_by_root(),
-        new("connect", "a connection", "IORING_OP_CONNECT")
-            .staged(egress::tcp(egress::AWAY))
-            .acts(|at| {
-                let to = address(at)?;
-                let socket = owned(call!(libc::SYS_socket, libc::AF_INET, libc::SOCK_STREAM, 0)?);
-                let entry = Sqe {
-                    opcode: ring::OP_CONNECT,
-                    fd: socket.as_raw_fd(),
-                    addr: (&raw const to) as u64,
-                    off: 16,
-                    ..Sqe::default()
-                };
-                Ring::new(0)?.run(entry).map(|_| String::new())
-            })
+        connects("connect", "a connection", "IORING_OP_CONNECT", 0, 0).lsm_told(connect.clone()),
+        connects("connect-worker", "a connection on a worker", "IORING_OP_CONNECT", 0, ring::ASYNC)
             .lsm_told(connect.clone()),
-        new("connect-worker", "a connection on a worker", "IORING_OP_CONNECT")
-            .staged(egress::tcp(egress::AWAY))
-            .acts(|at| {
-                let to = address(at)?;
-                let socket = owned(call!(libc::SYS_socket, libc::AF_INET, libc::SOCK_STREAM, 0)?);
-                let entry = Sqe {
-                    opcode: ring::OP_CONNECT,
-                    flags: ring::ASYNC,
-                    fd: socket.as_raw_fd(),
-                    addr: (&raw const to) as u64,
-                    off: 16,
-                    ..Sqe::default()
-                };
-                Ring::new(0)?.run(entry).map(|_| String::new())
-            })
-            .lsm_told(connect.clone()),
-        new("connect-sqpoll", "a connection by the polling thread", "IORING_SETUP_SQPOLL")
-            .staged(egress::tcp(egress::AWAY))
-            .acts(|at| {
-                let to = address(at)?;
-                let socket = owned(call!(libc::SYS_socket, libc::AF_INET, libc::SOCK_STREAM, 0)?);
-                let entry = Sqe {
-                    opcode: ring::OP_CONNECT,
-                    fd: socket.as_raw_fd(),
-                    addr: (&raw const to) as u64,
-                    off: 16,
-                    ..Sqe::default()
-                };
-                Ring::new(ring::SETUP_SQPOLL)?.run(entry).map(|_| String::new())
-            })
-            .lsm_told(connect),
+        connects(
+            "connect-sqpoll",
+            "a connection by the polling thread",
+            "IORING_SETUP_SQPOLL",
+            ring::SETUP_SQPOLL,
+            0,
+        )
+        .lsm_told(connect),
         new("sendmsg", "a datagram", "IORING_OP_SENDMSG")
             .staged(egress::udp(egress::AWAY))
             .acts(|at| {

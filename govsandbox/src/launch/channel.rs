@@ -1,17 +1,14 @@
 //! Messages between the supervisor and the processes that it made: one `SOCK_SEQPACKET` packet each.
 
 use std::{
-    io::{self, IoSlice, IoSliceMut},
-    mem::MaybeUninit,
+    io,
     os::fd::{AsFd, BorrowedFd, OwnedFd},
 };
 
-use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer,
-    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
-};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
 use super::error::{Failure, Stage};
+use crate::sys::packet;
 
 /// Longest packet: two numbers and a path.
 const PACKET_BYTES_MAX: usize = 8192;
@@ -62,47 +59,16 @@ impl Channel {
     }
 
     pub(super) fn send_with(&self, message: &Message, descriptor: Option<BorrowedFd<'_>>) -> io::Result<()> {
-        let bytes = encode(message);
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-        let mut ancillary = SendAncillaryBuffer::new(&mut space);
-        let descriptors;
-        if let Some(descriptor) = descriptor {
-            descriptors = [descriptor];
-            ancillary.push(SendAncillaryMessage::ScmRights(&descriptors));
-        }
-        sendmsg(&self.0, &[IoSlice::new(&bytes)], &mut ancillary, SendFlags::NOSIGNAL)?;
-        Ok(())
+        packet::send(self.0.as_fd(), &encode(message), descriptor)
     }
 
     /// The next packet; `None` when the other end is closed.
     pub(super) fn receive(&self) -> io::Result<Option<Received>> {
-        let mut bytes = vec![0_u8; PACKET_BYTES_MAX];
-        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-        let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-        let length = loop {
-            match recvmsg(
-                &self.0,
-                &mut [IoSliceMut::new(&mut bytes)],
-                &mut ancillary,
-                RecvFlags::CMSG_CLOEXEC,
-            ) {
-                Ok(received) => break received.bytes,
-                Err(rustix::io::Errno::INTR) => {}
-                Err(rustix::io::Errno::CONNRESET) => return Ok(None),
-                Err(error) => return Err(error.into()),
-            }
-        };
-        let mut descriptor = None;
-        for message in ancillary.drain() {
-            if let RecvAncillaryMessage::ScmRights(received) = message {
-                descriptor = received.last().or(descriptor);
-            }
-        }
-        if length == 0 {
+        let Some((bytes, descriptor)) = packet::receive(self.0.as_fd(), PACKET_BYTES_MAX)? else {
             return Ok(None);
-        }
-        let message = bytes.get(..length).and_then(decode);
-        let message = message.ok_or_else(|| io::Error::other("unknown message from inside the sandbox"))?;
+        };
+        let message =
+            decode(&bytes).ok_or_else(|| io::Error::other("unknown message from inside the sandbox"))?;
         Ok(Some(Received { message, descriptor }))
     }
 }

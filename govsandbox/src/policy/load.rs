@@ -42,6 +42,15 @@ pub struct Sources {
     pub mode_override: Option<Mode>,
 }
 
+impl Sources {
+    /// Of a run without `--mode`.
+    #[must_use]
+    pub fn new(policies: &[String], command_name: &str, context: Context) -> Self {
+        let (policies, command_name) = (policies.to_vec(), command_name.to_owned());
+        Self { policies, command_name, context, mode_override: None }
+    }
+}
+
 /// The policy of a run.
 #[derive(Debug)]
 pub struct Loaded {

@@ -15,6 +15,7 @@ pub mod mount_setattr;
 pub mod mountinfo;
 pub mod namespace;
 pub mod open_files;
+pub mod packet;
 pub mod process_group;
 pub mod seccomp;
 pub mod signal;

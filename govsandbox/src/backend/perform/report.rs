@@ -5,8 +5,6 @@
 
 use std::{
     fs, io,
-    io::{IoSlice, IoSliceMut},
-    mem::MaybeUninit,
     os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, OwnedFd},
     thread::JoinHandle,
 };
@@ -15,10 +13,6 @@ use govsandbox_ebpf::abi::event::RecordAction;
 use rustix::{
     fs::{Mode, OFlags, major, minor, open},
     io::Errno,
-    net::{
-        RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage,
-        SendFlags, recvmsg, sendmsg,
-    },
     process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
 };
 
@@ -26,6 +20,7 @@ use super::edit::{self, Edit, OpenKeys};
 use crate::{
     backend::fanotify::{Outbox, Refusal, now_boot_ns},
     launch::Forked,
+    sys::packet,
 };
 
 /// Two paths, none longer than what `/proc/self/fd` tells, and the fixed part.
@@ -84,16 +79,16 @@ impl Reporter {
         packet.extend(edit.object.0.to_ne_bytes());
         packet.extend(edit.object.1.to_ne_bytes());
         packet.extend(edit.path);
-        send(&self.0, &packet, Some(source))?;
-        match receive(&self.0)? {
+        packet::send(self.0.as_fd(), &packet, Some(source))?;
+        match packet::receive(self.0.as_fd(), PACKET_BYTES_MAX)? {
             Some((answer, _)) => Ok(answer.first() == Some(&DONE)),
             None => Err(io::Error::from_raw_os_error(libc::EPIPE)),
         }
     }
 
     fn ask(&self, packet: &[u8], descriptor: Option<BorrowedFd<'_>>) -> io::Result<Option<OwnedFd>> {
-        send(&self.0, packet, descriptor)?;
-        match receive(&self.0)? {
+        packet::send(self.0.as_fd(), packet, descriptor)?;
+        match packet::receive(self.0.as_fd(), PACKET_BYTES_MAX)? {
             Some((_, descriptor)) => Ok(descriptor),
             None => Err(io::Error::from_raw_os_error(libc::EPIPE)),
         }
@@ -132,7 +127,7 @@ impl Reports {
 }
 
 fn listen(reports: &OwnedFd, refusals: &Outbox, keys: &OpenKeys) -> io::Result<()> {
-    while let Some((packet, descriptor)) = receive(reports)? {
+    while let Some((packet, descriptor)) = packet::receive(reports.as_fd(), PACKET_BYTES_MAX)? {
         let mut status = DONE;
         let answer = match packet.first() {
             Some(&KIND_REFUSAL) => {
@@ -150,7 +145,7 @@ fn listen(reports: &OwnedFd, refusals: &Outbox, keys: &OpenKeys) -> io::Result<(
             }
             _ => return Err(io::Error::other("unknown message of the performer")),
         };
-        send(reports, &[status], answer.as_ref().map(OwnedFd::as_fd))?;
+        packet::send(reports.as_fd(), &[status], answer.as_ref().map(OwnedFd::as_fd))?;
     }
     Ok(())
 }
@@ -225,42 +220,4 @@ fn thread_of(tgid: u32, inside: i32) -> Option<u32> {
         let threads = fs::read_dir(format!("/proc/{tgid}/task")).ok()?;
         threads.flatten().filter_map(|entry| entry.file_name().to_str()?.parse().ok()).find_map(is_it)
     })
-}
-
-fn send(socket: &OwnedFd, packet: &[u8], descriptor: Option<BorrowedFd<'_>>) -> io::Result<()> {
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut ancillary = SendAncillaryBuffer::new(&mut space);
-    let descriptors;
-    if let Some(descriptor) = descriptor {
-        descriptors = [descriptor];
-        ancillary.push(SendAncillaryMessage::ScmRights(&descriptors));
-    }
-    sendmsg(socket, &[IoSlice::new(packet)], &mut ancillary, SendFlags::NOSIGNAL)?;
-    Ok(())
-}
-
-/// `None`: the other end is gone.
-fn receive(socket: &OwnedFd) -> io::Result<Option<(Vec<u8>, Option<OwnedFd>)>> {
-    let mut packet = vec![0; PACKET_BYTES_MAX];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
-    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-    let length = loop {
-        match recvmsg(socket, &mut [IoSliceMut::new(&mut packet)], &mut ancillary, RecvFlags::CMSG_CLOEXEC) {
-            Ok(received) => break received.bytes,
-            Err(Errno::INTR) => {}
-            Err(Errno::CONNRESET) => return Ok(None),
-            Err(errno) => return Err(errno.into()),
-        }
-    };
-    if length == 0 {
-        return Ok(None);
-    }
-    packet.truncate(length);
-    let mut descriptor = None;
-    for message in ancillary.drain() {
-        if let RecvAncillaryMessage::ScmRights(received) = message {
-            descriptor = received.last().or(descriptor);
-        }
-    }
-    Ok(Some((packet, descriptor)))
 }

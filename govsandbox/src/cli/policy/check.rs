@@ -58,7 +58,7 @@ impl CheckArgs {
         let mut results = Vec::new();
         if self.policies.is_empty() {
             let command_name = String::new();
-            let sources = Sources { policies: Vec::new(), command_name, context, mode_override: None };
+            let sources = Sources::new(&[], &command_name, context);
             let loaded = policy::load(&sources).and_then(|loaded| with_pitfalls(loaded, &sources.context));
             results.push(("default".to_owned(), loaded));
         } else {

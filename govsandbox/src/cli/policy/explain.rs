@@ -79,12 +79,7 @@ struct Rule<'a> {
 impl ExplainArgs {
     pub(super) fn run(&self, out: &mut dyn Write) -> Result<Status, PolicyCommandError> {
         let context = Context::discover(&User::of_caller()?, self.project.as_deref())?;
-        let sources = Sources {
-            policies: self.policies.clone(),
-            command_name: self.command.clone(),
-            context,
-            mode_override: None,
-        };
+        let sources = Sources::new(&self.policies, &self.command, context);
         let loaded = policy::load(&sources)?;
         let mut own_files = loaded.files.clone();
         own_files.push(loaded.compiled.audit_log.clone());

@@ -46,12 +46,7 @@ struct Shown<'a> {
 impl ShowArgs {
     pub(super) fn run(&self, out: &mut dyn Write) -> Result<Status, PolicyCommandError> {
         let context = Context::discover(&User::of_caller()?, self.project.as_deref())?;
-        let sources = Sources {
-            policies: self.policies.clone(),
-            command_name: self.command.clone(),
-            context,
-            mode_override: None,
-        };
+        let sources = Sources::new(&self.policies, &self.command, context);
         let loaded = match policy::load(&sources) {
             Ok(loaded) => loaded,
             Err(error) if error.is_about_content() => {
