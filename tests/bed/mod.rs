@@ -40,8 +40,9 @@ pub(crate) use args;
 const BEDS: &str = "/var/lib/govsandbox-test";
 /// The first of the test users. Each bed takes the next, so that "nothing is left of it" can be told from the uid.
 const FIRST_UID: u32 = 0x2000_0000;
-/// Sandboxed commands that take longer hang.
+/// Sandboxed commands that take longer hang; emulated processors share a machine that does other things too.
 const RUN_TIMEOUT: Duration = Duration::from_secs(180);
+const EMULATED_RUN_TIMEOUT: Duration = Duration::from_secs(540);
 /// What `session.start` names, and `doctor` too.
 const BACKENDS: [&str; 4] = ["lsm", "fmod_ret", "fanotify", "landlock"];
 
@@ -298,7 +299,8 @@ impl Start<'_> {
     /// Runs it to its end, standard input as set, output captured.
     pub(crate) fn finish(mut self) -> Run {
         let child = self.spawn();
-        let output = procs::wait_with_output(child, RUN_TIMEOUT);
+        let at_most = if is_emulated() { EMULATED_RUN_TIMEOUT } else { RUN_TIMEOUT };
+        let output = procs::wait_with_output(child, at_most);
         self.read(output)
     }
 

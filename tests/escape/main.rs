@@ -109,6 +109,7 @@ fn main() -> ExitCode {
     let mut failures = Vec::new();
     if filters.is_empty() {
         failures.extend(table::check(&corpus));
+        failures.iter().for_each(|failure| println!("FAILED {failure}"));
     }
     let mut tally = table::Tally::default();
     let users = if words.iter().any(|word| word == AS_USER) { &User::ALL[..1] } else { &User::ALL };
@@ -118,17 +119,16 @@ fn main() -> ExitCode {
                 chosen.iter().copied().filter(|attempt| attempt.policy == policy).collect();
             // Not too many at once: on an emulated processor a session has its time.
             let verdicts = batch.chunks(SESSION_MAX).flat_map(|part| session::run(user, part));
-            for (attempt, verdict) in batch.iter().zip(verdicts.collect::<Vec<_>>()) {
+            for (attempt, verdict) in batch.iter().zip(verdicts) {
                 tally.count(attempt.class, user, &verdict);
                 if let Verdict::Failed(how) = verdict {
                     let Attempt { name, what, source, .. } = attempt;
-                    failures.push(format!("{name} ({}; {what}, {source}): {how}", user.title()));
+                    let failure = format!("{name} ({}; {what}, {source}): {how}", user.title());
+                    println!("FAILED {failure}");
+                    failures.push(failure);
                 }
             }
         }
-    }
-    for failure in &failures {
-        println!("FAILED {failure}");
     }
     tally.print(users);
     let verdict = if failures.is_empty() { "ok" } else { "FAILED" };

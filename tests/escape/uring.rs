@@ -227,8 +227,10 @@ fn changes() -> Vec<Attempt> {
                 two(ring::OP_LINKAT, &at.path("link"), &at.path("hold"), 0)
             })
             .lsm_told(IN_PLACE),
-        new("setxattr", "an attribute of a protected file", "IORING_OP_SETXATTR").keeps("kept").changes(
-            |at| {
+        new("setxattr", "an attribute of a protected file", "IORING_OP_SETXATTR")
+            .keeps("kept")
+            .where_not_supported()
+            .changes(|at| {
                 let path = c(at.kept());
                 let (name, value) = (c"user.mine", b"1");
                 let entry = Sqe {
@@ -240,10 +242,10 @@ fn changes() -> Vec<Attempt> {
                     ..Sqe::default()
                 };
                 Ring::new(0)?.run(entry).map(drop)
-            },
-        ),
+            }),
         new("fsetxattr", "an attribute of a protected file by its descriptor", "IORING_OP_FSETXATTR")
             .keeps("kept")
+            .where_not_supported()
             .changes(|at| {
                 let file = open(at.kept(), libc::O_RDONLY)?;
                 let (name, value) = (c"user.mine", b"1");

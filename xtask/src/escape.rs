@@ -25,7 +25,7 @@ pub(crate) struct EscapeArgs {
     /// Only in the virtual machines
     #[arg(long)]
     vm: bool,
-    /// Only in the machine whose name contains this: `6.1`, `6.12`, `without`
+    /// Only in the machine of this name, or whose name contains it: `6.1`, `6.12`, `without`
     #[arg(long, value_name = "NAME")]
     kernel: Option<String>,
     /// Run nothing: write the table of the corpus into docs/security.md

@@ -63,12 +63,10 @@ pub(crate) fn run_target(name: &str, places: &Places<'_>, filter: Option<&str>) 
     if places.native {
         report.tests(&format!("{name}, natively"), || target.run_natively(filter));
     }
-    let wanted =
-        |guest: &&privileged::Guest| places.vm && places.kernel.is_none_or(|part| guest.name.contains(part));
-    for guest in privileged::GUESTS.iter().filter(wanted) {
-        report.tests(&format!("{name}, on {}", guest.name), || {
-            target.run_with_in(guest, filter, std::iter::empty())
-        });
+    if places.vm {
+        for guest in privileged::Guest::wanted(places.kernel) {
+            report.tests(&format!("{name}, on {}", guest.name), || target.run_whole_in(guest, filter));
+        }
     }
     Ok(report.finish())
 }

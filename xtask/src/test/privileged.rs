@@ -19,6 +19,8 @@ const EMULATED_VARIABLE: &str = "GOVSANDBOX_TEST_EMULATED";
 /// One target's time, natively and under emulation.
 const NATIVE_LIMIT: Duration = Duration::from_secs(300);
 const GUEST_LIMIT: Duration = Duration::from_secs(600);
+/// The same when it was asked for by itself, for all users: it has the machine for as long as it needs.
+const ALONE_LIMIT: Duration = Duration::from_secs(2700);
 /// How often a machine that does not boot is started.
 const BOOTS_MAX: usize = 3;
 
@@ -80,6 +82,14 @@ pub(super) const GUESTS: [Guest; 3] = [
 ];
 
 impl Guest {
+    /// Those that a word stands for: the one of exactly that name, else all whose name contains it; no word: all.
+    pub(super) fn wanted(word: Option<&str>) -> impl Iterator<Item = &'static Self> {
+        let is_name = GUESTS.iter().any(|guest| Some(guest.name) == word);
+        GUESTS.iter().filter(move |guest| {
+            word.is_none_or(|word| if is_name { guest.name == word } else { guest.name.contains(word) })
+        })
+    }
+
     pub(super) fn takes(&self, target: &str) -> bool {
         self.targets.iter().any(|(name, _)| *name == target)
     }
@@ -179,20 +189,25 @@ impl Target {
 
     /// Runs it on a kernel of its own, told what the guest's row says.
     pub(super) fn run_in(&self, guest: &Guest, filter: Option<&str>) -> Result<Counts> {
-        self.run_with_in(guest, filter, guest.arguments(&self.name))
+        self.run_with_in(guest, filter, guest.arguments(&self.name), GUEST_LIMIT)
     }
 
-    /// Runs it on a kernel of its own, told `arguments`.
-    pub(super) fn run_with_in(
+    /// Runs all of it on a kernel of its own, whatever the guest's row says.
+    pub(super) fn run_whole_in(&self, guest: &Guest, filter: Option<&str>) -> Result<Counts> {
+        self.run_with_in(guest, filter, std::iter::empty(), ALONE_LIMIT)
+    }
+
+    fn run_with_in(
         &self,
         guest: &Guest,
         filter: Option<&str>,
         arguments: impl Iterator<Item = String>,
+        at_most: Duration,
     ) -> Result<Counts> {
         let folder = workspace::root()?.join("govsandbox");
         let mut machine = Machine::new(guest.series);
         machine.append = guest.append.to_owned();
-        machine.timeout = GUEST_LIMIT;
+        machine.timeout = at_most;
         machine.folder = Some(folder.clone());
         let variable = |name: &str, value: &str| (name.to_owned(), value.to_owned());
         machine.environment = vec![
@@ -246,6 +261,14 @@ mod tests {
             )
             .is_none()
         );
+    }
+
+    #[test]
+    fn a_word_that_is_a_guests_name_means_that_guest_alone() {
+        let names = |word| Guest::wanted(word).map(|guest| guest.name).collect::<Vec<_>>();
+        assert_eq!(names(Some("6.1")), ["6.1"]);
+        assert_eq!(names(Some("without")), ["6.12 without BPF LSM"]);
+        assert_eq!(names(None).len(), GUESTS.len());
     }
 
     #[test]
