@@ -94,6 +94,28 @@ fn own_files() -> Vec<Attempt> {
                 .told(OPEN)
         })
         .collect();
+    for (name, what, path) in [
+        ("turns", "the lock beside the log, to keep it: nothing would be recorded", "log/0.jsonl.lock"),
+        (
+            "starts",
+            "the lock of the kernel programs, to keep it: nothing would start",
+            "/run/govsandbox/bpf.lock",
+        ),
+    ] {
+        all.push(
+            new(name, what)
+                .control_by_root()
+                .staged(move |stage| {
+                    let bed = stage.outside.join("..").canonicalize().unwrap();
+                    // The one beside the log comes with the run.
+                    drop(govsandbox::sys::lock_file::open(&bed.join(path)).unwrap());
+                    stage.say("path", bed.join(path).display());
+                })
+                .acts(|at| open(at.said("path")?, libc::O_RDONLY).map(|_| String::new()))
+                .refused(&[libc::EACCES])
+                .told(BY_KERNEL),
+        );
+    }
     let binary = crate::bed::binary().display().to_string();
     all.push(
         new("binary", "govsandbox itself")

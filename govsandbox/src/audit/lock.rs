@@ -1,18 +1,18 @@
 //! Who may write now: runs that share a log take turns.
 //!
-//! The lock is a file of its own that only the owner can open. On the log itself everyone who may read it could hold a
-//! lock and so stop the record.
+//! The lock is a file of its own ([`lock_file`]). On the log itself everyone who may read it could hold a lock and so stop
+//! the record.
 
 use std::{
-    fs::{File, OpenOptions, TryLockError},
+    fs::File,
     io,
-    os::unix::fs::{MetadataExt as _, OpenOptionsExt as _},
+    os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
-    thread,
     time::{Duration, Instant},
 };
 
 use super::location::beside;
+use crate::sys::lock_file;
 
 /// Between two tries; a batch takes about 10 µs.
 const PAUSE: Duration = Duration::from_micros(500);
@@ -35,7 +35,7 @@ pub(super) fn lock_path(log: &Path) -> PathBuf {
 impl LockFile {
     pub(super) fn open(log: &Path) -> io::Result<Self> {
         let path = lock_path(log);
-        Ok(Self { file: open(&path)?, path })
+        Ok(Self { file: lock_file::open(&path)?, path })
     }
 
     /// Waits for its turn.
@@ -45,16 +45,12 @@ impl LockFile {
     pub(super) fn acquire(&mut self, patience: Duration) -> io::Result<Held<'_>> {
         let deadline = Instant::now() + patience;
         loop {
-            match self.file.try_lock() {
-                Ok(()) if self.is_current()? => break,
-                // Someone removed the file, or moved its folder away: others lock a new one.
-                Ok(()) => self.file = open(&self.path)?,
-                Err(TryLockError::Error(error)) => return Err(error),
-                Err(TryLockError::WouldBlock) if Instant::now() >= deadline => {
-                    return Err(io::Error::from(io::ErrorKind::TimedOut));
-                }
-                Err(TryLockError::WouldBlock) => thread::sleep(PAUSE),
+            lock_file::acquire(&self.file, deadline.saturating_duration_since(Instant::now()), PAUSE)?;
+            if self.is_current()? {
+                break;
             }
+            // Someone removed the file, or moved its folder away: others lock a new one.
+            self.file = lock_file::open(&self.path)?;
         }
         Ok(Held(&self.file))
     }
@@ -77,15 +73,4 @@ impl Drop for Held<'_> {
         // the next turn fails with it.
         let _ = self.0.unlock();
     }
-}
-
-fn open(path: &Path) -> io::Result<File> {
-    OpenOptions::new()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
-        .open(path)
 }

@@ -21,7 +21,8 @@ use zerocopy::IntoBytes as _;
 
 use super::{
     egress::Network,
-    load::{LoadError, Loaded, lock},
+    load::{LoadError, Loaded},
+    lock::{LockError, lock},
     reader::Rings,
     syscalls,
     tag::{Held, TagError},
@@ -53,6 +54,10 @@ pub enum FillError {
     #[error(transparent)]
     #[diagnostic(transparent)]
     Load(#[from] LoadError),
+    /// Another run enters its sandbox.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Lock(#[from] LockError),
     /// A file that a rule names.
     #[error(transparent)]
     #[diagnostic(transparent)]

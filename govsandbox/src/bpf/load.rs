@@ -19,6 +19,7 @@ use govsandbox_ebpf::abi::ABI_VERSION;
 
 use super::{
     btf::{BtfError, KernelBtf, VMLINUX},
+    lock::{LockError, lock},
     mount::{self, MountError},
     offsets, unload,
 };
@@ -122,15 +123,10 @@ pub enum LoadError {
     #[error(transparent)]
     #[diagnostic(transparent)]
     Btf(#[from] BtfError),
-    /// Another process loads, and the lock is out of reach.
-    #[error("cannot lock {path}")]
-    #[diagnostic(help("run as root, with room and the right to write there"))]
-    Lock {
-        /// The lock file.
-        path: String,
-        /// Why.
-        source: io::Error,
-    },
+    /// Another process loads.
+    #[error(transparent)]
+    #[diagnostic(transparent)]
+    Lock(#[from] LockError),
     /// `bpf(2)` itself.
     #[error("this kernel takes no BPF object: {reason}")]
     #[diagnostic(help(
@@ -206,17 +202,6 @@ pub(super) fn folder_name() -> String {
         0 => name,
         level => format!("{name}-log{level}"),
     }
-}
-
-/// Held by who loads or unloads.
-pub(super) fn lock() -> Result<File, LoadError> {
-    let path = Path::new("/run/govsandbox/bpf.lock");
-    let taken = path.parent().map_or(Ok(()), std::fs::create_dir_all).and_then(|()| {
-        let file = File::options().create(true).truncate(false).write(true).open(path)?;
-        file.lock()?;
-        Ok(file)
-    });
-    taken.map_err(|source| LoadError::Lock { path: path.display().to_string(), source })
 }
 
 /// Removes a folder of pins; one that is not there is no error.

@@ -7,6 +7,7 @@ use govsandbox_ebpf::abi::rule::SandboxConfig;
 
 use super::{
     load::{self, COMPLETE, LoadError, PINS_FOLDER},
+    lock::lock,
     mount::MountError,
 };
 use crate::sys::{self, mountinfo};
@@ -55,7 +56,7 @@ pub fn unload() -> Result<Unloaded, LoadError> {
     let Some(bpffs) = mountinfo::find("bpf").map_err(MountError::Mountinfo)? else {
         return Ok(Unloaded::Removed(Vec::new()));
     };
-    let _lock = load::lock()?;
+    let _lock = lock()?;
     let parent = bpffs.join(PINS_FOLDER);
     let names = match entries(&parent) {
         Ok(names) => names,

@@ -9,6 +9,7 @@ pub mod fanotify;
 pub mod file_call;
 pub mod file_system;
 pub mod landlock;
+pub mod lock_file;
 pub mod lsm;
 pub mod memory;
 pub mod mount_setattr;

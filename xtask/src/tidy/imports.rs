@@ -14,7 +14,8 @@ const ALLOWED: [(&str, &[&str]); 15] = [
     // a syscall that failed is explained by asking the decision core.
     ("event", &["id", "policy::compile", "policy::explain", "ebpf::abi", "ebpf::decide"]),
     // `diagnostic`: a log that can't be written is said on stderr, once, by the thread that finds out.
-    ("audit", &["id", "event", "diagnostic"]),
+    // `sys`: the lock beside the log.
+    ("audit", &["id", "sys", "event", "diagnostic"]),
     ("sink", &["id", "audit"]),
     // `ebpf::decide::egress`: how the kernel's tables spell an address.
     ("bpf", &["id", "fault", "sys", "policy::compile", "ebpf::abi", "ebpf::decide::egress"]),
