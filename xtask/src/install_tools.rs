@@ -37,6 +37,8 @@ pub(crate) enum Need {
     Vm,
     /// Checking licences and dependencies: cargo-deny
     Deny,
+    /// Fuzzing: libFuzzer is C++
+    Fuzz,
     /// The pinned Claude Code
     Claude,
     /// What the integration tests start
@@ -44,7 +46,7 @@ pub(crate) enum Need {
 }
 
 impl Need {
-    const ALL: [Self; 5] = [Self::Ebpf, Self::Vm, Self::Deny, Self::Claude, Self::Tests];
+    const ALL: [Self; 6] = [Self::Ebpf, Self::Vm, Self::Deny, Self::Fuzz, Self::Claude, Self::Tests];
 
     /// Debian's packages for it. One of the paths (or a program of the name in PATH) tells that it is there.
     fn packages(self) -> &'static [Package] {
@@ -76,6 +78,7 @@ impl Need {
                 Package { name: "python3-venv", proof: &["/usr/share/doc/python3-venv"] },
                 Package { name: "vim-tiny", proof: &["vim", "vim.tiny"] },
             ],
+            Self::Fuzz => &[Package { name: "g++", proof: &["g++"] }],
             Self::Deny | Self::Claude => &[],
         }
     }
@@ -117,7 +120,7 @@ pub(crate) fn ensure(needs: &[Need]) -> Result<()> {
             Need::Ebpf => drop(bpf_linker()?),
             Need::Deny => drop(cargo_deny()?),
             Need::Claude => drop(claude()?),
-            Need::Vm | Need::Tests => {}
+            Need::Vm | Need::Fuzz | Need::Tests => {}
         }
     }
     Ok(())

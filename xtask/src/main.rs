@@ -9,6 +9,7 @@ mod demo;
 mod deny;
 mod ebpf;
 mod escape;
+mod fuzz;
 mod install_tools;
 mod process;
 mod test;
@@ -33,6 +34,7 @@ enum Task {
     Deny(deny::DenyArgs),
     Ebpf(ebpf::EbpfArgs),
     Escape(escape::EscapeArgs),
+    Fuzz(fuzz::FuzzArgs),
     InstallTools(install_tools::InstallToolsArgs),
     Test(test::TestArgs),
     Tidy(tidy::TidyArgs),
@@ -47,6 +49,7 @@ fn main() -> ExitCode {
         Task::Deny(args) => deny::run(&args).map(|()| ExitCode::SUCCESS),
         Task::Ebpf(args) => ebpf::run(&args).map(|()| ExitCode::SUCCESS),
         Task::Escape(args) => escape::run(&args),
+        Task::Fuzz(args) => fuzz::run(&args).map(|()| ExitCode::SUCCESS),
         Task::InstallTools(args) => install_tools::run(&args).map(|()| ExitCode::SUCCESS),
         Task::Test(args) => test::run(&args),
         Task::Tidy(args) => tidy::run(&args).map(|()| ExitCode::SUCCESS),

@@ -12,8 +12,11 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use crate::install_tools::{self, Need};
-use crate::{deny, ebpf, process, tidy, workspace};
+use crate::{deny, ebpf, fuzz, process, tidy, workspace};
 use tally::{Counts, Tally};
+
+/// Each fuzz target's time: the committed corpus is played again, and what it leads to at once is found.
+const FUZZ_SECONDS: u64 = 8;
 
 /// Run every check and every test, natively and in the virtual machine
 #[derive(Debug, clap::Args)]
@@ -43,6 +46,10 @@ pub(crate) fn run(args: &TestArgs) -> Result<ExitCode> {
             checks(&mut report, &names);
         }
         unit_tests(&mut report, filter);
+        if filter.is_none() {
+            report
+                .check("fuzz targets", || fuzz::run(&fuzz::FuzzArgs { seconds: FUZZ_SECONDS, target: None }));
+        }
     }
     privileged_tests(&mut report, args, &names);
     Ok(report.finish())
@@ -83,7 +90,7 @@ fn needs(args: &TestArgs) -> Vec<Need> {
         needs.push(Need::Vm);
     }
     if !args.vm && args.filter.is_none() {
-        needs.extend([Need::Deny, Need::Ebpf]);
+        needs.extend([Need::Deny, Need::Ebpf, Need::Fuzz]);
     }
     needs
 }

@@ -32,7 +32,10 @@ use rustix::{
 };
 
 use self::{caller::Caller, judge::Judge, report::Reporter};
-pub use self::{edit::OpenKeys, report::Reports};
+pub use self::{
+    edit::OpenKeys,
+    report::{Reports, refusal},
+};
 use super::fanotify::{Mode, PathRules};
 use crate::{
     launch::{

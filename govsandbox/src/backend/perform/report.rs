@@ -176,8 +176,9 @@ fn encode(told: &Told<'_>) -> Vec<u8> {
     packet
 }
 
-/// `process`: a pidfd of the caller's process.
-fn refusal(packet: &[u8], process: Option<&OwnedFd>) -> Option<Refusal> {
+/// What a packet of the performer tells; `process`: a pidfd of the caller's process. `None`: it is no such packet.
+#[must_use]
+pub fn refusal(packet: &[u8], process: Option<&OwnedFd>) -> Option<Refusal> {
     let (head, texts) = packet.split_at_checked(HEAD_BYTES)?;
     let number = |at: usize| Some(u64::from_ne_bytes(head.get(at..at + 8)?.try_into().ok()?));
     let inside = i32::from_ne_bytes(head.get(5..9)?.try_into().ok()?);
