@@ -28,7 +28,7 @@ use crate::{
     },
     backend::{
         self, Kind, fanotify, lsm,
-        perform::{PERFORMED, PathPerformer, Reports},
+        perform::{KEYED, KeyPerformer, PERFORMED, PathPerformer, Reports},
         programs::Programs,
     },
     bpf::{
@@ -46,7 +46,7 @@ use crate::{
         performer::Performer,
         plan::CgroupPlan,
         privilege::{Identity, Origin},
-        seccomp::{self, GroupSignals, SeccompPlan},
+        seccomp::{self, SeccompPlan},
     },
     policy::{
         self, Context, Sources, User,
@@ -230,6 +230,8 @@ struct Layers {
     fanotify: Option<(launch::plan::FanotifyPlan, Arc<fanotify::PathRules>)>,
     seccomp: SeccompPlan,
     programs: Option<Programs>,
+    /// On `lsm`, where a policy leaves keys of a config open.
+    keyed: Option<KeyPerformer>,
     not_held: Vec<String>,
 }
 
@@ -265,16 +267,17 @@ impl Start<'_> {
         let (fanotify, rules) = layers.fanotify.unzip();
         let mut plan = self.plan(layers.mounts, fanotify, layers.seccomp, &session);
         let by_verdict = rules.clone().filter(|_| self.kind == Kind::Fanotify);
-        plan.performer = by_verdict.map(|rules| {
-            Arc::new(PathPerformer::new(rules, mode, &compiled.paths.keys)) as Arc<dyn Performer>
-        });
+        plan.performer = match by_verdict {
+            Some(rules) => Some(Arc::new(PathPerformer::new(rules, mode, &compiled.paths.keys))),
+            None => layers.keyed.map(|keyed| Arc::new(keyed) as Arc<dyn Performer>),
+        };
         let (refusals, refused) = fanotify::channel();
         let (mut verdicts, mut reports) = (None, None);
         let mut init_pid = 0;
         let prepared = launch::spawn(&plan, |forked| {
             init_pid = forked.init_pid;
+            reports = Reports::start(forked, refusals.clone(), compiled.paths.keys.clone())?;
             if let Some(rules) = rules {
-                reports = Reports::start(forked, refusals.clone(), compiled.paths.keys.clone())?;
                 verdicts = Some(fanotify::Verdicts::start(forked, rules, mode, refusals)?);
             }
             fault::at(Step::Verdicts)
@@ -305,6 +308,9 @@ impl Start<'_> {
             }
         }
         sandbox.mark(prepared.command())?;
+        if let Some(performer) = prepared.performer().filter(|_| self.kind == Kind::Lsm) {
+            sandbox.mark_performer(performer)?;
+        }
         step(Step::Marked)?;
         // What holds in no run of this backend, then what this policy adds.
         let mut not_held: Vec<String> =
@@ -367,14 +373,23 @@ impl Start<'_> {
         let Policy { compiled, own_files, own_rule, .. } = &self.policy;
         let programs = programs::find(&compiled.exec, &self.env)?;
         match self.kind {
-            Kind::Lsm => Ok(Layers {
-                kernel: lsm::prepare(&compiled.paths, programs.as_ref(), own_files, own_rule.0)?,
-                mounts: MountPlan::default(),
-                fanotify: programs::by_content(programs.as_ref(), &self.automaton)?,
-                seccomp: SeccompPlan::HOOKS,
-                programs,
-                not_held: Vec::new(),
-            }),
+            Kind::Lsm => {
+                let kernel = lsm::prepare(&compiled.paths, programs.as_ref(), own_files, own_rule.0)?;
+                let keyed = match compiled.mode {
+                    Mode::Audit => None, // there everything may change
+                    Mode::Enforce => KeyPerformer::new(&compiled.paths, &kernel.automaton),
+                };
+                let performed = if keyed.is_some() { KEYED } else { SeccompPlan::HOOKS.performed };
+                Ok(Layers {
+                    kernel,
+                    mounts: MountPlan::default(),
+                    fanotify: programs::by_content(programs.as_ref(), &self.automaton)?,
+                    seccomp: SeccompPlan { performed, ..SeccompPlan::HOOKS },
+                    programs,
+                    keyed,
+                    not_held: Vec::new(),
+                })
+            }
             Kind::Fanotify => {
                 let mode = match compiled.mode {
                     Mode::Enforce => fanotify::Mode::Enforce,
@@ -394,11 +409,12 @@ impl Start<'_> {
                     mounts: setup.mounts,
                     fanotify: Some((setup.fanotify, Arc::new(setup.rules))),
                     seccomp: SeccompPlan {
-                        group_signals: group_signals(),
+                        group_signals: filter::group_signals(),
                         performed: PERFORMED,
                         ..SeccompPlan::FANOTIFY
                     },
                     programs,
+                    keyed: None,
                     not_held: setup.not_held,
                 })
             }
@@ -458,15 +474,6 @@ impl Start<'_> {
             }
         }
         Ok(())
-    }
-}
-
-/// Signals to the own process group reach the supervisor and the shell's job where Landlock does not keep them inside.
-fn group_signals() -> GroupSignals {
-    if launch::landlock::strength().abi >= launch::landlock::SCOPE_ABI_MIN {
-        GroupSignals::Allow
-    } else {
-        GroupSignals::Deny
     }
 }
 

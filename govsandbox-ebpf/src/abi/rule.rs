@@ -58,8 +58,10 @@ pub struct TaskMark {
     pub refused: u32,
     /// The sandbox that this task is the supervisor of; not inherited.
     pub supervises: u32,
+    /// 1: it does calls on behalf of the others, and its end is no event; not inherited.
+    pub performs: u32,
 }
-const _: () = assert!(size_of::<TaskMark>() == 12);
+const _: () = assert!(size_of::<TaskMark>() == 16);
 
 /// What the rules of one sandbox say of one tagged inode.
 #[repr(C)]

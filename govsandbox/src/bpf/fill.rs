@@ -240,6 +240,14 @@ impl Sandbox {
         self.write_mark(command, TaskMark { sandbox_id: self.id.0, ..TaskMark::default() })
     }
 
+    /// Marks the process that performs calls: what it does is judged as the sandbox's, and its end is no event.
+    ///
+    /// # Errors
+    /// [`FillError::Map`].
+    pub fn mark_performer(&self, performer: BorrowedFd<'_>) -> Result<(), FillError> {
+        self.write_mark(performer, TaskMark { sandbox_id: self.id.0, performs: 1, ..TaskMark::default() })
+    }
+
     /// Ties the sandbox to this process: when it ends the kernel refuses everything in the sandbox.
     fn mark_supervisor(&self) -> Result<(), FillError> {
         let own = pidfd_open(getpid(), PidfdFlags::empty());
@@ -251,7 +259,8 @@ impl Sandbox {
         use std::os::fd::AsRawFd as _;
         let key = task.as_raw_fd().to_ne_bytes();
         let mut value = [0_u8; size_of::<TaskMark>()];
-        for (bytes, word) in value.chunks_exact_mut(4).zip([mark.sandbox_id, mark.refused, mark.supervises]) {
+        let words = [mark.sandbox_id, mark.refused, mark.supervises, mark.performs];
+        for (bytes, word) in value.chunks_exact_mut(4).zip(words) {
             bytes.copy_from_slice(&word.to_ne_bytes());
         }
         sys::bpf::map_update(self.maps.marks.fd().as_fd(), &key, &value)

@@ -18,7 +18,7 @@ const PACKET_BYTES_MAX: usize = 8192;
 pub(super) enum Message {
     /// Init → supervisor, with a pidfd: the command's process exists. Supervisor → guardian, with a pidfd: the init.
     Process,
-    /// Command → supervisor: everything is applied, it waits. Guardian → supervisor: it has the init. Performer → command:
+    /// Command → supervisor, with the performer's pidfd if there is one: everything is applied, it waits. Guardian → supervisor: it has the init. Performer → command:
     /// it serves.
     Ready,
     /// Supervisor → command: exec. Command → performer, with a listener: serve.

@@ -3,7 +3,10 @@
 use std::{
     ffi::{CStr, CString, OsStr, OsString},
     io,
-    os::{fd::BorrowedFd, unix::ffi::OsStrExt},
+    os::{
+        fd::{AsFd, BorrowedFd, OwnedFd},
+        unix::ffi::OsStrExt,
+    },
     path::Path,
 };
 
@@ -47,7 +50,7 @@ pub(super) fn run(plan: &LaunchPlan, channel: &Channel, reports: Option<Borrowed
     status
 }
 
-/// What exec takes, made before anything is dropped.
+/// What exec takes, and who performs, made before anything is dropped.
 struct Program {
     candidates: Vec<CString>,
     /// The name has a slash: there is one candidate, and `PATH` was not asked.
@@ -55,6 +58,7 @@ struct Program {
     name: String,
     arguments: ExecStrings,
     environment: ExecStrings,
+    performer: Option<OwnedFd>,
 }
 
 fn confine(plan: &LaunchPlan, reports: Option<BorrowedFd<'_>>) -> Result<Program, Failure> {
@@ -64,12 +68,13 @@ fn confine(plan: &LaunchPlan, reports: Option<BorrowedFd<'_>>) -> Result<Program
     };
     let name = plan.argv.first().map(OsString::as_os_str).unwrap_or_default();
     let shown = name.to_string_lossy().into_owned();
-    let program = Program {
+    let mut program = Program {
         candidates: candidates(name, &plan.env).map_err(fail(Stage::Exec, &shown))?,
         arguments: ExecStrings::new(&plan.argv).map_err(fail(Stage::Exec, "arguments"))?,
         environment: ExecStrings::from_environment(&plan.env).map_err(fail(Stage::Exec, "environment"))?,
         is_path: name.as_bytes().contains(&b'/'),
         name: shown,
+        performer: None,
     };
     let filter = seccomp::program(&plan.seccomp);
     // Paths of the lists may lie where only root can look them up.
@@ -100,7 +105,7 @@ fn confine(plan: &LaunchPlan, reports: Option<BorrowedFd<'_>>) -> Result<Program
         close_others()?;
         let listener = seccomp_with_listener::install(&filter).map_err(fail(Stage::Seccomp, ""))?;
         fault::at(Step::Filtered).map_err(fail(Stage::Seccomp, ""))?;
-        waiting.hand_over(listener).map_err(fail(Stage::Performer, ""))?;
+        program.performer = Some(waiting.hand_over(listener).map_err(fail(Stage::Performer, ""))?);
     } else {
         drop_privilege()?;
         enter_domain()?;
@@ -114,7 +119,7 @@ fn confine(plan: &LaunchPlan, reports: Option<BorrowedFd<'_>>) -> Result<Program
 
 fn wait_and_execute(program: &Program, channel: &Channel, mask: &Mask) -> Result<i32, Failure> {
     let fail = |source: io::Error| Failure::new(Stage::Exec, program.name.clone(), &source);
-    channel.send(&Message::Ready).map_err(fail)?;
+    channel.send_with(&Message::Ready, program.performer.as_ref().map(AsFd::as_fd)).map_err(fail)?;
     match channel.receive().map_err(fail)? {
         Some(received) if received.message == Message::Go => {}
         // Called off, or the supervisor is gone.

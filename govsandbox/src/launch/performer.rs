@@ -49,7 +49,10 @@ pub trait Performer: fmt::Debug + Send + Sync {
 
 /// A performer that waits for its listener.
 #[derive(Debug)]
-pub(super) struct Waiting(Channel);
+pub(super) struct Waiting {
+    channel: Channel,
+    pidfd: OwnedFd,
+}
 
 impl Waiting {
     /// Forks it; the caller is in the command's Landlock domain, and still root.
@@ -62,18 +65,20 @@ impl Waiting {
         let (ours, theirs) = Channel::pair()?;
         let reports = reports.try_clone_to_owned()?;
         let keep = [theirs.as_fd().as_raw_fd(), reports.as_raw_fd()];
-        fork_sibling(one, Descriptors::Only(&keep), || match run(performer, identity, &theirs, reports) {
-            Ok(()) => 0,
-            Err(_) => 125,
+        let pidfd = fork_sibling(one, Descriptors::Only(&keep), || {
+            match run(performer, identity, &theirs, reports) {
+                Ok(()) => 0,
+                Err(_) => 125,
+            }
         })?;
-        Ok(Self(ours))
+        Ok(Self { channel: ours, pidfd })
     }
 
-    /// Gives it the listener and waits until it serves.
-    pub(super) fn hand_over(self, listener: Listener) -> io::Result<()> {
-        self.0.send_with(&Message::Go, Some(listener.as_fd()))?;
-        match self.0.receive()? {
-            Some(received) if received.message == Message::Ready => Ok(()),
+    /// Gives it the listener and waits until it serves; its pidfd.
+    pub(super) fn hand_over(self, listener: Listener) -> io::Result<OwnedFd> {
+        self.channel.send_with(&Message::Go, Some(listener.as_fd()))?;
+        match self.channel.receive()? {
+            Some(received) if received.message == Message::Ready => Ok(self.pidfd),
             _ => Err(io::Error::from_raw_os_error(libc::ESRCH)),
         }
     }

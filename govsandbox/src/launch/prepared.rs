@@ -72,6 +72,7 @@ pub struct Prepared {
     tree: Tree,
     command: OwnedFd,
     command_pid: i32,
+    performer: Option<OwnedFd>,
     channel: Channel,
     group: Option<Group>,
     redirected: Vec<RedirectedFile>,
@@ -175,9 +176,10 @@ pub fn spawn(
     let command = wait_for_process(&tree)?;
     let command_pid = pid_of(command.as_fd()).map_err(process_error)?;
     let program = plan.argv.first().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    let prepared =
-        Prepared { tree, command, command_pid, channel: command_channel, group, redirected, program };
-    prepared.wait_until_ready()?;
+    let channel = command_channel;
+    let mut prepared =
+        Prepared { tree, command, command_pid, performer: None, channel, group, redirected, program };
+    prepared.performer = prepared.wait_until_ready()?;
     Ok(prepared)
 }
 
@@ -192,6 +194,12 @@ impl Prepared {
     #[must_use]
     pub fn command_pid(&self) -> i32 {
         self.command_pid
+    }
+
+    /// The performer's process, with one in the plan: one thread.
+    #[must_use]
+    pub fn performer(&self) -> Option<BorrowedFd<'_>> {
+        self.performer.as_ref().map(AsFd::as_fd)
     }
 
     /// The sandbox's pid 1.
@@ -277,12 +285,13 @@ impl Prepared {
         }
     }
 
-    fn wait_until_ready(&self) -> Result<(), LaunchError> {
+    /// What came along is the performer's pidfd.
+    fn wait_until_ready(&self) -> Result<Option<OwnedFd>, LaunchError> {
         let failed = |source: io::Error| LaunchError::system("prepare", self.program.clone(), source);
         match self.channel.receive().map_err(failed)? {
             None => Err(LaunchError::Vanished),
             Some(received) => match received.message {
-                Message::Ready => Ok(()),
+                Message::Ready => Ok(received.descriptor),
                 Message::Failed(failure) => Err(LaunchError::from_failure(failure)),
                 _ => Err(LaunchError::Vanished),
             },

@@ -2,7 +2,10 @@
 
 use crate::{
     event::privilege::{Attempt, CallName, Filter, Refused},
-    launch::seccomp::{self, Reason, SeccompPlan},
+    launch::{
+        landlock,
+        seccomp::{self, GroupSignals, Reason, SeccompPlan},
+    },
 };
 
 /// Asks the program that the command was started with.
@@ -26,4 +29,9 @@ fn rule(reason: Reason) -> &'static str {
         Reason::Processes => "builtin/processes",
         Reason::Architecture => "builtin/architecture",
     }
+}
+
+/// Signals to the own process group reach the supervisor and the shell's job where Landlock does not keep them inside.
+pub(super) fn group_signals() -> GroupSignals {
+    if landlock::strength().abi >= landlock::SCOPE_ABI_MIN { GroupSignals::Allow } else { GroupSignals::Deny }
 }

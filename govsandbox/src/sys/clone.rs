@@ -66,7 +66,7 @@ impl OneThread {
     }
 }
 
-/// As [`fork`], the child being a child of this process' own parent (`CLONE_PARENT`), which reaps it.
+/// As [`fork`], the child being a child of this process' own parent (`CLONE_PARENT`), which reaps it; its pidfd, `CLOEXEC`.
 ///
 /// # Errors
 /// `EINVAL`: the parent is of another pid namespace.
@@ -74,15 +74,20 @@ pub fn fork_sibling(
     _: OneThread,
     descriptors: Descriptors<'_>,
     child: impl FnOnce() -> i32,
-) -> io::Result<()> {
-    let arguments =
-        CloneArguments { flags: u64::from(libc::CLONE_PARENT.cast_unsigned()), ..CloneArguments::default() };
+) -> io::Result<OwnedFd> {
+    let mut pidfd: libc::c_int = -1;
+    let arguments = CloneArguments {
+        flags: u64::from((libc::CLONE_PARENT | libc::CLONE_PIDFD).cast_unsigned()),
+        pidfd: (&raw mut pidfd) as u64,
+        ..CloneArguments::default()
+    };
     // SAFETY: without CLONE_VM and with stack 0 this is a fork; there is one thread, so the child is a whole copy. The
-    // structure is the kernel's `struct clone_args`.
+    // structure is the kernel's `struct clone_args` and `pidfd` outlives the call.
     match unsafe { libc::syscall(libc::SYS_clone3, &raw const arguments, size_of::<CloneArguments>()) } {
         0 => run(descriptors, child),
         pid if pid < 0 => Err(io::Error::last_os_error()),
-        _ => Ok(()),
+        // SAFETY: the kernel has just put a descriptor there that nobody else owns.
+        _ => Ok(unsafe { OwnedFd::from_raw_fd(pidfd) }),
     }
 }
 

@@ -18,6 +18,8 @@ const NOTIF_SEND: libc::c_ulong = 0xc018_2101;
 const NOTIF_ID_VALID: libc::c_ulong = 0x4008_2102;
 const NOTIF_SET_FLAGS: libc::c_ulong = 0x4008_2104;
 const FD_SYNC_WAKE_UP: libc::c_ulong = 1;
+/// `SECCOMP_USER_NOTIF_FLAG_CONTINUE`.
+const CONTINUE: u32 = 1;
 
 /// Receives the calls that a filter hands over.
 #[derive(Debug)]
@@ -146,7 +148,19 @@ impl Listener {
     /// # Errors
     /// `ENOENT`: the thread was killed.
     pub fn answer(&self, id: u64, answer: Result<(), i32>) -> io::Result<()> {
-        let response = Response { id, value: 0, error: answer.err().map_or(0, |errno| -errno), flags: 0 };
+        self.send(Response { id, value: 0, error: answer.err().map_or(0, |errno| -errno), flags: 0 })
+    }
+
+    /// Lets the kernel do the call. It reads the caller's memory again, which may have changed since: only for what
+    /// something else judges then.
+    ///
+    /// # Errors
+    /// As [`Listener::answer`].
+    pub fn go_on(&self, id: u64) -> io::Result<()> {
+        self.send(Response { id, value: 0, error: 0, flags: CONTINUE })
+    }
+
+    fn send(&self, response: Response) -> io::Result<()> {
         // SAFETY: the structure is the kernel's.
         if unsafe { libc::ioctl(self.0.as_raw_fd(), NOTIF_SEND, &raw const response) } < 0 {
             return Err(io::Error::last_os_error());

@@ -88,7 +88,7 @@ pub fn process_exit(ctx: BtfTracePointContext) -> i32 {
         }
         let signal: *const u8 = typed(bytes, &offsets::TASK_SIGNAL);
         let live: u32 = typed(signal, &offsets::SIGNAL_LIVE);
-        if live == 0 {
+        if live == 0 && (*mark).performs == 0 {
             let tgid: u32 = typed(bytes, &offsets::TASK_TGID);
             let _ = maps::MEMBERS.remove(&tgid);
             exited(&ctx, typed(bytes, &offsets::TASK_EXIT_CODE));

@@ -147,7 +147,7 @@ fn rename(
 }
 
 /// git writes a config anew beside the old one and renames it into place. `false`: not so, or other keys differ.
-fn edit_config(
+pub(super) fn edit_config(
     caller: &Caller<'_>,
     (from, moved): (&Entry, &Stat),
     (to, replaced, rule): (&Entry, &Stat, u16),

@@ -42,6 +42,14 @@ macro_rules! calls {
 /// All of them, and older ones that newer architectures do not have.
 pub(super) const CALLS: &[i64] = calls!(SYS_rename SYS_link SYS_unlink SYS_rmdir SYS_mkdir SYS_mknod SYS_symlink SYS_chmod SYS_chown SYS_lchown);
 
+/// Renames alone.
+pub(super) const RENAMES: &[i64] = &[
+    #[cfg(target_arch = "x86_64")]
+    libc::SYS_rename,
+    libc::SYS_renameat,
+    libc::SYS_renameat2,
+];
+
 /// `setxattrat`, `removexattrat` (Linux 6.13), `file_setattr` (6.17).
 pub(super) const MISSING: &[i64] = &[463, 466, 469];
 
@@ -110,6 +118,17 @@ pub(super) fn read(caller: &Caller<'_>, call: &Notification) -> Result<Request, 
             Ok(Request::Change { target: caller.file(a)?, change })
         }
         _ => Err(Errno::NOSYS),
+    }
+}
+
+/// Where the new name of a rename lies in the caller's memory; `None`: it is none.
+pub(super) fn renamed_to(call: &Notification) -> Option<u64> {
+    let [_, second, _, fourth, ..] = call.arguments;
+    match call.number {
+        #[cfg(target_arch = "x86_64")]
+        libc::SYS_rename => Some(second),
+        libc::SYS_renameat | libc::SYS_renameat2 => Some(fourth),
+        _ => None,
     }
 }
 

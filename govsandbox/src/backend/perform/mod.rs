@@ -3,7 +3,7 @@
 //! Permission events tell of opens alone. So on the backend `fanotify` the seccomp filter hands these calls to the
 //! performer ([`crate::launch::performer`]): it reads the arguments once, finds the folders by the caller's own root,
 //! working directory and descriptors, judges, and does the call itself with what it has judged. Nothing is ever
-//! continued in the caller, whose memory another thread can change.
+//! continued in the caller, whose memory another thread can change, but on `lsm`, where the hooks judge it anew ([`keyed`]).
 //!
 //! One process does one call after the other, and every rename, link and removal of the sandbox passes here. So the
 //! path that was judged is still the object's path when the call is done.
@@ -14,6 +14,7 @@ mod calls;
 mod edit;
 mod entry;
 mod judge;
+mod keyed;
 mod report;
 mod request;
 mod walk;
@@ -34,6 +35,7 @@ use rustix::{
 use self::{caller::Caller, judge::Judge, report::Reporter};
 pub use self::{
     edit::OpenKeys,
+    keyed::{KEYED, KeyPerformer},
     report::{Reports, refusal},
 };
 use super::fanotify::{Mode, PathRules};
@@ -67,57 +69,73 @@ impl PathPerformer {
 
 impl Performer for PathPerformer {
     fn serve(&self, listener: Listener, reports: OwnedFd) -> io::Result<()> {
-        let proc =
-            openat(CWD, c"/proc", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, FileMode::empty())?;
-        let server = Server {
-            proc,
-            reporter: Reporter::new(reports),
-            judge: Judge { rules: &self.rules, mode: self.mode, with_keys: &self.with_keys },
-        };
-        listener.wake_here();
-        // Until a call is received, any signal interrupts it; after, only one that kills. So all are, before each is done.
-        let mut waiting = VecDeque::new();
-        loop {
-            while waiting.is_empty() || listener.has_call()? {
-                waiting.extend(listener.receive()?);
-            }
-            let Some(call) = waiting.pop_front() else { continue };
-            if let Some(answer) = server.perform(&listener, &call)? {
-                // Fails where the caller was killed meanwhile.
-                listener.answer(call.id, answer.map_err(Errno::raw_os_error)).ok();
-            }
-        }
+        let reporter = Reporter::new(reports);
+        let judge = Judge { rules: &self.rules, mode: self.mode, with_keys: &self.with_keys };
+        serve(&listener, &reporter, |caller, call| perform(&judge, caller, &listener, call))
     }
 }
 
-struct Server<'a> {
-    proc: OwnedFd,
-    reporter: Reporter,
-    judge: Judge<'a>,
+/// What becomes of a call.
+enum Answer {
+    /// It is done, or refused.
+    Done(Result<(), Errno>),
+    /// The kernel does it, with what the caller's memory has then.
+    GoOn,
 }
 
-impl Server<'_> {
-    /// `None`: the caller is gone.
-    fn perform(&self, listener: &Listener, call: &Notification) -> io::Result<Option<Result<(), Errno>>> {
-        let caller = Caller { tid: call.tid, proc: self.proc.as_fd(), reporter: &self.reporter };
-        let request = calls::read(&caller, call);
-        // What was read could be another's whose thread got the number since.
-        if !listener.is_waiting(call.id) {
-            return Ok(None);
+/// Answers calls, one after the other. An answer of `None`: the caller is gone.
+fn serve(
+    listener: &Listener,
+    reporter: &Reporter,
+    mut perform: impl FnMut(&Caller<'_>, &Notification) -> io::Result<Option<Answer>>,
+) -> io::Result<()> {
+    let proc = openat(CWD, c"/proc", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, FileMode::empty())?;
+    listener.wake_here();
+    // Until a call is received, any signal interrupts it; after, only one that kills. So all are, before each is done.
+    let mut waiting = VecDeque::new();
+    loop {
+        while waiting.is_empty() || listener.has_call()? {
+            waiting.extend(listener.receive()?);
         }
-        let request = match request {
-            Ok(request) => request,
-            Err(errno) => return Ok(Some(Err(errno))),
+        let Some(call) = waiting.pop_front() else { continue };
+        let caller = Caller { tid: call.tid, proc: proc.as_fd(), reporter };
+        // Both fail where the caller was killed meanwhile.
+        match perform(&caller, &call)? {
+            Some(Answer::Done(answer)) => listener.answer(call.id, answer.map_err(Errno::raw_os_error)).ok(),
+            Some(Answer::GoOn) => listener.go_on(call.id).ok(),
+            None => None,
         };
-        with_capabilities(CapabilitySet::empty())?;
-        let answer = act::act(&self.judge, &caller, request);
-        with_capabilities(CAPABILITIES)?;
-        match answer {
-            Ok(()) => Ok(Some(Ok(()))),
-            Err(act::Failed::Errno(errno)) => Ok(Some(Err(errno))),
-            Err(act::Failed::Performer(error)) => Err(error),
-        }
     }
+}
+
+fn perform(
+    judge: &Judge<'_>,
+    caller: &Caller<'_>,
+    listener: &Listener,
+    call: &Notification,
+) -> io::Result<Option<Answer>> {
+    let request = calls::read(caller, call);
+    // What was read could be another's whose thread got the number since.
+    if !listener.is_waiting(call.id) {
+        return Ok(None);
+    }
+    let request = match request {
+        Ok(request) => request,
+        Err(errno) => return Ok(Some(Answer::Done(Err(errno)))),
+    };
+    match without_capabilities(|| act::act(judge, caller, request))? {
+        Ok(()) => Ok(Some(Answer::Done(Ok(())))),
+        Err(act::Failed::Errno(errno)) => Ok(Some(Answer::Done(Err(errno)))),
+        Err(act::Failed::Performer(error)) => Err(error),
+    }
+}
+
+/// Does something as the command's user does.
+fn without_capabilities<T>(act: impl FnOnce() -> T) -> io::Result<T> {
+    with_capabilities(CapabilitySet::empty())?;
+    let done = act();
+    with_capabilities(CAPABILITIES)?;
+    Ok(done)
 }
 
 /// Those that are in effect; without any, the process meets files as the command's user does.
