@@ -50,7 +50,7 @@ use crate::{
     },
     policy::{
         self, Context, Sources, User,
-        compile::{Compiled, Layer, Mode, RootPolicy, RuleInfo, Userfaultfd},
+        compile::{Compiled, Layer, Mode, PathTable, RootPolicy, RuleInfo, Userfaultfd},
     },
 };
 use govsandbox_ebpf::abi::rule::SandboxConfig;
@@ -153,10 +153,7 @@ struct Policy {
     review: Review,
 }
 
-fn load_policy(
-    options: &RunOptions,
-    identity: &Identity,
-) -> miette::Result<(Policy, Box<govsandbox_ebpf::abi::rule::Automaton>)> {
+fn load_policy(options: &RunOptions, identity: &Identity) -> miette::Result<(Policy, PathTable)> {
     let user = User {
         uid: identity.uid,
         gid: identity.gid,
@@ -218,7 +215,7 @@ struct Start<'a> {
     cwd: PathBuf,
     env: Vec<(OsString, OsString)>,
     policy: Policy,
-    automaton: Box<govsandbox_ebpf::abi::rule::Automaton>,
+    automaton: PathTable,
     loaded: Loaded,
     kind: Kind,
 }
@@ -329,7 +326,7 @@ impl Start<'_> {
             refused,
             resolver,
             compiled: Arc::new(policy::explain::with_links_followed(compiled)),
-            automaton: Arc::from(self.automaton.clone()),
+            automaton: self.automaton.clone(),
             programs: layers.programs.map(|programs| Arc::from(programs.table)),
             root: PathBuf::from(format!("/proc/{init_pid}/root")),
             enforcing: enforce,
@@ -374,7 +371,8 @@ impl Start<'_> {
         let programs = programs::find(&compiled.exec, &self.env)?;
         match self.kind {
             Kind::Lsm => {
-                let kernel = lsm::prepare(&compiled.paths, programs.as_ref(), own_files, own_rule.0)?;
+                let kernel =
+                    lsm::prepare(&compiled.paths, &self.automaton, programs.as_ref(), own_files, own_rule.0)?;
                 let keyed = match compiled.mode {
                     Mode::Audit => None, // there everything may change
                     Mode::Enforce => KeyPerformer::new(&compiled.paths, &kernel.automaton),

@@ -132,32 +132,54 @@ pub struct TagKey {
     pub tag: u32,
 }
 
-/// States of one automaton at most.
-pub const AUTOMATON_STATES_MAX: usize = 8192;
-/// Transitions of one automaton at most: states × classes, classes rounded up to a power of two.
-pub const AUTOMATON_TRANSITIONS_MAX: usize = 1 << 17;
+/// Words of one automaton. A power of two, so that an index can be masked; as bytes at most what Linux 6.1 takes for an
+/// element of an array (4 MiB).
+pub const AUTOMATON_WORDS: usize = 1 << 20;
+/// Where [`Automaton::words`] says how many of the rows' words count; the next word: how many of all.
+pub const AUTOMATON_LENGTHS: usize = 256;
+/// Where the rows begin.
+pub const AUTOMATON_ROWS: usize = 272;
+/// Rows begin at multiples of this.
+pub const AUTOMATON_ROW_ALIGN: usize = 16;
+/// Where the states begin, and the first state's number.
+pub const AUTOMATON_STATES: usize = 1 << 15;
+/// Bits of a word that are a state or an index.
+pub const AUTOMATON_INDEX_BITS: u32 = 20;
+/// In the bits above: the word belongs to the state that stands as many words before it as the class says.
+pub const AUTOMATON_CELL: u32 = 1 << 11;
+/// The class of a component's end, behind those of bytes: where it leads to are the rules that match.
+pub const AUTOMATON_END: u32 = 256;
+/// In a row: the state's own usual successor.
+pub const AUTOMATON_OWN: u32 = 1 << 31;
 
 /// The path patterns of one sandbox as one table, run over the bytes of an absolute path by
-/// [`crate::decide::automaton`].
+/// [`crate::decide::automaton`]. Everything is a word, so that one mask bounds every access.
 ///
-/// The next state is `transitions[(state << class_bits) + classes[byte]]`. State 0 is dead: nothing can match any more.
-/// It starts in state 1. `hits[state]` is what matches when a component ends in that state.
+/// - `words[byte]` is the byte's class: its mark (`AUTOMATON_CELL | class`) above the index bits, and `class + 1` in them.
+/// - A state is an index of a word, its head: in the index bits the successor that it has for most bytes, above them
+///   which row it shares with others (in units of [`AUTOMATON_ROW_ALIGN`] words).
+/// - The successor for a class is the word `class + 1` behind the head, if that one bears the class' mark: states lie
+///   interleaved, and no two have the same index, so that the mark and the place say whose word it is. If it doesn't,
+///   it is the word `class + 1` of the row, and if that one is [`AUTOMATON_OWN`] the one in the head.
+/// - What matches when a component ends in a state stands where the word for the class [`AUTOMATON_END`] leads to:
+///   [`Hits::deny`] in its lower half. No such word: nothing.
 #[repr(C)]
-#[derive(Clone, Debug)]
 #[cfg_attr(
     feature = "host",
     derive(zerocopy::FromBytes, zerocopy::IntoBytes, zerocopy::KnownLayout, zerocopy::Immutable)
 )]
 pub struct Automaton {
-    /// Class of each byte; below `1 << class_bits`.
-    pub classes: [u8; 256],
-    pub class_bits: u32,
-    pub _pad: u32,
-    pub hits: [Hits; AUTOMATON_STATES_MAX],
-    pub transitions: [u16; AUTOMATON_TRANSITIONS_MAX],
+    pub words: [u32; AUTOMATON_WORDS],
 }
-const _: () =
-    assert!(size_of::<Automaton>() == 264 + 4 * AUTOMATON_STATES_MAX + 2 * AUTOMATON_TRANSITIONS_MAX);
+
+/// Without its million words.
+impl core::fmt::Debug for Automaton {
+    fn fmt(&self, out: &mut core::fmt::Formatter<'_>) -> core::fmt::Result {
+        out.debug_struct("Automaton").finish_non_exhaustive()
+    }
+}
+const _: () = assert!(size_of::<Automaton>() <= 4 << 20 && AUTOMATON_WORDS <= 1 << AUTOMATON_INDEX_BITS);
+const _: () = assert!(AUTOMATON_ROWS.is_multiple_of(AUTOMATON_ROW_ALIGN));
 
 /// Data of a longest-prefix look-up in the egress trie: sandbox, then address. Prefix length: 32 bits more than that of
 /// the network (IPv4 networks are v4-mapped: 96 more again).

@@ -1,25 +1,53 @@
 //! Runs a path automaton over the bytes of an absolute path.
 
 use super::Decision;
-use crate::abi::rule::{AUTOMATON_STATES_MAX, AUTOMATON_TRANSITIONS_MAX, Automaton, Hits, RULE_MOVED, RULE_SYMLINK};
+use crate::abi::rule::{
+    AUTOMATON_CELL, AUTOMATON_END, AUTOMATON_INDEX_BITS, AUTOMATON_ROW_ALIGN, AUTOMATON_STATES,
+    AUTOMATON_WORDS, Automaton, Hits, RULE_MOVED, RULE_SYMLINK,
+};
 
 /// The state before the first byte.
-pub const START: u32 = 1;
+pub const START: u32 = AUTOMATON_STATES as u32;
+
+const INDEX_MASK: u32 = (1 << AUTOMATON_INDEX_BITS) - 1;
+/// The class of a component's end, as `words` has those of bytes.
+const END: u32 = (AUTOMATON_CELL | AUTOMATON_END) << AUTOMATON_INDEX_BITS | (AUTOMATON_END + 1);
 
 /// The state after one more byte.
 #[inline(always)]
 #[must_use]
 pub fn next(automaton: &Automaton, state: u32, byte: u8) -> u32 {
-    let class = u32::from(automaton.classes[byte as usize]);
-    let index = (state << (automaton.class_bits & 15)) + class;
-    u32::from(automaton.transitions[index as usize & (AUTOMATON_TRANSITIONS_MAX - 1)])
+    let class = automaton.words[byte as usize];
+    let own = word(automaton, state.wrapping_add(class));
+    let head = word(automaton, state);
+    let row = (head >> AUTOMATON_INDEX_BITS) * AUTOMATON_ROW_ALIGN as u32;
+    let shared = word(automaton, row.wrapping_add(class));
+    // `AUTOMATON_OWN` has no other bit, and is the only word of a row with its bit.
+    let usual = shared | (head & ((shared as i32) >> 31) as u32);
+    (if is_marked(own, class) { own } else { usual }) & INDEX_MASK
 }
 
 /// The rules that match when a component ends in this state; they cover everything below it.
 #[inline(always)]
 #[must_use]
 pub fn hits(automaton: &Automaton, state: u32) -> Hits {
-    automaton.hits[state as usize & (AUTOMATON_STATES_MAX - 1)]
+    let end = word(automaton, state.wrapping_add(END));
+    if !is_marked(end, END) {
+        return Hits::NONE;
+    }
+    let hits = word(automaton, end);
+    Hits { deny: hits as u16, protect: (hits >> 16) as u16 }
+}
+
+/// What is above the index bits plays no part.
+#[inline(always)]
+fn word(automaton: &Automaton, index: u32) -> u32 {
+    automaton.words[index as usize & (AUTOMATON_WORDS - 1)]
+}
+
+#[inline(always)]
+const fn is_marked(word: u32, class: u32) -> bool {
+    (word ^ class) >> AUTOMATON_INDEX_BITS == 0
 }
 
 /// Where a scan stands: after some bytes of a path.

@@ -1,7 +1,7 @@
 //! Every map: what it holds, its size and why. All are keyed by sandbox, so that many run at once.
 
 use aya_ebpf::{
-    btf_maps::{Array, HashMap, HashOfMaps, InodeStorage, LpmTrie, LruHashMap, RingBuf},
+    btf_maps::{Array, ArrayOfMaps, HashMap, HashOfMaps, InodeStorage, LpmTrie, LruHashMap, RingBuf},
     macros::btf_map,
 };
 use govsandbox_ebpf::abi::{
@@ -27,6 +27,8 @@ use super::{
 pub const SANDBOXES_MAX: usize = 256;
 /// `BPF_F_NO_PREALLOC`: an entry costs memory only while it is there.
 const NO_PREALLOC: usize = 1;
+/// `BPF_F_MMAPABLE`: the host writes what counts, and not all of it.
+const MAPPED: usize = 1 << 10;
 
 /// Folders of one path that are looked at; a deeper path is refused.
 pub const PATH_DEPTH_MAX: usize = 64;
@@ -98,7 +100,7 @@ pub type AutomatonWords = [u64; size_of::<Automaton>() / 8];
 
 /// Slot → path automaton.
 #[btf_map]
-pub static AUTOMATA: HashOfMaps<u32, Array<AutomatonWords, 1>, SANDBOXES_MAX> = HashOfMaps::new();
+pub static AUTOMATA: ArrayOfMaps<Array<AutomatonWords, 1, MAPPED>, SANDBOXES_MAX> = ArrayOfMaps::new();
 
 /// Tag → what the exec rules say of it.
 #[btf_map]

@@ -185,8 +185,7 @@ pub unsafe fn by_path(slot: u32, scratch: *mut Scratch, at: u32, length: u32) ->
     let scan = unsafe { &raw mut (*scratch).scan };
     // SAFETY: as above.
     unsafe { *scan = PathScan { start: at, ..PathScan::START } };
-    // SAFETY: an entry of an array stays where it is while the program runs.
-    let Some(words) = (unsafe { maps::AUTOMATA.get_value(&slot, &0) }) else { return Hits::NONE };
+    let Some(words) = maps::AUTOMATA.get_value(slot, &0) else { return Hits::NONE };
     let mut context = ScanContext { automaton: core::ptr::from_ref(words).cast(), scratch };
     let context = (&raw mut context).cast();
     // SAFETY: the callbacks' types are what the helper calls; the context outlives the loops; the room behind a masked
@@ -209,7 +208,7 @@ pub unsafe fn by_path(slot: u32, scratch: *mut Scratch, at: u32, length: u32) ->
 pub unsafe fn state_below(slot: u32, scratch: *mut Scratch) -> u32 {
     // SAFETY: an entry of an array stays where it is while the program runs; the index is masked.
     unsafe {
-        let Some(words) = maps::AUTOMATA.get_value(&slot, &0) else { return 0 };
+        let Some(words) = maps::AUTOMATA.get_value(slot, &0) else { return 0 };
         let automaton = &*core::ptr::from_ref(words).cast::<Automaton>();
         let last = (*scratch).scan.components.wrapping_sub(1) as usize & (CHAIN_MAX - 1);
         automaton::next(automaton, (*scratch).kept[last], b'/')
@@ -225,7 +224,7 @@ pub unsafe fn may_be_symlink(slot: u32, scratch: *mut Scratch) -> Decision {
     // SAFETY: as in `state_below`.
     unsafe {
         let place = state_below(slot, scratch);
-        let Some(words) = maps::AUTOMATA.get_value(&slot, &0) else { return Decision::ALLOW };
+        let Some(words) = maps::AUTOMATA.get_value(slot, &0) else { return Decision::ALLOW };
         let automaton = &*core::ptr::from_ref(words).cast::<Automaton>();
         automaton::decide_symlink(automaton, (*scratch).scan.folder_state, place)
     }
@@ -302,7 +301,7 @@ pub unsafe fn by_name(slot: u32, state: u32, dentry: *const u8) -> Option<Hits> 
         if at != within as u64 || length as usize >= NAME_WORDS * 8 {
             return None;
         }
-        let Some(words) = maps::AUTOMATA.get_value(&slot, &0) else { return Some(Hits::NONE) };
+        let Some(words) = maps::AUTOMATA.get_value(slot, &0) else { return Some(Hits::NONE) };
         let automaton = &*core::ptr::from_ref(words).cast::<Automaton>();
         Some(automaton::hits(automaton, state_after(automaton, state, within, length)))
     }

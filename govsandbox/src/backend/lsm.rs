@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use govsandbox_ebpf::abi::rule::{Automaton, Hits, SandboxConfig, TagRule};
+use govsandbox_ebpf::abi::rule::{Hits, SandboxConfig, TagRule};
 use rustix::process::{WaitOptions, waitpid};
 
 use super::programs::Programs;
@@ -21,7 +21,7 @@ use crate::{
     id::RuleIndex,
     policy::{
         automaton::{self, AutomatonError},
-        compile::{GlobRule, LiteralRule, PathEffect, PathPlan},
+        compile::{GlobRule, LiteralRule, PathEffect, PathPlan, PathTable},
         rule::glob,
         way::Way,
     },
@@ -56,7 +56,7 @@ pub struct Prepared {
     /// For [`Contents::held`].
     pub held: Vec<Held>,
     /// For [`Contents::automaton`].
-    pub automaton: Box<Automaton>,
+    pub automaton: PathTable,
 }
 
 /// The rules can't be turned into what the kernel holds.
@@ -82,6 +82,7 @@ pub enum PrepareError {
 /// [`PrepareError`].
 pub fn prepare(
     paths: &PathPlan,
+    automaton: &PathTable,
     programs: Option<&Programs>,
     own_files: &[PathBuf],
     own_rule: u16,
@@ -91,7 +92,7 @@ pub fn prepare(
     // For each rule its file, the mounts below and the links on the way; the folders above are the same for many.
     open_files::raise(OPEN_FILES_USUAL + OPEN_FILES_PER_RULE * paths.literals.len() as u64);
     let mut holding = Holding::default();
-    let mut globs = paths.globs.clone();
+    let mut more_globs = Vec::new();
     for literal in &paths.literals {
         let LiteralRule { path, effect, rule } = literal;
         let way = Way::of(path);
@@ -106,13 +107,13 @@ pub fn prepare(
                 if file_system::unstable(&resolved).is_some() {
                     use std::os::unix::ffi::OsStrExt as _;
                     let pattern = glob::quote(resolved.as_os_str().as_bytes());
-                    globs.push(GlobRule { pattern, effect: *effect, rule: RuleIndex(rule.0) });
+                    more_globs.push(GlobRule { pattern, effect: *effect, rule: RuleIndex(rule.0) });
                 }
             }
             Err(_) => {
                 use std::os::unix::ffi::OsStrExt as _;
                 let pattern = glob::quote(way.end.as_os_str().as_bytes());
-                globs.push(GlobRule { pattern, effect: *effect, rule: RuleIndex(rule.0) });
+                more_globs.push(GlobRule { pattern, effect: *effect, rule: RuleIndex(rule.0) });
             }
         }
         holding.pin(way.names(), rule.0)?;
@@ -126,7 +127,12 @@ pub fn prepare(
     for (path, hits) in programs.iter().flat_map(|programs| &programs.held) {
         held.extend(Held::program(path, *hits)?);
     }
-    Ok(Prepared { held, automaton: automaton::build(&globs)? })
+    let automaton = if more_globs.is_empty() {
+        automaton.clone()
+    } else {
+        automaton::build(&[paths.globs.clone(), more_globs].concat())?
+    };
+    Ok(Prepared { held, automaton })
 }
 
 /// Marks a child of this process, lets it open a file that a rule denies and one that none does, and sees what it gets.

@@ -11,8 +11,8 @@ use govsandbox_ebpf::abi::{
     event::RecordKind,
     exec::{ExecHits, ExecTable},
     rule::{
-        Automaton, EgressKey, LOST_REFUSALS, Loss, LossKey, PortTable, SandboxConfig, SyscallSpec, TagKey,
-        TagRule, TaskMark,
+        AUTOMATON_LENGTHS, AUTOMATON_STATES, Automaton, EgressKey, LOST_REFUSALS, Loss, LossKey, PortTable,
+        SandboxConfig, SyscallSpec, TagKey, TagRule, TaskMark,
     },
 };
 use rustix::process::{PidfdFlags, getpid, pidfd_open};
@@ -195,7 +195,7 @@ impl Sandbox {
     ) -> Result<Rings, FillError> {
         let raw = |map| move |source| FillError::Map { map, source };
         if let Some(automaton) = automaton {
-            write_table(&self.maps.automata, slot, automaton.as_bytes()).map_err(raw("AUTOMATA"))?;
+            write_automaton(&self.maps.automata, slot, automaton).map_err(raw("AUTOMATA"))?;
         }
         if let Some(exec) = exec {
             write_table(&self.maps.exec_tables, slot, exec.as_bytes()).map_err(raw("EXEC_TABLES"))?;
@@ -369,17 +369,32 @@ fn epoch() -> u64 {
 
 /// Writes a table into the only entry of the slot's array, which is made if there is none.
 fn write_table(outer: &MapData, slot: u32, bytes: &[u8]) -> io::Result<()> {
-    let outer = outer.fd().as_fd();
-    let array = match sys::bpf::inner_id(outer, slot)? {
-        Some(id) => MapData::from_id(id).map_err(io::Error::other)?,
-        None => {
-            let size_bytes = u32::try_from(bytes.len()).map_err(io::Error::other)?;
-            let array = sys::bpf::create_array_of_one(size_bytes)?;
-            sys::bpf::insert_inner(outer, slot, &array)?;
-            MapData::from_fd(array).map_err(io::Error::other)?
-        }
-    };
+    let array = array_of_slot(outer, slot, bytes.len(), false)?;
     sys::bpf::map_update(array.fd().as_fd(), &0_u32.to_ne_bytes(), bytes)
+}
+
+/// The same for an automaton, of which only what counts is written: megabytes else.
+fn write_automaton(outer: &MapData, slot: u32, automaton: &Automaton) -> io::Result<()> {
+    let array = array_of_slot(outer, slot, size_of::<Automaton>(), true)?;
+    let bytes = automaton.as_bytes();
+    let length =
+        |place: usize| automaton.words.get(place).map_or(0, |words| *words as usize * size_of::<u32>());
+    let part = |begin: usize, place: usize| (begin, bytes.get(begin..length(place)).unwrap_or_default());
+    let states = AUTOMATON_STATES * size_of::<u32>();
+    let parts = [part(0, AUTOMATON_LENGTHS), part(states, AUTOMATON_LENGTHS + 1)];
+    sys::bpf::write_mapped(array.fd().as_fd(), bytes.len(), &parts)
+}
+
+/// The array of one element that stands in a slot; it is made if there is none.
+fn array_of_slot(outer: &MapData, slot: u32, size_bytes: usize, mapped: bool) -> io::Result<MapData> {
+    let outer = outer.fd().as_fd();
+    if let Some(id) = sys::bpf::inner_id(outer, slot)? {
+        return MapData::from_id(id).map_err(io::Error::other);
+    }
+    let size_bytes = u32::try_from(size_bytes).map_err(io::Error::other)?;
+    let array = sys::bpf::create_array_of_one(size_bytes, mapped)?;
+    sys::bpf::insert_inner(outer, slot, &array)?;
+    MapData::from_fd(array).map_err(io::Error::other)
 }
 
 /// What losses are counted by: the kind, whether of refusals, and both as the key has them.

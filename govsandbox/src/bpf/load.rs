@@ -225,7 +225,7 @@ impl Loaded {
     /// others load.
     fn stand_in(&self, map: &str) -> Result<PathBuf, LoadError> {
         let path = self.map_path(map);
-        let pinned = sys::bpf::create_array_of_one(4)
+        let pinned = sys::bpf::create_array_of_one(4, false)
             .and_then(|map| MapData::from_fd(map).map_err(io::Error::other))
             .and_then(|map| map.pin(&path).map_err(io::Error::other));
         pinned.map_err(|source| LoadError::Pin { path: path.display().to_string(), source })?;

@@ -15,7 +15,7 @@ use govsandbox_ebpf::abi::{
         RecordOutcome,
     },
     exec::ExecTable,
-    rule::{Automaton, Loss, Lost, RULE_MOVED, RULE_SYMLINK},
+    rule::{Loss, Lost, RULE_MOVED, RULE_SYMLINK},
 };
 
 pub use super::record::DecodeError;
@@ -31,7 +31,7 @@ use super::{
 };
 use crate::{
     id::RuleId,
-    policy::compile::{Compiled, EgressTarget, Layer, RuleInfo},
+    policy::compile::{Compiled, EgressTarget, Layer, PathTable, RuleInfo},
 };
 
 /// Threads with refusals of verdict threads whose syscall did not end yet, and such refusals of one, at most; beyond that a refusal may be told twice.
@@ -63,7 +63,7 @@ impl Decoder {
     #[must_use]
     pub fn new(
         compiled: Arc<Compiled>,
-        automaton: Arc<Automaton>,
+        automaton: PathTable,
         root: PathBuf,
         enforcing: bool,
         filter: Filter,

@@ -87,7 +87,7 @@ fn compiled() -> Compiled {
 
 fn decoder_at(root: &Path, enforcing: bool) -> Decoder {
     let compiled = compiled();
-    let automaton = Arc::from(automaton::build(&compiled.paths.globs).unwrap());
+    let automaton = automaton::build(&compiled.paths.globs).unwrap();
     Decoder::new(Arc::new(compiled), automaton, root.to_owned(), enforcing, filter())
 }
 

@@ -11,7 +11,6 @@ use govsandbox_ebpf::{
     abi::{
         event::{FLAG_PATH_AS_GIVEN, FLAG_TARGET_AS_GIVEN, FLAG_TARGET_FIRST, RecordAction, RecordKind},
         exec::ExecTable,
-        rule::Automaton,
     },
     decide::path::Operation,
 };
@@ -22,7 +21,7 @@ use super::{
     record::Record,
 };
 use crate::policy::{
-    compile::{Compiled, LiteralRule, RuleInfo},
+    compile::{Compiled, LiteralRule, PathTable, RuleInfo},
     explain,
 };
 
@@ -30,7 +29,7 @@ use crate::policy::{
 #[derive(Debug)]
 pub(super) struct Refusals {
     pub(super) compiled: Arc<Compiled>,
-    pub(super) automaton: Arc<Automaton>,
+    pub(super) automaton: PathTable,
     /// The exec rules; `None`: there are none.
     pub(super) programs: Option<Arc<ExecTable>>,
     pub(super) root: PathBuf,

@@ -7,12 +7,11 @@ use std::{
     sync::Arc,
 };
 
-use govsandbox_ebpf::abi::rule::Automaton;
 use miette::NamedSource;
 
 use super::{
     automaton, check,
-    compile::{self, CompileError, Compiled, Layer, LiteralRule, Mode},
+    compile::{self, CompileError, Compiled, Layer, LiteralRule, Mode, PathTable},
     context::Context,
     effective::Effective,
     error::PolicyError,
@@ -57,7 +56,7 @@ pub struct Loaded {
     /// For the layers that enforce.
     pub compiled: Compiled,
     /// The patterns of [`Compiled::paths`], built.
-    pub automaton: Box<Automaton>,
+    pub automaton: PathTable,
     /// For people: what holds, and where it was written.
     pub effective: Effective,
     /// The rules as they were written.

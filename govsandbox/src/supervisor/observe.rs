@@ -14,7 +14,7 @@ use std::{
 use govsandbox_ebpf::abi::{
     event::{EventRecord, FLAG_ARGV_CUT, RecordAction, RecordKind, RecordOutcome},
     exec::ExecTable,
-    rule::{Automaton, Loss},
+    rule::Loss,
 };
 use rustix::event::{EventfdFlags, eventfd};
 
@@ -34,7 +34,7 @@ use crate::{
         privilege::Filter,
     },
     launch::Killer,
-    policy::compile::Compiled,
+    policy::compile::{Compiled, PathTable},
 };
 
 /// How often losses are looked at, and refusals that no record follows.
@@ -61,7 +61,7 @@ pub(super) struct Observed {
     pub(super) refused: Inbox,
     pub(super) resolver: Resolver,
     pub(super) compiled: Arc<Compiled>,
-    pub(super) automaton: Arc<Automaton>,
+    pub(super) automaton: PathTable,
     pub(super) programs: Option<Arc<ExecTable>>,
     pub(super) root: PathBuf,
     pub(super) enforcing: bool,
@@ -82,7 +82,7 @@ impl Observer {
         let thread = std::thread::Builder::new().name("observer".to_owned()).spawn(move || {
             let mut decoder = Decoder::new(
                 Arc::clone(&observed.compiled),
-                Arc::clone(&observed.automaton),
+                observed.automaton.clone(),
                 observed.root.clone(),
                 observed.enforcing,
                 filter,

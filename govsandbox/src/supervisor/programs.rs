@@ -2,8 +2,6 @@
 
 use std::{ffi::OsString, path::PathBuf, sync::Arc};
 
-use govsandbox_ebpf::abi::rule::Automaton;
-
 use super::system;
 use crate::{
     backend::{
@@ -11,7 +9,7 @@ use crate::{
         programs::{self, Programs},
     },
     launch::plan::FanotifyPlan,
-    policy::compile::ExecPlan,
+    policy::compile::{ExecPlan, PathTable},
 };
 
 /// Finds the files that they name; names are looked for in the command's `PATH` too.
@@ -24,10 +22,10 @@ pub(super) fn find(plan: &ExecPlan, env: &[(OsString, OsString)]) -> miette::Res
 /// What the verdict thread is asked where hooks decide about everything else.
 pub(super) fn by_content(
     programs: Option<&Programs>,
-    automaton: &Automaton,
+    automaton: &PathTable,
 ) -> miette::Result<Option<(FanotifyPlan, Arc<PathRules>)>> {
     let Some(programs) = programs.filter(|programs| !programs.by_content.is_empty()) else { return Ok(None) };
-    let asked = fanotify::prepare_contents(programs, Box::new(automaton.clone()))
+    let asked = fanotify::prepare_contents(programs, automaton.clone())
         .map_err(system("read the programs that the policy holds by content"))?;
     Ok(Some((asked.0, Arc::new(asked.1))))
 }

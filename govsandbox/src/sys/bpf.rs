@@ -12,6 +12,7 @@ const BPF_MAP_UPDATE_ELEM: libc::c_long = 2;
 const BPF_MAP_GET_NEXT_KEY: libc::c_long = 4;
 const BPF_MAP_TYPE_ARRAY: u32 = 2;
 const BPF_MAP_TYPE_RINGBUF: u32 = 27;
+const BPF_F_MMAPABLE: u32 = 1 << 10;
 
 /// `union bpf_attr` of the map element commands (include/uapi/linux/bpf.h).
 #[repr(C)]
@@ -126,12 +127,36 @@ pub fn create_ring_buffer(size_bytes: u32) -> io::Result<OwnedFd> {
     })
 }
 
-/// Makes an array of one element.
+/// Makes an array of one element; `mapped`: for [`write_mapped`].
 ///
 /// # Errors
 /// What the kernel answers.
-pub fn create_array_of_one(value_size: u32) -> io::Result<OwnedFd> {
-    create(CreateAttr { map_type: BPF_MAP_TYPE_ARRAY, key_size: 4, value_size, max_entries: 1, map_flags: 0 })
+pub fn create_array_of_one(value_size: u32, mapped: bool) -> io::Result<OwnedFd> {
+    let map_flags = if mapped { BPF_F_MMAPABLE } else { 0 };
+    create(CreateAttr { map_type: BPF_MAP_TYPE_ARRAY, key_size: 4, value_size, max_entries: 1, map_flags })
+}
+
+/// Writes parts of the only element of an array by way of its memory: each an offset in bytes, and what comes there.
+///
+/// # Errors
+/// What the kernel answers; `EINVAL`: a part goes beyond the element.
+pub fn write_mapped(array: BorrowedFd<'_>, size_bytes: usize, parts: &[(usize, &[u8])]) -> io::Result<()> {
+    let (access, fd) = (libc::PROT_READ | libc::PROT_WRITE, array.as_raw_fd());
+    // SAFETY: a new mapping, wherever the kernel has room.
+    let memory = unsafe { libc::mmap(std::ptr::null_mut(), size_bytes, access, libc::MAP_SHARED, fd, 0) };
+    if memory == libc::MAP_FAILED {
+        return Err(io::Error::last_os_error());
+    }
+    let fits =
+        |(at, bytes): &(usize, &[u8])| at.checked_add(bytes.len()).is_some_and(|end| end <= size_bytes);
+    let all_fit = parts.iter().all(fits);
+    for (at, bytes) in parts.iter().filter(|_| all_fit) {
+        // SAFETY: the part lies within the mapping, which nothing else of this process knows of.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), memory.cast::<u8>().add(*at), bytes.len()) };
+    }
+    // SAFETY: the mapping made above; nothing refers to it any more.
+    unsafe { libc::munmap(memory, size_bytes) };
+    if all_fit { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::EINVAL)) }
 }
 
 /// Puts a map into a map of maps.

@@ -7,10 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use govsandbox_ebpf::abi::{
-    exec::ExecHits,
-    rule::{Automaton, Hits},
-};
+use govsandbox_ebpf::abi::{exec::ExecHits, rule::Hits};
 
 use super::{
     NOT_HELD,
@@ -27,7 +24,7 @@ use crate::{
         plan::FanotifyPlan,
     },
     policy::{
-        compile::{PathEffect, PathPlan},
+        compile::{PathEffect, PathPlan, PathTable},
         way::Way,
     },
 };
@@ -38,7 +35,7 @@ pub struct Input<'a> {
     /// The policy's paths.
     pub paths: &'a PathPlan,
     /// The table of its globs.
-    pub automaton: Box<Automaton>,
+    pub automaton: PathTable,
     /// Policy files, log, state folder, binary: never changed from inside, in either mode.
     pub own_files: Vec<PathBuf>,
     /// `mode` of the policy.
@@ -129,10 +126,7 @@ pub fn prepare(input: Input<'_>) -> io::Result<Setup> {
 ///
 /// # Errors
 /// A file can't be read.
-pub fn prepare_contents(
-    programs: &Programs,
-    automaton: Box<Automaton>,
-) -> io::Result<(FanotifyPlan, PathRules)> {
+pub fn prepare_contents(programs: &Programs, automaton: PathTable) -> io::Result<(FanotifyPlan, PathRules)> {
     let plan = FanotifyPlan { all_mounts: false, programs: true, inodes: Vec::new() };
     let rules = ProgramRules {
         table: programs.table.clone(),

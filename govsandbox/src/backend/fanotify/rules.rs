@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use govsandbox_ebpf::{
-    abi::rule::{Automaton, Hits, RULE_SYMLINK},
+    abi::rule::{Hits, RULE_SYMLINK},
     decide::{
         Decision,
         automaton::{START, Scan, decide_symlink, next, scan},
@@ -11,6 +11,7 @@ use govsandbox_ebpf::{
 };
 
 use super::programs::ProgramRules;
+use crate::policy::compile::PathTable;
 
 /// Suffix that the kernel gives to the path of an object whose name is gone (`fs/d_path.c`).
 const DELETED: &[u8] = b" (deleted)";
@@ -19,7 +20,7 @@ const DELETED: &[u8] = b" (deleted)";
 #[derive(Debug)]
 pub struct PathRules {
     /// The globs.
-    pub(super) automaton: Box<Automaton>,
+    pub(super) automaton: PathTable,
     /// Named paths, each with all below it; absolute, without symlinks.
     pub(super) literals: Vec<(Vec<u8>, Hits)>,
     /// Symlinks on the way to a named path: each by its own path, which is to stay what it is.

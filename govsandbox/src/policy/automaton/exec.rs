@@ -9,7 +9,7 @@ use govsandbox_ebpf::{
 };
 use zerocopy::FromZeros;
 
-use super::{AutomatonError, Graph, Positions};
+use super::{AutomatonError, graph::Graph, positions::Positions};
 use crate::policy::{
     compile::{ExecEffect, ExecPlan, ExecProgram, ExecRule},
     rule::{
@@ -103,8 +103,8 @@ pub fn build(plan: &ExecPlan, found: &Found) -> Result<Box<ExecTable>, ExecTable
     for path in &found.called_otherwise {
         names.add(&literal(path), multi_call);
     }
-    fill(&mut table.names, &Graph::of(&names)?.merged())?;
-    fill(&mut table.args, &Graph::of(&args)?.merged())?;
+    fill(&mut table.names, &Graph::of(names)?.merged())?;
+    fill(&mut table.args, &Graph::of(args)?.merged())?;
     Ok(table)
 }
 
@@ -148,7 +148,7 @@ pub fn one_name(name: &Segment) -> Result<Box<ExecAutomaton>, ExecTableError> {
     let mut positions = Positions::new(b'/');
     positions.add(std::slice::from_ref(name), ExecHits { deny: 1, ..ExecHits::NONE });
     let mut automaton = ExecAutomaton::new_box_zeroed().map_err(|_| AutomatonError::Memory)?;
-    fill(&mut automaton, &Graph::of(&positions)?.merged())?;
+    fill(&mut automaton, &Graph::of(positions)?.merged())?;
     Ok(automaton)
 }
 
@@ -223,9 +223,8 @@ fn wrong(pattern: &[u8], source: GlobError) -> ExecTableError {
 }
 
 fn fill(automaton: &mut ExecAutomaton, graph: &Graph<ExecHits>) -> Result<(), ExecTableError> {
-    let classes = graph.next.first().map_or(1, Vec::len);
+    let (states, classes) = (graph.states(), graph.class_count);
     let class_bits = classes.next_power_of_two().trailing_zeros();
-    let states = graph.hits.len();
     if states > EXEC_STATES_MAX || states << class_bits > EXEC_TRANSITIONS_MAX {
         return Err(ExecTableError::TooLarge { states, classes });
     }
@@ -234,9 +233,14 @@ fn fill(automaton: &mut ExecAutomaton, graph: &Graph<ExecHits>) -> Result<(), Ex
     for (to, from) in automaton.hits.iter_mut().zip(&graph.hits) {
         *to = *from;
     }
-    for (to, row) in automaton.transitions.chunks_exact_mut(1 << class_bits).zip(&graph.next) {
-        for (to, next) in to.iter_mut().zip(row) {
-            *to = *next;
+    // No state has a number above `EXEC_STATES_MAX`.
+    let short = |state: u32| u16::try_from(state).unwrap_or(0);
+    for (row, state) in automaton.transitions.chunks_exact_mut(1 << class_bits).zip(0..states as u32) {
+        row.fill(short(graph.usual(state)));
+        for (class, next) in graph.exceptions(state) {
+            if let Some(to) = row.get_mut(usize::from(*class)) {
+                *to = short(*next);
+            }
         }
     }
     automaton.fresh = next(automaton, START, 0);

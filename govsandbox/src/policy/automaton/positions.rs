@@ -36,58 +36,90 @@ impl Mark for ExecHits {
     }
 }
 
-/// A set of positions, one bit for each.
-pub(super) type Set = Vec<u64>;
+/// A byte that patterns ask for, by its number. [`START`] is none.
+pub(super) type Position = u32;
+
+/// Before the first byte.
+pub(super) const START: Position = 0;
 
 /// Bytes that a position takes, one bit for each.
 type Bytes = [u64; 4];
 
-/// All positions of all patterns.
+/// All positions of all patterns. Patterns that begin alike share the positions of what they have in common, or a state
+/// would have one for each of them.
 #[derive(Debug)]
 pub(super) struct Positions<H> {
     /// What stands before each component: a slash before names of a path, a NUL before arguments. Of the latter a component
     /// may be empty.
     separator: u8,
-    takes: Vec<Bytes>,
-    follow: Vec<Vec<usize>>,
+    /// For each position which of `distinct` it takes.
+    takes: Vec<usize>,
+    distinct: Vec<Bytes>,
+    follow: Vec<Vec<Position>>,
     /// What matches if a component ends with this position.
     hits: Vec<H>,
-    /// Where a path may begin.
-    first: Vec<usize>,
-    /// What matches every path.
-    everywhere: H,
-    /// The `**` that many patterns begin with: one for all, or each state would have a position for every pattern.
-    leading: Option<Fragment>,
-    /// Leading options that many patterns for arguments begin with, likewise.
-    options: Vec<(&'static [&'static str], Fragment)>,
+    /// Beginnings of patterns.
+    prefixes: Vec<Prefix>,
+    /// How they go on.
+    longer: HashMap<(usize, Piece), usize>,
+    /// Leading options that many patterns for arguments begin with.
+    options: Vec<(&'static [&'static str], usize)>,
+}
+
+/// A beginning of patterns: the positions that it may end with.
+#[derive(Debug)]
+struct Prefix {
+    last: Vec<Position>,
+    /// The separator of a component that may have no byte yet.
+    fresh: Option<Position>,
+}
+
+/// What patterns are made of.
+#[derive(Debug, PartialEq, Eq, Hash)]
+enum Piece {
+    AnyDepth,
+    Separator,
+    Mark(u8),
+    Part(Part),
 }
 
 /// A part of a pattern: where it may begin and end, and whether it may be left out.
 #[derive(Clone, Debug, Default)]
 struct Fragment {
-    first: Vec<usize>,
-    last: Vec<usize>,
+    first: Vec<Position>,
+    last: Vec<Position>,
     optional: bool,
+}
+
+/// Bytes that no position tells apart are one class; the first is that of NUL alone.
+#[derive(Debug)]
+pub(super) struct Classes {
+    /// Of each byte.
+    pub(super) of: [u8; 256],
+    pub(super) count: usize,
+    /// Those that each of [`Positions::distinct`] takes.
+    of_distinct: Vec<Vec<u8>>,
 }
 
 impl<H: Mark> Positions<H> {
     /// None, for texts whose components begin with this byte.
     pub(super) fn new(separator: u8) -> Self {
+        let root = Prefix { last: vec![START], fresh: None };
         Self {
             separator,
-            takes: Vec::new(),
-            follow: Vec::new(),
-            hits: Vec::new(),
-            first: Vec::new(),
-            everywhere: H::default(),
-            leading: None,
+            takes: vec![0],
+            distinct: vec![[0; 4]],
+            follow: vec![Vec::new()],
+            hits: vec![H::default()],
+            prefixes: vec![root],
+            longer: HashMap::new(),
             options: Vec::new(),
         }
     }
 
     /// Adds a pattern for whole paths; `hits` is what its match means.
     pub(super) fn add(&mut self, segments: &[Segment], hits: H) {
-        self.add_after(None, segments, hits);
+        self.add_behind(0, segments, hits);
     }
 
     /// Adds a pattern for what follows leading options; `valued` are those that take the next word for their value.
@@ -97,48 +129,84 @@ impl<H: Mark> Positions<H> {
         segments: &[Segment],
         hits: H,
     ) {
-        let mut whole = match valued {
-            Some(valued) => self.leading_options(valued),
-            None => Fragment { optional: true, ..Fragment::default() },
-        };
-        for (index, segment) in segments.iter().enumerate() {
-            let fragment = match (segment, &self.leading) {
-                (Segment::AnyDepth, Some(leading)) if index == 0 => leading.clone(),
-                (Segment::AnyDepth, _) => self.any_depth(),
-                (Segment::Name(parts), _) => self.name(parts),
-            };
-            if index == 0 && *segment == Segment::AnyDepth {
-                self.leading = Some(fragment.clone());
-            }
-            whole = self.then(whole, fragment);
-        }
-        self.end(whole, hits);
+        let begin = valued.map_or(0, |valued| self.leading_options(valued));
+        self.add_behind(begin, segments, hits);
     }
 
     /// Adds a name that begins with `mark` instead of the separator: no path is meant.
     pub(super) fn add_marked(&mut self, mark: u8, name: &[Part], hits: H) {
-        let marked = self.position(only(mark));
-        let name = self.sequence(name);
-        let whole = self.then(marked, name);
+        let marked = self.go_on(0, Piece::Mark(mark));
+        let whole = name.iter().fold(marked, |prefix, part| self.go_on(prefix, Piece::Part(part.clone())));
         self.end(whole, hits);
     }
 
-    fn end(&mut self, whole: Fragment, hits: H) {
-        for position in &whole.last {
-            if let Some(known) = self.hits.get_mut(*position) {
+    fn add_behind(&mut self, begin: usize, segments: &[Segment], hits: H) {
+        let mut prefix = begin;
+        for segment in segments {
+            match segment {
+                Segment::AnyDepth => prefix = self.go_on(prefix, Piece::AnyDepth),
+                Segment::Name(parts) => {
+                    prefix = self.go_on(prefix, Piece::Separator);
+                    for part in parts {
+                        prefix = self.go_on(prefix, Piece::Part(part.clone()));
+                    }
+                }
+            }
+        }
+        self.end(prefix, hits);
+    }
+
+    /// The prefix with one piece more.
+    fn go_on(&mut self, prefix: usize, piece: Piece) -> usize {
+        let key = (prefix, piece);
+        if let Some(known) = self.longer.get(&key) {
+            return *known;
+        }
+        let fragment = match &key.1 {
+            Piece::AnyDepth => self.any_depth(),
+            Piece::Separator => self.position(only(self.separator)),
+            Piece::Mark(byte) => self.position(only(*byte)),
+            Piece::Part(part) => self.part(part),
+        };
+        let within = matches!(key.1, Piece::Part(_));
+        let (mut last, mut fresh) = match self.prefixes.get(prefix) {
+            Some(before) if within => (before.last.clone(), before.fresh),
+            _ => (self.ends(prefix), None),
+        };
+        self.link(&last, &fragment.first);
+        if !fragment.optional {
+            last.clear();
+            fresh = None;
+        }
+        last.extend(&fragment.last);
+        if key.1 == Piece::Separator {
+            fresh = fragment.last.first().copied();
+        }
+        self.prefixes.push(Prefix { last, fresh });
+        let number = self.prefixes.len() - 1;
+        self.longer.insert(key, number);
+        number
+    }
+
+    /// The positions that a whole component may end with: `*` alone is any name, and no name is empty.
+    fn ends(&self, prefix: usize) -> Vec<Position> {
+        let Some(Prefix { last, fresh }) = self.prefixes.get(prefix) else { return Vec::new() };
+        let fresh = fresh.filter(|_| !self.may_be_empty());
+        last.iter().copied().filter(|position| Some(*position) != fresh).collect()
+    }
+
+    fn end(&mut self, whole: usize, hits: H) {
+        for position in self.ends(whole) {
+            if let Some(known) = self.hits.get_mut(position as usize) {
                 *known = known.or(hits);
             }
         }
-        if whole.optional {
-            self.everywhere = self.everywhere.or(hits);
-        }
-        self.first.extend(whole.first);
     }
 
     /// Any number of options: one of `valued` with the word that follows, or another word that begins with a dash.
-    fn leading_options(&mut self, valued: &'static [&'static str]) -> Fragment {
+    fn leading_options(&mut self, valued: &'static [&'static str]) -> usize {
         if let Some((_, known)) = self.options.iter().find(|(known, _)| *known == valued) {
-            return known.clone();
+            return *known;
         }
         let bytes = |text: &str| text.bytes().map(Part::Byte).collect::<Vec<_>>();
         let mut either = Fragment::default();
@@ -170,73 +238,72 @@ impl<H: Mark> Positions<H> {
             }
         }
         let options = self.repeated(either);
-        self.options.push((valued, options.clone()));
-        options
+        self.link(&[START], &options.first);
+        let mut last = options.last;
+        last.push(START);
+        self.prefixes.push(Prefix { last, fresh: None });
+        let number = self.prefixes.len() - 1;
+        self.options.push((valued, number));
+        number
     }
 
-    /// The classes of bytes that no position tells apart: the class of each byte, and for each class the positions that
-    /// take its bytes.
-    pub(super) fn classes(&self) -> ([u8; 256], Vec<Set>) {
-        let mut distinct = self.takes.clone();
-        distinct.sort_unstable();
-        distinct.dedup();
-        let mut classes = [0; 256];
-        let mut members = Vec::new();
+    /// Frees what only adding patterns needs.
+    pub(super) fn forget_prefixes(&mut self) {
+        (self.prefixes, self.longer, self.options) = (Vec::new(), HashMap::new(), Vec::new());
+    }
+
+    /// The classes of bytes.
+    pub(super) fn classes(&self) -> Classes {
+        let mut of = [0; 256];
+        let mut of_distinct = vec![Vec::new(); self.distinct.len()];
         let mut known = HashMap::new();
-        for (byte, class) in (0..=u8::MAX).zip(&mut classes) {
-            let signature: Vec<bool> = distinct.iter().map(|bytes| has(bytes, byte)).collect();
-            *class = *known.entry(signature).or_insert_with(|| {
-                members.push(self.taking(byte));
-                // 256 bytes have at most 256 classes.
-                u8::try_from(members.len() - 1).unwrap_or(u8::MAX)
-            });
+        for (byte, class) in (0..=u8::MAX).zip(&mut of) {
+            let takes: Vec<bool> = self.distinct.iter().map(|bytes| has(bytes, byte)).collect();
+            let fresh = known.len();
+            let number = *known.entry((byte == 0, takes)).or_insert(fresh);
+            // 256 bytes have at most 256 classes.
+            *class = u8::try_from(number).unwrap_or(u8::MAX);
+            if number == fresh {
+                let taking = self.distinct.iter().zip(&mut of_distinct).filter(|(bytes, _)| has(bytes, byte));
+                taking.for_each(|(_, classes)| classes.push(*class));
+            }
         }
-        (classes, members)
+        Classes { of, count: known.len(), of_distinct }
     }
 
-    /// The positions at which a path may begin.
-    pub(super) fn after_start(&self) -> Set {
-        let mut set = self.empty();
-        self.first.iter().for_each(|position| insert(&mut set, *position));
-        set
-    }
-
-    /// The positions that may follow those of the set.
-    pub(super) fn after(&self, set: &Set) -> Set {
-        let mut after = self.empty();
-        for position in members(set) {
-            self.follow.get(position).into_iter().flatten().for_each(|next| insert(&mut after, *next));
+    /// For each class the positions that may follow those of the set and take its bytes, sorted.
+    pub(super) fn after(&self, set: &[Position], classes: &Classes, by_class: &mut [Vec<Position>]) {
+        by_class.iter_mut().for_each(Vec::clear);
+        let mut after: Vec<Position> = Vec::new();
+        for position in set {
+            after.extend(self.follow.get(*position as usize).into_iter().flatten());
         }
-        after
+        after.sort_unstable();
+        after.dedup();
+        for position in after {
+            let takes = self.takes.get(position as usize).and_then(|takes| classes.of_distinct.get(*takes));
+            for class in takes.into_iter().flatten() {
+                if let Some(positions) = by_class.get_mut(usize::from(*class)) {
+                    positions.push(position);
+                }
+            }
+        }
     }
 
     /// What matches if a component ends with a position of the set.
-    pub(super) fn hits(&self, set: &Set) -> H {
-        members(set)
-            .filter_map(|position| self.hits.get(position))
-            .fold(H::default(), |hits, more| hits.or(*more))
-    }
-
-    /// What matches the empty path, and so every path.
-    pub(super) fn hits_at_start(&self) -> H {
-        self.everywhere
-    }
-
-    /// No position.
-    pub(super) fn empty(&self) -> Set {
-        vec![0; self.takes.len().div_ceil(64)]
-    }
-
-    fn taking(&self, byte: u8) -> Set {
-        let mut set = self.empty();
-        for (position, _) in self.takes.iter().enumerate().filter(|(_, bytes)| has(bytes, byte)) {
-            insert(&mut set, position);
-        }
-        set
+    pub(super) fn hits(&self, set: &[Position]) -> H {
+        let hits = set.iter().filter_map(|position| self.hits.get(*position as usize));
+        hits.fold(H::default(), |hits, more| hits.or(*more))
     }
 
     fn position(&mut self, takes: Bytes) -> Fragment {
-        let position = self.takes.len();
+        // No more than memory has room for: the numbers of rules and of bytes in them are bounded.
+        let position = Position::try_from(self.takes.len()).unwrap_or(Position::MAX);
+        let known = self.distinct.iter().position(|known| *known == takes);
+        let takes = known.unwrap_or_else(|| {
+            self.distinct.push(takes);
+            self.distinct.len() - 1
+        });
         self.takes.push(takes);
         self.follow.push(Vec::new());
         self.hits.push(H::default());
@@ -263,25 +330,29 @@ impl<H: Mark> Positions<H> {
     fn sequence(&mut self, parts: &[Part]) -> Fragment {
         let mut whole = Fragment { optional: true, ..Fragment::default() };
         for part in parts {
-            let fragment = match part {
-                Part::Byte(byte) => self.position(only(*byte)),
-                Part::One => self.position(self.any()),
-                Part::Run => self.run(),
-                Part::Class { negated, ranges } => self.position(class(self.separator, *negated, ranges)),
-                Part::Either(alternatives) => {
-                    let mut either = Fragment::default();
-                    for alternative in alternatives {
-                        let fragment = self.sequence(alternative);
-                        either.first.extend(fragment.first);
-                        either.last.extend(fragment.last);
-                        either.optional |= fragment.optional;
-                    }
-                    either
-                }
-            };
+            let fragment = self.part(part);
             whole = self.then(whole, fragment);
         }
         whole
+    }
+
+    fn part(&mut self, part: &Part) -> Fragment {
+        match part {
+            Part::Byte(byte) => self.position(only(*byte)),
+            Part::One => self.position(self.any()),
+            Part::Run => self.run(),
+            Part::Class { negated, ranges } => self.position(class(self.separator, *negated, ranges)),
+            Part::Either(alternatives) => {
+                let mut either = Fragment::default();
+                for alternative in alternatives {
+                    let fragment = self.sequence(alternative);
+                    either.first.extend(fragment.first);
+                    either.last.extend(fragment.last);
+                    either.optional |= fragment.optional;
+                }
+                either
+            }
+        }
     }
 
     /// Arguments may be empty, names never are.
@@ -320,9 +391,9 @@ impl<H: Mark> Positions<H> {
         Fragment { optional: true, ..one }
     }
 
-    fn link(&mut self, from: &[usize], to: &[usize]) {
+    fn link(&mut self, from: &[Position], to: &[Position]) {
         for position in from {
-            if let Some(follow) = self.follow.get_mut(*position) {
+            if let Some(follow) = self.follow.get_mut(*position as usize) {
                 follow.extend(to);
             }
         }
@@ -356,20 +427,4 @@ fn insert(set: &mut [u64], member: usize) {
     if let Some(word) = set.get_mut(member / 64) {
         *word |= 1 << (member % 64);
     }
-}
-
-fn members(set: &Set) -> impl Iterator<Item = usize> {
-    set.iter().enumerate().flat_map(|(index, word)| {
-        let mut left = *word;
-        std::iter::from_fn(move || {
-            let bit = (left != 0).then(|| left.trailing_zeros() as usize)?;
-            left &= left - 1;
-            Some(index * 64 + bit)
-        })
-    })
-}
-
-/// What is in both sets.
-pub(super) fn both(one: &Set, other: &Set) -> Set {
-    one.iter().zip(other).map(|(one, other)| one & other).collect()
 }

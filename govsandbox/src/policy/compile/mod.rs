@@ -4,14 +4,14 @@ mod build;
 mod exec;
 mod tell;
 
-use std::{fmt, net::IpAddr, path::PathBuf};
+use std::{fmt, net::IpAddr, ops::Deref, path::PathBuf, sync::Arc};
 
 pub use build::{CompileError, Outcome, compile};
 pub use exec::{ExecEffect, ExecPlan, ExecProgram, ExecRule};
 
 pub use super::rule::path::ExpandedPath;
 
-use govsandbox_ebpf::abi::rule::TraceOpens;
+use govsandbox_ebpf::abi::rule::{Automaton, TraceOpens};
 
 use super::git_config::Keys;
 use crate::id::{RuleId, RuleIndex};
@@ -153,6 +153,27 @@ pub struct AllowLists {
     /// There is no list of writable paths: as far as this policy goes everything may be changed. That makes nothing
     /// readable.
     pub any_write: Option<RuleIndex>,
+}
+
+/// The automaton of all glob rules. It is shared, never copied: a copy would touch megabytes that nothing ever reads.
+#[derive(Clone, Debug)]
+pub struct PathTable(Arc<TableMemory>);
+
+#[derive(Debug)]
+struct TableMemory(Box<Automaton>);
+
+impl From<Box<Automaton>> for PathTable {
+    fn from(automaton: Box<Automaton>) -> Self {
+        Self(Arc::new(TableMemory(automaton)))
+    }
+}
+
+impl Deref for PathTable {
+    type Target = Automaton;
+
+    fn deref(&self) -> &Automaton {
+        &self.0.0
+    }
 }
 
 /// Everything about files.

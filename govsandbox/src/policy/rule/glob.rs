@@ -14,7 +14,7 @@ pub enum Segment {
 }
 
 /// A part of a name.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum Part {
     /// This byte.
     Byte(u8),
