@@ -397,6 +397,7 @@ impl Start<'_> {
                     paths: &compiled.paths,
                     automaton: self.automaton.clone(),
                     own_files: own_files.clone(),
+                    own_rule: own_rule.0,
                     mode,
                     programs: programs.as_ref(),
                 })

@@ -23,6 +23,7 @@ mod egress;
 mod exec;
 mod inside;
 mod ipc;
+mod machine;
 mod metadata;
 mod names;
 mod namespaces;
@@ -65,6 +66,7 @@ fn corpus() -> Vec<Attempt> {
         creation::attempts(),
         routes::attempts(),
         surroundings::attempts(),
+        machine::attempts(),
     ]
     .into_iter()
     .flatten()

@@ -25,7 +25,7 @@ impl Drop for Outside {
 }
 
 /// A process outside whose environment holds the canary, with the attempt's number for it.
-fn outside(stage: &mut Stage) {
+pub(crate) fn outside(stage: &mut Stage) {
     let canary = std::fs::read_to_string(stage.path("canary")).unwrap_or_default();
     let mut command = Command::new("sleep");
     command.arg("600").env_clear().env("CANARY", canary).current_dir(&stage.folder);

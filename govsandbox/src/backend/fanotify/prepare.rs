@@ -38,6 +38,8 @@ pub struct Input<'a> {
     pub automaton: PathTable,
     /// Policy files, log, state folder, binary: never changed from inside, in either mode.
     pub own_files: Vec<PathBuf>,
+    /// The rule that they are held by.
+    pub own_rule: u16,
     /// `mode` of the policy.
     pub mode: Mode,
     /// The policy's exec rules.
@@ -62,7 +64,7 @@ pub struct Setup {
 /// # Errors
 /// A named path can't be looked up (other than by not existing), the mount table can't be read.
 pub fn prepare(input: Input<'_>) -> io::Result<Setup> {
-    let Input { paths, automaton, own_files, mode, programs } = input;
+    let Input { paths, automaton, own_files, own_rule, mode, programs } = input;
     let table = MountTable::read()?;
     let mut setup = Setup {
         mounts: MountPlan::default(),
@@ -81,7 +83,14 @@ pub fn prepare(input: Input<'_>) -> io::Result<Setup> {
         not_held: NOT_HELD.iter().map(|text| (*text).to_owned()).collect(),
     };
     for path in &own_files {
-        setup.mounts.own_files.extend(resolve(path)?);
+        let Some(path) = resolve(path)? else { continue };
+        // Their mounts hold the names by which the sandbox reaches them, in either mode.
+        if mode == Mode::Enforce {
+            let hits = Hits { deny: 0, protect: own_rule };
+            setup.hold_object(&path, hits)?;
+            setup.rules.literals.push((bytes(&path), hits));
+        }
+        setup.mounts.own_files.push(path);
     }
     for path in paths.allow.iter().flat_map(|lists| &lists.write) {
         setup.mounts.writable.extend(resolve(&path.path)?);

@@ -16,7 +16,10 @@ use rustix::{
     io::Errno,
 };
 
-use super::request::{Base, LastLink, Place};
+use super::{
+    magic,
+    request::{Base, LastLink, Place},
+};
 
 /// `MAXSYMLINKS` of include/linux/namei.h.
 const LINKS_MAX: u32 = 40;
@@ -25,7 +28,7 @@ const LEVELS_MAX: u32 = 4096;
 /// `PROC_ROOT_INO` of include/linux/proc_fs.h.
 const PROC_ROOT: u64 = 1;
 
-const HANDLE: OFlags = OFlags::PATH.union(OFlags::CLOEXEC);
+pub(super) const HANDLE: OFlags = OFlags::PATH.union(OFlags::CLOEXEC);
 
 /// A name in a folder; whether there is such an object is another question.
 #[derive(Debug)]
@@ -186,7 +189,7 @@ fn walk(
         }
         if !in_proc_root && fstatfs(&next)?.f_type == PROC_SUPER_MAGIC {
             // A magic link leads to its object, whatever its text says.
-            at = openat(&at, &name, HANDLE, Mode::empty())?;
+            at = magic::follow(at.as_fd(), &name)?;
             continue;
         }
         let text = readlinkat(&next, c"", Vec::new())?.into_bytes();
@@ -209,7 +212,7 @@ fn push(rest: &mut Vec<Vec<u8>>, path: &[u8]) {
     rest.extend(names.rev().map(<[u8]>::to_vec));
 }
 
-fn is_proc_root(folder: BorrowedFd<'_>) -> Result<bool, Errno> {
+pub(super) fn is_proc_root(folder: BorrowedFd<'_>) -> Result<bool, Errno> {
     Ok(fstat(folder)?.st_ino == PROC_ROOT && fstatfs(folder)?.f_type == PROC_SUPER_MAGIC)
 }
 

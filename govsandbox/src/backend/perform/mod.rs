@@ -15,6 +15,7 @@ mod edit;
 mod entry;
 mod judge;
 mod keyed;
+mod magic;
 mod report;
 mod request;
 mod walk;
