@@ -70,6 +70,11 @@ impl Pty {
         pty
     }
 
+    /// Its path.
+    pub(crate) fn name(&self) -> String {
+        ptsname(&self.user, Vec::new()).unwrap().into_string().unwrap()
+    }
+
     pub(crate) fn resize(&self, rows: u16, columns: u16) {
         tcsetwinsize(&self.user, Winsize { ws_row: rows, ws_col: columns, ws_xpixel: 0, ws_ypixel: 0 })
             .unwrap();

@@ -3,12 +3,14 @@
 use std::{fs, io, os::unix::fs::PermissionsExt as _};
 
 use crate::{
-    attempt::{Attempt, BY_KERNEL, Class},
+    attempt::{Attempt, BY_KERNEL, Class, Told},
+    bed::pty::Pty,
     processes,
+    sys::open,
 };
 
 pub(crate) fn attempts() -> Vec<Attempt> {
-    performer().into()
+    performer().into_iter().chain(devices()).collect()
 }
 
 /// Links to the program and the files of the processes that stand beside the command, by each of their names.
@@ -57,4 +59,66 @@ fn changed(outside: &str, links: &[&str]) -> io::Result<String> {
         }
     }
     Err(io::Error::from_raw_os_error(libc::EACCES))
+}
+
+/// Devices that lead to what others type and show, or to the hardware, for whom their mode lets open them.
+fn devices() -> Vec<Attempt> {
+    const NO_RULE: Told = Told::Nothing("no rule names devices that are not the sandbox's");
+    let new = |name: &str, what, source| {
+        Attempt::new(format!("devices-{name}"), Class::Devices, what, source).told(NO_RULE)
+    };
+    let opened =
+        |path: &str| open(path, libc::O_RDONLY | libc::O_NOCTTY | libc::O_NONBLOCK).map(|_| String::new());
+    let read: [(&str, &'static str, &'static str, &'static str); 11] = [
+        ("console", "/dev/console", "the machine's console", "console(4)"),
+        ("virtual-console", "/dev/tty1", "what is typed on the first console", "console(4)"),
+        ("screen", "/dev/vcs1", "what the first console shows", "vcs(4)"),
+        ("serial", "/dev/ttyS0", "the serial line", "ttyS(4)"),
+        ("log", "/dev/kmsg", "the kernel's log, for reading", "kmsg"),
+        ("memory", "/dev/mem", "the machine's memory, for reading", "mem(4)"),
+        ("keyboard", "/dev/input/event0", "what is typed anywhere", "input"),
+        ("scsi", "/dev/sg0", "commands to a disk", "sg"),
+        ("nvme", "/dev/ng0n1", "commands to a disk", "NVMe generic"),
+        ("vsock", "/dev/vsock", "the hypervisor's sockets", "vsock(7)"),
+        ("userfaultfd", "/dev/userfaultfd", "faults of one's own, to hold system calls", "userfaultfd"),
+    ];
+    let mut all: Vec<Attempt> = read
+        .into_iter()
+        .map(|(name, path, what, source)| {
+            new(name, what, source)
+                .control_by_root()
+                .where_there()
+                .where_forbidden()
+                .where_not_supported()
+                .acts(move |_| opened(path))
+                .refused(&[libc::EACCES])
+        })
+        .collect();
+    all.push(
+        new("terminal", "another terminal of the same user", "pts(4)")
+            .staged(|stage| {
+                let pty = Pty::new();
+                pty.give(stage.uid);
+                stage.say("path", pty.name());
+                stage.keep(pty);
+            })
+            .acts(move |at| opened(&at.said("path")?))
+            .refused(&[libc::ENOENT]),
+    );
+    all.push(
+        Attempt::new(
+            "devices-mode",
+            Class::Devices,
+            "the mode of a device, for the whole machine",
+            "chmod(2)",
+        )
+        .control_by_root()
+        .acts(|_| {
+            let path = "/dev/full";
+            fs::set_permissions(path, fs::metadata(path)?.permissions()).map(|()| String::new())
+        })
+        .refused(&[libc::EROFS, libc::EPERM])
+        .told(Told::Nothing("what may be written is read-only as a mount")),
+    );
+    all
 }

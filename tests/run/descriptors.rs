@@ -53,6 +53,22 @@ fn output_and_errors_in_one_file_stay_in_order() {
     assert_eq!(told, "one\ntwo\nthree\nfour\n", "{run}");
 }
 
+/// As uid 0 the command changed the mode of the machine's `/dev/null` by the descriptor that the caller had opened.
+#[test]
+fn a_device_as_standard_stream_is_opened_anew() {
+    let bed = TestBed::new("fd-device");
+    // The mode that it has: what counts is that it may be set.
+    let script = args!["python3", "-c", "import os; os.fchmod(0, os.stat(0).st_mode & 0o7777); print('set')"];
+    let mut bare = bed.root_command(script.clone());
+    let bare = bare.stdin(std::process::Stdio::null()).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&bare.stdout), "set\n", "{bare:?}");
+    let run = with(&bed, bed.start(&[&bed.deny(&[])], script).by_root(), "</dev/null");
+    assert!(run.out().is_empty() && run.err().contains("Read-only file system"), "{run}");
+    let run =
+        with(&bed, bed.start(&[&bed.deny(&[])], sh("cat; head -c3 <&0 | wc -c; echo read")), "</dev/null");
+    assert_eq!(run.out(), "0\nread\n", "{run}");
+}
+
 #[test]
 fn a_folder_as_standard_stream_is_refused() {
     let bed = TestBed::new("fd-folder");

@@ -45,6 +45,29 @@ fn the_command_has_the_terminal_itself() {
     assert!(child.wait().unwrap().success(), "{}", pty.screen());
 }
 
+/// Terminals are an instance of the sandbox's own; the caller's has its name in it, and new ones are made beside.
+#[test]
+fn the_terminal_keeps_its_name_and_new_ones_are_made() {
+    let bed = TestBed::new("tty-name");
+    let (other, pty) = (Pty::new(), Pty::new());
+    other.give(bed.uid());
+    pty.give(bed.uid());
+    let script = format!(
+        "tty; echo by its name > \"$(tty)\"; test -e {} || echo no other; \
+         script -qec 'test -t 0 && tty >/dev/null && echo within' /dev/null; ls /dev/pts | tr '\\n' ' '",
+        other.name()
+    );
+    let start = bed.start(&[&bed.deny(&[])], sh(script));
+    let mut child = pty.start(&start.process);
+    let own = pty.name();
+    pty.expect(&own);
+    pty.expect("by its name");
+    pty.expect("no other");
+    pty.expect("within");
+    pty.expect(&format!("{} ptmx", own.rsplit('/').next().unwrap()));
+    assert!(child.wait().unwrap().success(), "{}", pty.screen());
+}
+
 #[test]
 fn a_resize_reaches_the_command() {
     let bed = TestBed::new("tty-resize");

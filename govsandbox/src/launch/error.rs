@@ -42,6 +42,8 @@ pub enum Stage {
     Performer = 16,
     /// Mount the message queues of the IPC namespace.
     Queues = 17,
+    /// Close devices.
+    Devices = 18,
 }
 
 impl Stage {
@@ -64,6 +66,7 @@ impl Stage {
             15 => Self::Limits,
             16 => Self::Performer,
             17 => Self::Queues,
+            18 => Self::Devices,
             _ => return None,
         })
     }
@@ -87,6 +90,7 @@ impl Stage {
             Self::Limits => "enter the cgroup that bounds the sandbox",
             Self::Performer => "start the process that performs calls",
             Self::Queues => "mount message queues of the sandbox's own",
+            Self::Devices => "close the devices of the machine inside",
         }
     }
 
@@ -100,7 +104,7 @@ impl Stage {
             Self::Stdio => {
                 Some("redirect to a file that the policy allows, or through a pipe: `| cat > FILE`")
             }
-            Self::Proc | Self::Propagation | Self::ReadOnly | Self::Pin | Self::Queues => {
+            Self::Proc | Self::Propagation | Self::ReadOnly | Self::Pin | Self::Queues | Self::Devices => {
                 Some("mounting needs CAP_SYS_ADMIN: run as root, outside of an unprivileged container")
             }
             Self::Bind

@@ -1,8 +1,8 @@
 //! Descriptors 0–2: what is on them must not lead out of the sandbox.
 //!
 //! A descriptor keeps the mount that it was opened on, so one from outside passes by every mount of the sandbox. A
-//! terminal, a pipe, `/dev/null` and an unnamed socket pair lead nowhere; a regular file is opened anew inside, by its
-//! path; folders, block devices and sockets are refused. All other descriptors are closed.
+//! terminal, a pipe and an unnamed socket pair lead nowhere; a regular file is opened anew inside, by its path, and so is
+//! `/dev/null`, whose mode is the machine's; folders, block devices and sockets are refused. All others are closed.
 
 use std::{
     fs::File,
@@ -27,7 +27,8 @@ use super::error::{Failure, LaunchError, Stage};
 /// Major number of the memory devices, and the minors that hold nothing (Documentation/admin-guide/devices.txt):
 /// null, zero, full, random, urandom.
 const MEMORY_MAJOR: u32 = 1;
-const HARMLESS_MINORS: [u32; 5] = [3, 5, 7, 8, 9];
+const HARMLESS: [(u32, &str); 5] =
+    [(3, "/dev/null"), (5, "/dev/zero"), (7, "/dev/full"), (8, "/dev/random"), (9, "/dev/urandom")];
 
 /// A regular file on one of the three.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -107,6 +108,21 @@ pub(super) fn reopen(file: &RedirectedFile) -> Result<(), Failure> {
     put(opened.as_fd(), file.number).map_err(fail)
 }
 
+/// Opens `/dev/null` and its like anew.
+pub(super) fn reopen_devices() -> Result<(), Failure> {
+    for number in 0..3 {
+        let broken = |errno: Errno| Failure::new(Stage::Stdio, format!("descriptor {number}"), &errno.into());
+        let fd = standard(number);
+        let Some(path) = memory_device(&fstat(fd).map_err(broken)?) else { continue };
+        let fail = |errno: Errno| Failure::new(Stage::Stdio, path.to_owned(), &errno.into());
+        let flags = fcntl_getfl(fd).map_err(fail)? & (OFlags::RWMODE | OFlags::APPEND | OFlags::NONBLOCK);
+        let opened =
+            rustix::fs::open(path, flags | OFlags::CLOEXEC, rustix::fs::Mode::empty()).map_err(fail)?;
+        put(opened.as_fd(), number).map_err(fail)?;
+    }
+    Ok(())
+}
+
 fn put(file: BorrowedFd<'_>, number: i32) -> Result<(), Errno> {
     match number {
         0 => dup2_stdin(file),
@@ -149,8 +165,14 @@ fn fill_if_closed(number: i32) -> io::Result<()> {
 }
 
 fn is_harmless_device(fd: BorrowedFd<'_>, found: &Stat) -> bool {
-    let device = found.st_rdev;
-    isatty(fd) || (major(device) == MEMORY_MAJOR && HARMLESS_MINORS.contains(&minor(device)))
+    isatty(fd) || memory_device(found).is_some()
+}
+
+/// The name of a device that holds nothing.
+fn memory_device(found: &Stat) -> Option<&'static str> {
+    let is_character = FileType::from_raw_mode(found.st_mode) == FileType::CharacterDevice;
+    let known = HARMLESS.iter().find(|(number, _)| *number == minor(found.st_rdev))?;
+    (is_character && major(found.st_rdev) == MEMORY_MAJOR).then_some(known.1)
 }
 
 fn is_unnamed_pair(fd: BorrowedFd<'_>) -> bool {

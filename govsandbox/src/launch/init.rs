@@ -64,8 +64,8 @@ impl World<'_> {
 
 /// Runs to the end of the command; the result is this process' exit status.
 pub(super) fn run(world: World<'_>) -> i32 {
-    let command = match set_up(&world) {
-        Ok(command) => command,
+    let (command, places) = match set_up(&world) {
+        Ok(made) => made,
         Err(failure) => {
             // If nobody listens any more, the supervisor is gone and so is this process.
             drop(world.channel.send(&Message::Failed(failure)));
@@ -76,13 +76,15 @@ pub(super) fn run(world: World<'_>) -> i32 {
     // Only the command's own process holds it now, so that its exec is seen as the end of the channel; and the
     // performer the other, so that its end is.
     drop((commands_end, reports));
-    match watch(&channel, redirected, command) {
+    let watched = watch(&channel, redirected, command);
+    drop(places);
+    match watched {
         Ok(()) => 0,
         Err(_) => 125,
     }
 }
 
-fn set_up(world: &World<'_>) -> Result<Pid, Failure> {
+fn set_up(world: &World<'_>) -> Result<(Pid, mount::Places), Failure> {
     let fail = |stage| move |source: io::Error| Failure::new(stage, "", &source);
     let step = |step| fault::at(step).map_err(fail(Stage::Bind));
     bind(world).map_err(fail(Stage::Bind))?;
@@ -94,7 +96,7 @@ fn set_up(world: &World<'_>) -> Result<Pid, Failure> {
             .map_err(|source| Failure::new(Stage::Limits, folder.display().to_string(), &source))?;
     }
     step(Step::Entered)?;
-    mount::enter(&plan.mounts, &plan.identity, &plan.landlock.layers, world.redirected)?;
+    let places = mount::enter(&plan.mounts, &plan.identity, &plan.landlock.layers, world.redirected)?;
     step(Step::Mounts)?;
     enter_folder(&plan.cwd, world.cwd)?;
     step(Step::Folder)?;
@@ -103,6 +105,7 @@ fn set_up(world: &World<'_>) -> Result<Pid, Failure> {
     }
     step(Step::Marks)?;
     world.redirected.iter().try_for_each(fd::reopen)?;
+    fd::reopen_devices()?;
     step(Step::Streams)?;
     let reports = world.reports.as_ref().map(AsFd::as_fd);
     let keep: Vec<RawFd> =
@@ -122,7 +125,7 @@ fn set_up(world: &World<'_>) -> Result<Pid, Failure> {
     // Last: from here on the launch goes on without this process.
     world.channel.send_with(&Message::Process, Some(process.pidfd.as_fd())).map_err(fail(Stage::Fork))?;
     step(Step::Told)?;
-    Ok(process.pid)
+    Ok((process.pid, places))
 }
 
 /// Dies with the supervisor, and can't be looked into from inside.

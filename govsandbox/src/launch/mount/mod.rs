@@ -8,10 +8,7 @@
 use std::{
     collections::BTreeMap,
     io,
-    os::{
-        fd::OwnedFd,
-        unix::fs::{FileTypeExt as _, MetadataExt as _},
-    },
+    os::fd::{AsFd as _, BorrowedFd, OwnedFd},
     path::{Path, PathBuf},
 };
 
@@ -23,6 +20,7 @@ use rustix::{
     },
 };
 
+pub(super) use self::devices::Places;
 use self::table::{Mount, MountTable};
 use super::{
     error::{Failure, Stage},
@@ -33,9 +31,10 @@ use super::{
 };
 use crate::sys::{
     fanotify::{Asked, Group, MarkOn},
-    mount_setattr::{self, Depth, NO_DEV, NO_EXEC, READ_ONLY},
+    mount_setattr::{self, Depth, NO_EXEC, READ_ONLY},
 };
 
+mod devices;
 pub mod table;
 mod writable;
 
@@ -148,13 +147,14 @@ impl MountPlan {
     }
 }
 
-/// Makes the namespace that this process has just got its own, and fills it.
+/// Makes the namespace that this process has just got its own, and fills it. What it answers is kept as long as the
+/// namespace is in use.
 pub(super) fn enter(
     plan: &MountPlan,
     identity: &Identity,
     layers: &[LandlockLayer],
     redirected: &[RedirectedFile],
-) -> Result<(), Failure> {
+) -> Result<Places, Failure> {
     let fail = |stage, object: &Path| {
         let object = object.display().to_string();
         move |source: io::Error| Failure::new(stage, object, &source)
@@ -185,10 +185,9 @@ pub(super) fn enter(
             bind_over_itself(path, Treatment::ReadOnly).map_err(fail(Stage::ReadOnly, path))?;
         }
     }
-    for disk in disks(Path::new("/dev"), identity) {
-        bind_with(&disk, NO_DEV, Depth::One).map_err(fail(Stage::Pin, &disk))?;
-    }
+    let places = devices::enter(layers)?;
     writable::close(layers, redirected)?;
+    devices::close()?;
     for (path, treatment) in plan.treatments() {
         bind_over_itself(&path, treatment).map_err(fail(Stage::Pin, &path))?;
     }
@@ -200,7 +199,7 @@ pub(super) fn enter(
             answer => answer.map_err(fail(Stage::Pin, path))?,
         }
     }
-    Ok(())
+    Ok(places)
 }
 
 /// Puts the marks, once all mounts are there.
@@ -242,23 +241,6 @@ fn is_hidden(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR | libc::EINVAL))
 }
 
-/// Disks under `folder` that this user can open: what reads one reads every file on it, denied ones too.
-fn disks(folder: &Path, identity: &Identity) -> Vec<PathBuf> {
-    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-    let found = entries.flat_map(|entry| match entry.metadata() {
-        Ok(found) if found.is_dir() => disks(&entry.path(), identity),
-        Ok(found) if found.file_type().is_block_device() => {
-            let is_own = found.uid() == identity.uid
-                || found.gid() == identity.gid
-                || identity.groups.contains(&found.gid())
-                || found.mode() & 0o6 != 0;
-            if is_own { vec![entry.path()] } else { Vec::new() }
-        }
-        Ok(_) | Err(_) => Vec::new(),
-    });
-    found.collect()
-}
-
 fn bind_over_itself(path: &Path, treatment: Treatment) -> io::Result<()> {
     let attributes = if treatment == Treatment::Pin { 0 } else { READ_ONLY };
     // What is mounted inside a denied folder stays behind and is out of reach.
@@ -268,25 +250,42 @@ fn bind_over_itself(path: &Path, treatment: Treatment) -> io::Result<()> {
 
 /// Clones the mount at `path` and lays it over the same object, whatever happens to the names on the way meanwhile.
 fn bind_with(path: &Path, attributes: u64, depth: Depth) -> io::Result<()> {
-    let at: OwnedFd = openat2(
-        CWD,
-        path,
-        OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC,
-        Mode::empty(),
-        ResolveFlags::NO_SYMLINKS,
-    )?;
-    let clone =
-        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
-    let tree = match depth {
-        Depth::One => open_tree(&at, c"", clone)?,
-        Depth::Recursive => open_tree(&at, c"", clone | OpenTreeFlags::AT_RECURSIVE)?,
-    };
+    let at = object(path)?;
+    let tree = clone(at.as_fd(), depth)?;
     if attributes != 0 {
-        mount_setattr::set_of(std::os::fd::AsFd::as_fd(&tree), attributes, Depth::Recursive)?;
+        mount_setattr::set_of(tree.as_fd(), attributes, Depth::Recursive)?;
     }
+    put(tree.as_fd(), at.as_fd())
+}
+
+/// The mount at `path`, to be laid over something.
+fn clone_of(path: &Path, depth: Depth) -> io::Result<OwnedFd> {
+    clone(object(path)?.as_fd(), depth)
+}
+
+/// Lays a mount over what is at `path` now.
+fn put_over(tree: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+    put(tree, object(path)?.as_fd())
+}
+
+fn object(path: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    Ok(openat2(CWD, path, flags, Mode::empty(), ResolveFlags::NO_SYMLINKS)?)
+}
+
+fn clone(at: BorrowedFd<'_>, depth: Depth) -> io::Result<OwnedFd> {
+    let flags =
+        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+    let recursive = match depth {
+        Depth::One => OpenTreeFlags::empty(),
+        Depth::Recursive => OpenTreeFlags::AT_RECURSIVE,
+    };
+    Ok(open_tree(at, c"", flags | recursive)?)
+}
+
+fn put(tree: BorrowedFd<'_>, at: BorrowedFd<'_>) -> io::Result<()> {
     let both_empty = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
-    move_mount(&tree, c"", &at, c"", both_empty)?;
-    Ok(())
+    Ok(move_mount(tree, c"", at, c"", both_empty)?)
 }
 
 #[cfg(test)]

@@ -9,10 +9,13 @@ use super::{
         fd::RedirectedFile,
         landlock::LandlockLayer,
     },
-    bind_with, can_hold_names, is_hidden, resolve,
+    bind_with, devices, is_hidden, resolve,
     table::MountTable,
 };
 use crate::sys::mount_setattr::{self, Depth, READ_ONLY};
+
+/// Of these the sandbox has its own, or (`autofs`) to look at one is to mount something.
+const OWN_KINDS: [&str; 3] = ["proc", "mqueue", "autofs"];
 
 /// Binds what may be written over itself, and makes every other mount read-only.
 ///
@@ -43,10 +46,14 @@ pub(super) fn close(layers: &[LandlockLayer], redirected: &[RedirectedFile]) -> 
     for root in &roots {
         bind_with(root, 0, Depth::Recursive).map_err(|source| fail(root, &source))?;
     }
+    let own_terminals = Path::new(devices::TERMINALS);
     let mountinfo = Path::new("/proc/self/mountinfo");
     let table = MountTable::read().map_err(|source| fail(mountinfo, &source))?;
-    for mount in table.mounts().iter().filter(|mount| can_hold_names(mount)) {
-        if covers(&roots, &mount.point) {
+    for mount in table.mounts() {
+        if OWN_KINDS.contains(&mount.kind.as_str())
+            || mount.point == own_terminals
+            || covers(&roots, &mount.point)
+        {
             continue;
         }
         match mount_setattr::set(&mount.point, READ_ONLY, Depth::One) {
