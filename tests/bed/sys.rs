@@ -4,7 +4,7 @@
 use std::{
     ffi::{CStr, CString},
     io::{self, Write},
-    net::SocketAddrV4,
+    net::{SocketAddrV4, SocketAddrV6, UdpSocket},
     os::{
         fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
         unix::ffi::OsStrExt,
@@ -37,6 +37,45 @@ pub(crate) fn connect_by_sending(to: SocketAddrV4) -> io::Result<()> {
             (&raw const address).cast(),
             size_of_val(&address) as libc::socklen_t,
         )
+    };
+    if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Sends a datagram to whom the socket is connected to, or else to `to`, with ancillary data (cmsg(3)).
+pub(crate) fn send_with(
+    socket: &UdpSocket,
+    to: Option<SocketAddrV6>,
+    (level, kind): (i32, i32),
+    data: &[u8],
+) -> io::Result<()> {
+    let address = to.map(|to| libc::sockaddr_in6 {
+        sin6_family: libc::AF_INET6 as libc::sa_family_t,
+        sin6_port: to.port().to_be(),
+        sin6_flowinfo: 0,
+        sin6_addr: libc::in6_addr { s6_addr: to.ip().octets() },
+        sin6_scope_id: 0,
+    });
+    let mut ancillary = [0_u64; 16];
+    // SAFETY: `CMSG_LEN` counts only.
+    let length = unsafe { libc::CMSG_LEN(data.len() as u32) };
+    let head = libc::cmsghdr { cmsg_len: length as usize, cmsg_level: level, cmsg_type: kind };
+    let mut text = libc::iovec { iov_base: b"udp".as_ptr().cast_mut().cast(), iov_len: 3 };
+    // SAFETY: head and data fit into the words; a message is numbers and pointers, and all that they lead to outlives the
+    // call, which writes none of it.
+    let sent = unsafe {
+        let start = ancillary.as_mut_ptr().cast::<libc::cmsghdr>();
+        start.write(head);
+        libc::CMSG_DATA(start).copy_from(data.as_ptr(), data.len());
+        let mut message: libc::msghdr = std::mem::zeroed();
+        if let Some(address) = &address {
+            message.msg_name = (&raw const *address).cast_mut().cast();
+            message.msg_namelen = size_of_val(address) as libc::socklen_t;
+        }
+        message.msg_iov = &raw mut text;
+        message.msg_iovlen = 1;
+        message.msg_control = start.cast();
+        message.msg_controllen = libc::CMSG_SPACE(data.len() as u32) as usize;
+        libc::sendmsg(socket.as_raw_fd(), &raw const message, 0)
     };
     if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }

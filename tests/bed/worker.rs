@@ -7,7 +7,7 @@ use std::{
     ffi::OsString,
     fs::{self, OpenOptions, Permissions},
     io::{self, Read, Write},
-    net::{SocketAddr, TcpStream, UdpSocket},
+    net::{Ipv6Addr, SocketAddr, TcpStream, UdpSocket},
     os::{fd::AsRawFd, unix::fs::PermissionsExt},
     path::Path,
     process::{Command, ExitCode},
@@ -205,6 +205,24 @@ fn step(verb: &str, path: &Path) -> io::Result<String> {
             let (socket, to) = datagram(path)?;
             socket.connect(to)?;
             socket.send(b"udp")?;
+        }
+        "send-marked" => {
+            let (socket, to) = datagram(path)?;
+            socket.connect(to)?;
+            let mark = if to.is_ipv4() {
+                (libc::IPPROTO_IP, libc::IP_TOS)
+            } else {
+                (libc::IPPROTO_IPV6, libc::IPV6_TCLASS)
+            };
+            sys::send_with(&socket, None, mark, &2_i32.to_ne_bytes())?;
+        }
+        "send-routed" => {
+            let (socket, to) = datagram(path)?;
+            let SocketAddr::V6(to) = to else { return Err(io::Error::from_raw_os_error(libc::EAFNOSUPPORT)) };
+            // RFC 6275, 6.4.1: of type 2, and whither it goes on.
+            let mut route = vec![0, 2, 2, 1, 0, 0, 0, 0];
+            route.extend(Ipv6Addr::new(0xfd78, 0, 0, 0, 0, 0, 0, 1).octets());
+            sys::send_with(&socket, Some(to), (libc::IPPROTO_IPV6, libc::IPV6_RTHDR), &route)?;
         }
         _ => return Err(io::Error::from_raw_os_error(libc::ENOTSUP)),
     }

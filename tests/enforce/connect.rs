@@ -155,6 +155,47 @@ fn udp_needs_a_rule_for_udp_and_a_deny_is_for_every_protocol() {
 }
 
 #[test]
+fn a_datagram_with_ancillary_data_is_judged_by_its_socket_s_peer() {
+    private_network(&["10.77.0.1/32", "fd77::1/128"]);
+    let bed = TestBed::new("net-marked");
+    let (v4, v6) = (Listener::udp("10.77.0.1"), Listener::udp("fd77::1"));
+    let steps = || [step("send-marked", v4.address), step("send-marked", v6.address)].concat();
+    assert_eq!(bed.bare_steps(steps()), ["ok"; 2]);
+    let rules = "allow = [{ host = \"10.77.0.1\", ports = \"*\", protocol = \"udp\" }, { host = \"fd77::1\", ports = \"*\", \
+                 protocol = \"udp\" }]";
+    let (run, answers) = bed.run_steps(&policy(&bed, rules), steps());
+    assert_eq!(answers, ["ok"; 2], "{run}");
+    assert_eq!(arrivals([&v4, &v6], [2, 2]), [2, 2], "{run}");
+    told(&run, "net.send", "10.77.0.1", v4.address.port(), "allowed", "test/network.allow/0");
+    told(&run, "net.send", "fd77::1", v6.address.port(), "allowed", "test/network.allow/1");
+}
+
+#[test]
+fn no_datagram_takes_a_route_of_its_own() {
+    private_network(&["fd77::1/128", "fd78::1/128"]);
+    let bed = TestBed::new("net-routed");
+    let open = Listener::udp("fd77::1");
+    let steps = || step("send-routed", open.address);
+    let bare = bed.bare_steps(steps());
+    let rules = "allow = [{ host = \"fd77::1\", ports = \"*\", protocol = \"udp\" }]";
+    let (run, answers) = bed.run_steps(&policy(&bed, rules), steps());
+    // A kernel without CONFIG_IPV6_MIP6 knows no such route.
+    if bare[0].starts_with("Invalid argument") {
+        assert_eq!(answers, bare, "{run}");
+        return;
+    }
+    assert_eq!(bare, ["ok"]);
+    assert!(REFUSED.contains(&answers[0].as_str()), "{answers:?}: {run}");
+    let denied = run.log.all_denied("net.send");
+    assert_eq!(denied.len(), 1, "{run}");
+    assert_eq!(
+        (denied[0].object("address"), denied[0].rule()),
+        ("fd78::1", Some("default/network.allow")),
+        "{run}"
+    );
+}
+
+#[test]
 fn localhost_is_loopback_in_both_families_and_the_unspecified_address() {
     private_network(&["10.77.0.1/32"]);
     let bed = TestBed::new("net-localhost");

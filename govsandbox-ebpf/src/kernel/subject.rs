@@ -111,6 +111,16 @@ impl Subject {
     /// `record` points to room for one.
     #[inline(always)]
     pub unsafe fn begin(&self, record: *mut EventRecord, kind: RecordKind) {
+        // SAFETY: the caller vouches for `record`.
+        unsafe { self.begin_as(record, kind, bpf_get_current_uid_gid() as u32) };
+    }
+
+    /// The same for programs that may not ask for the current user.
+    ///
+    /// # Safety
+    /// As [`Self::begin`].
+    #[inline(always)]
+    pub unsafe fn begin_as(&self, record: *mut EventRecord, kind: RecordKind, uid: u32) {
         let task = self.as_bytes();
         // SAFETY: `task` is a trusted pointer, the offsets are of its type; the caller vouches for `record`.
         unsafe {
@@ -125,7 +135,7 @@ impl Subject {
             (*record).tgid = typed(task, &offsets::TASK_TGID);
             (*record).tid = typed(task, &offsets::TASK_PID);
             (*record).ppid = typed(parent, &offsets::TASK_TGID);
-            (*record).uid = bpf_get_current_uid_gid() as u32;
+            (*record).uid = uid;
             (*record).errno = 0;
             (*record).flags = 0;
             (*record).path_len = 0;

@@ -11,7 +11,7 @@ use aya::{
     Btf, Ebpf, EbpfError, EbpfLoader, VerifierLogLevel,
     maps::{MapData, MapError},
     programs::{
-        CgroupAttachMode, Program, ProgramError,
+        CgroupAttachMode, CgroupSkbAttachType, Program, ProgramError,
         links::{FdLink, PinnedLink},
     },
 };
@@ -64,6 +64,7 @@ const PROGRAMS: &[(&str, Hook, &str)] = &[
     ("connect6", Hook::Cgroup, ""),
     ("sendmsg4", Hook::Cgroup, ""),
     ("sendmsg6", Hook::Cgroup, ""),
+    ("packet_out", Hook::Cgroup, ""),
     ("task_alloc", Hook::Lsm, "task_alloc"),
     ("file_open", Hook::Lsm, "file_open"),
     ("file_receive", Hook::Lsm, "file_receive"),
@@ -419,6 +420,11 @@ fn attach(
             Program::CgroupSockAddr(program) => {
                 program.load()?;
                 let link = program.attach(cgroup, CgroupAttachMode::Single)?;
+                program.take_link(link)?.try_into()?
+            }
+            Program::CgroupSkb(program) => {
+                program.load()?;
+                let link = program.attach(cgroup, CgroupSkbAttachType::Egress, CgroupAttachMode::Single)?;
                 program.take_link(link)?.try_into()?
             }
             _ => return Err(ProgramError::UnexpectedProgramType.into()),

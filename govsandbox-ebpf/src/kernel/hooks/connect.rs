@@ -14,8 +14,8 @@ use govsandbox_ebpf::{
 use super::conclude;
 use crate::kernel::{emit, maps, subject};
 
-const AF_INET: u16 = 2;
-const AF_INET6: u16 = 10;
+pub(super) const AF_INET: u16 = 2;
+pub(super) const AF_INET6: u16 = 10;
 /// Bits of a whole key: sandbox and address.
 const KEY_BITS: u32 = 32 + 128;
 /// Verdicts of a sock_addr program.
@@ -53,18 +53,11 @@ fn judge(ctx: &SockAddrContext, kind: RecordKind, family: u16) -> i32 {
     // SAFETY: the record is this program's own; the verifier checks which fields of the context may be read.
     unsafe {
         subject.begin(record, kind);
-        let address = if family == AF_INET {
-            v4_mapped((*ctx.sock_addr).user_ip4.to_ne_bytes())
-        } else {
-            let words = [
-                (*ctx.sock_addr).user_ip6[0],
-                (*ctx.sock_addr).user_ip6[1],
-                (*ctx.sock_addr).user_ip6[2],
-                (*ctx.sock_addr).user_ip6[3],
-            ];
-            core::mem::transmute::<[u32; 4], [u8; 16]>(words)
+        let (address, port) = match u16::from_be((*ctx.sock_addr).user_port as u16) {
+            // No datagram has port 0: this one names nobody, and goes to whom its socket is connected to.
+            0 if matches!(kind, RecordKind::Send) => peer(ctx, family),
+            port => (named(ctx, family), port),
         };
-        let port = u16::from_be((*ctx.sock_addr).user_port as u16);
         let protocol = (*ctx.sock_addr).protocol as u16;
         (*record).address = address;
         (*record).port = port;
@@ -77,4 +70,46 @@ fn judge(ctx: &SockAddrContext, kind: RecordKind, family: u16) -> i32 {
         emit::bare(ctx, &subject, record);
         if refuse { REFUSE } else { PASS }
     }
+}
+
+/// The address that the caller names.
+#[inline(always)]
+unsafe fn named(ctx: &SockAddrContext, family: u16) -> [u8; 16] {
+    // SAFETY: as in `judge`.
+    unsafe {
+        if family == AF_INET {
+            return v4_mapped((*ctx.sock_addr).user_ip4.to_ne_bytes());
+        }
+        in_order([
+            (*ctx.sock_addr).user_ip6[0],
+            (*ctx.sock_addr).user_ip6[1],
+            (*ctx.sock_addr).user_ip6[2],
+            (*ctx.sock_addr).user_ip6[3],
+        ])
+    }
+}
+
+/// The address and port that the socket is connected to; the unspecified one and 0 without a socket.
+#[inline(always)]
+unsafe fn peer(ctx: &SockAddrContext, family: u16) -> ([u8; 16], u16) {
+    // SAFETY: as in `judge`; the socket is the context's.
+    unsafe {
+        let socket = (*ctx.sock_addr).__bindgen_anon_1.sk;
+        if socket.is_null() {
+            return ([0; 16], 0);
+        }
+        let address = if family == AF_INET {
+            v4_mapped((*socket).dst_ip4.to_ne_bytes())
+        } else {
+            in_order([(*socket).dst_ip6[0], (*socket).dst_ip6[1], (*socket).dst_ip6[2], (*socket).dst_ip6[3]])
+        };
+        (address, u16::from_be((*socket).dst_port))
+    }
+}
+
+/// Words of an address as they lie in memory.
+#[inline(always)]
+pub(super) fn in_order(words: [u32; 4]) -> [u8; 16] {
+    // SAFETY: any bytes are an address.
+    unsafe { core::mem::transmute::<[u32; 4], [u8; 16]>(words) }
 }

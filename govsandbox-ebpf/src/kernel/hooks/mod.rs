@@ -7,6 +7,7 @@ mod exec;
 mod map;
 pub(super) mod moved;
 mod open;
+mod packet;
 mod privilege;
 mod program;
 mod syscall;
