@@ -36,6 +36,20 @@ fn attributes_of_a_protected_file_stay_whatever_descriptor_they_are_set_by() {
 }
 
 #[test]
+fn a_refusal_of_a_call_that_names_no_path_hides_no_other() {
+    let bed = TestBed::new("attribute-next");
+    let policy =
+        bed.policy("test", "[filesystem]\nwrite = [\"{project}\"]\nprotect = [\"{project}/held\"]\n");
+    let outside = bed.file(bed.outside().join("file"), "as it was");
+    let held = bed.file("held", "as it was");
+    let steps = || args!["fchmod", &held, "write", &outside];
+    assert_eq!(bed.bare_steps(steps()), ["ok"; 2]);
+    let (run, answers) = bed.run_steps(&policy, steps());
+    assert!(answers.iter().all(|answer| DENIED_CHANGE.contains(&answer.as_str())), "{answers:?}: {run}");
+    assert_eq!(run.log.denied("file.open", &outside).len(), 1, "{run}");
+}
+
+#[test]
 fn a_folder_is_not_renamed_from_under_a_rule_by_name() {
     let bed = TestBed::new("attribute-folder");
     let settings = bed.file("app/.tool/settings.json", "as it was");

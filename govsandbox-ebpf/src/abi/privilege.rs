@@ -58,6 +58,8 @@ hooks! {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RefusalKey {
+    /// Start of the process since boot: its number alone is used again.
+    pub start_boot_ns: u64,
     /// Thread-group id.
     pub tgid: u32,
     /// Number of the call or hook.
@@ -69,4 +71,4 @@ pub struct RefusalKey {
     /// The first four arguments, 32 bits each.
     pub arguments: [u8; 16],
 }
-const _: () = assert!(size_of::<RefusalKey>() == 32);
+const _: () = assert!(size_of::<RefusalKey>() == 40);

@@ -60,8 +60,10 @@ pub struct TaskMark {
     pub supervises: u32,
     /// 1: it does calls on behalf of the others, and its end is no event; not inherited.
     pub performs: u32,
+    /// How long it waits when the syscall that is running ends, in ns: what it was refused fills the buffer.
+    pub pause_ns: u32,
 }
-const _: () = assert!(size_of::<TaskMark>() == 16);
+const _: () = assert!(size_of::<TaskMark>() == 20);
 
 /// What the rules of one sandbox say of one tagged inode.
 #[repr(C)]

@@ -25,7 +25,7 @@ use super::{
 #[inline(always)]
 pub unsafe fn bare<C: EbpfContext>(ctx: &C, subject: &Subject, record: *mut EventRecord) {
     // SAFETY: the caller vouches for `record`; the size is its type's.
-    unsafe { send(ctx, subject.config.slot, record, size_of::<EventRecord>() as u64) };
+    unsafe { send(ctx, subject, record, size_of::<EventRecord>() as u64) };
 }
 
 /// Sends the scratch's record with as much of its text as the lengths say.
@@ -42,25 +42,25 @@ pub unsafe fn with_text<C: EbpfContext>(ctx: &C, subject: &Subject, scratch: *mu
         if text > TEXT_BYTES_MAX as u64 {
             text = TEXT_BYTES_MAX as u64;
         }
-        send(ctx, subject.config.slot, record, size_of::<EventRecord>() as u64 + text);
+        send(ctx, subject, record, size_of::<EventRecord>() as u64 + text);
     }
 }
 
 #[inline(always)]
-unsafe fn send<C: EbpfContext>(ctx: &C, slot: u32, record: *mut EventRecord, size_bytes: u64) {
+unsafe fn send<C: EbpfContext>(ctx: &C, subject: &Subject, record: *mut EventRecord, size_bytes: u64) {
     // SAFETY: the callers vouch for `record`; an inner map that a look-up found stays while the program runs.
     unsafe {
         let mut kind = u32::from((*record).kind);
         if (*record).outcome == RecordOutcome::Allowed as u8 {
-            let ring = ring_of(&maps::EVENTS, &slot);
+            let ring = ring_of(&maps::EVENTS, &subject.config.slot);
             if !ring.is_null() && bpf_ringbuf_output(ring, record.cast(), size_bytes, 0) == 0 {
                 return;
             }
         } else {
-            let ring = ring_of(&maps::DENIALS, &slot);
+            let ring = ring_of(&maps::DENIALS, &subject.config.slot);
             if !ring.is_null() {
                 if bpf_ringbuf_output(ring, record.cast(), size_bytes, 0) == 0 {
-                    pressure::after_refusal(ring);
+                    pressure::after_refusal(ring, subject.mark);
                     return;
                 }
                 pressure::until_there_is_room();

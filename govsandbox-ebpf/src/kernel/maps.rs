@@ -147,6 +147,8 @@ pub static SYSCALLS: Array<SyscallSpec, SYSCALLS_MAX> = Array::new();
 pub struct SeenKey {
     pub dev: u64,
     pub ino: u64,
+    /// Of the process: its number alone is used again.
+    pub start_boot_ns: u64,
     pub tgid: u32,
     pub action: u32,
 }

@@ -99,6 +99,16 @@ impl Subject {
         fs as u64
     }
 
+    /// Start of its process since boot. With the process's number it is never another's.
+    #[inline(always)]
+    pub fn start_boot_ns(&self) -> u64 {
+        // SAFETY: the task is trusted, and so is the leader of its group.
+        unsafe {
+            let leader: *const u8 = typed(self.as_bytes(), &offsets::TASK_GROUP_LEADER);
+            typed(leader, &offsets::TASK_START_BOOTTIME)
+        }
+    }
+
     /// The task as kernel memory.
     #[inline(always)]
     pub fn as_bytes(&self) -> *const u8 {
@@ -125,9 +135,8 @@ impl Subject {
         // SAFETY: `task` is a trusted pointer, the offsets are of its type; the caller vouches for `record`.
         unsafe {
             let parent: *const u8 = typed(task, &offsets::TASK_REAL_PARENT);
-            let leader: *const u8 = typed(task, &offsets::TASK_GROUP_LEADER);
             (*record).time_boot_ns = bpf_ktime_get_boot_ns();
-            (*record).start_boot_ns = typed(leader, &offsets::TASK_START_BOOTTIME);
+            (*record).start_boot_ns = self.start_boot_ns();
             (*record).dev = 0;
             (*record).ino = 0;
             (*record).value = 0;

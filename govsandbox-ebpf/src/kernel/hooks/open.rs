@@ -153,8 +153,9 @@ unsafe fn is_free(subject: &Subject, file: *const u8, place: &Place, now: &Now) 
             let dev: u32 = typed(superblock, &offsets::SB_S_DEV);
             let (ino, tgid) =
                 (typed(inode, &offsets::INODE_I_INO), typed(subject.as_bytes(), &offsets::TASK_TGID));
+            let (dev, start_boot_ns) = (u64::from(dev), subject.start_boot_ns());
             return maps::SEEN
-                .get_ptr(&SeenKey { dev: u64::from(dev), ino, tgid, action: action as u32 })
+                .get_ptr(&SeenKey { dev, ino, start_boot_ns, tgid, action: action as u32 })
                 .is_some();
         }
         opens == TraceOpens::Denied as u8
@@ -271,14 +272,16 @@ fn action(mode: u16, flags: u32) -> RecordAction {
 #[inline(always)]
 pub unsafe fn wanted(subject: &Subject, record: *const EventRecord) -> bool {
     // SAFETY: the caller vouches for `record`.
-    let (outcome, action, dev, ino, tgid) =
-        unsafe { ((*record).outcome, (*record).action, (*record).dev, (*record).ino, (*record).tgid) };
+    let (outcome, action, dev, ino) =
+        unsafe { ((*record).outcome, (*record).action, (*record).dev, (*record).ino) };
     if outcome != RecordOutcome::Allowed as u8 {
         return true;
     }
     let opens = subject.config.trace_opens;
     if opens == TraceOpens::First as u8 {
-        let key = SeenKey { dev, ino, tgid, action: u32::from(action) };
+        // SAFETY: as before.
+        let (start_boot_ns, tgid) = unsafe { ((*record).start_boot_ns, (*record).tgid) };
+        let key = SeenKey { dev, ino, start_boot_ns, tgid, action: u32::from(action) };
         let first = maps::SEEN.get_ptr(&key).is_none();
         if first {
             let _ = maps::SEEN.insert(&key, &1, 0);

@@ -193,7 +193,8 @@ fn tell<C: EbpfContext>(
     unsafe {
         subject.begin(record, RecordKind::Privilege);
         let arguments = core::mem::transmute::<[u32; 4], [u8; 16]>(arguments);
-        let key = RefusalKey { tgid: (*record).tgid, number, flags, errno, arguments };
+        let (start_boot_ns, tgid) = ((*record).start_boot_ns, (*record).tgid);
+        let key = RefusalKey { start_boot_ns, tgid, number, flags, errno, arguments };
         if maps::REFUSALS.get_ptr(&key).is_some() {
             return;
         }

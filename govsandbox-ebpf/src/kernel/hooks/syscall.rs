@@ -25,6 +25,7 @@ use crate::kernel::{
     emit,
     maps::{self, Scratch},
     offsets::{self, probed, typed},
+    pressure,
     subject::{self, Subject},
     walk::{self, Location},
 };
@@ -43,6 +44,10 @@ pub fn sys_exit(ctx: BtfTracePointContext) -> i32 {
     let Some(subject) = subject::current() else { return 0 };
     // SAFETY: the arguments are those of the tracepoint; `regs` is a `struct pt_regs`.
     unsafe {
+        pressure::settle(subject.mark);
+        // Of this call, whether it is one of the table or not.
+        let by_hook = (*subject.mark).refused != 0;
+        (*subject.mark).refused = 0;
         let regs: *const u8 = ctx.arg(0);
         let result: i64 = ctx.arg(1);
         let number: u64 = typed(regs, &offsets::PT_REGS_NR);
@@ -65,8 +70,7 @@ pub fn sys_exit(ctx: BtfTracePointContext) -> i32 {
             mapped(&ctx, &subject, regs, result);
             return 0;
         }
-        if (*subject.mark).refused != 0 {
-            (*subject.mark).refused = 0;
+        if by_hook {
             return 0;
         }
         if result >= 0 {
