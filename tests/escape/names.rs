@@ -165,6 +165,8 @@ fn links() -> Vec<Attempt> {
             .canary("vault/secret")
             .reads(move |at| hard(at, "alias")),
         new("hard-link-descriptor", "linkat of an O_PATH descriptor with AT_EMPTY_PATH", "linkat(2)")
+            // Before, only CAP_DAC_READ_SEARCH could.
+            .since(6, 10)
             .secret("secret")
             .reads(|at| {
                 let file = open(at.secret(), libc::O_PATH)?;

@@ -57,6 +57,10 @@ pub enum PolicyError {
         /// The file.
         path: PathBuf,
     },
+    /// Which file systems there are can't be told.
+    #[error("cannot read /proc/self/mountinfo")]
+    #[diagnostic(code(policy::load::mounts), help("mount -t proc proc /proc"))]
+    Mounts(#[source] io::Error),
     /// Too many files.
     #[error("more than {FILES_MAX} policy files")]
     #[diagnostic(code(policy::load::too_many))]
@@ -111,7 +115,9 @@ impl PolicyError {
     #[must_use]
     pub fn is_about_content(&self) -> bool {
         match self {
-            Self::Unreadable { source: FileError::Io(_), .. } | Self::Unlistable { .. } => false,
+            Self::Unreadable { source: FileError::Io(_), .. } | Self::Unlistable { .. } | Self::Mounts(_) => {
+                false
+            }
             Self::Unknown { .. }
             | Self::Unreadable { .. }
             | Self::WritableByOthers { .. }

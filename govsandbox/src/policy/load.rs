@@ -21,7 +21,9 @@ use super::{
     problem::Problem,
     profile,
     repositories::{Repositories, TooManyNames},
+    spelling,
 };
+use crate::sys;
 
 /// Where the machine's own policies lie.
 pub const SYSTEM_DIR: &str = "/etc/govsandbox";
@@ -128,7 +130,8 @@ fn finish(
             CompileError::Problems(problems) => PolicyError::invalid(problems),
             other => PolicyError::Compile(other),
         })?;
-    let compiled = with_dangling_links(compiled);
+    let places = sys::spelling::find().map_err(PolicyError::Mounts)?;
+    let compiled = spelling::widened(with_dangling_links(compiled), &places);
     let automaton = automaton::build(&compiled.paths.globs)?;
     warnings.extend(of_all);
     Ok(Loaded { compiled, automaton, effective, layered, files: reader.files, warnings })

@@ -29,6 +29,7 @@ mod random_tests;
 pub mod raw;
 pub mod repositories;
 pub mod rule;
+mod spelling;
 mod suggest;
 pub mod unenforced;
 pub mod way;

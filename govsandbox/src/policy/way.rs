@@ -31,7 +31,8 @@ impl Way {
             match name.as_bytes() {
                 b"/" => at = PathBuf::from("/"),
                 b"." => {}
-                b".." => drop(at.pop()),
+                // Up from what is not there leads nowhere: it stays as it is written.
+                b".." if at.exists() => drop(at.pop()),
                 _ => {
                     let next = at.join(&name);
                     let Ok(text) = fs::read_link(&next) else {

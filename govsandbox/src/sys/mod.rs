@@ -20,3 +20,4 @@ pub mod packet;
 pub mod process_group;
 pub mod seccomp;
 pub mod signal;
+pub mod spelling;

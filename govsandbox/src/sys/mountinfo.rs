@@ -16,6 +16,10 @@ pub struct Mount {
     pub root: PathBuf,
     /// `ext4`, `cgroup2`, …
     pub fs_type: String,
+    /// `MAJOR:MINOR`.
+    pub device: String,
+    /// Options of the file system itself.
+    pub options: String,
 }
 
 /// All mounts of a process, oldest first; `/proc/self/mountinfo` of one's own.
@@ -48,10 +52,13 @@ pub fn parse(text: &[u8]) -> Vec<Mount> {
 fn parse_line(line: &[u8]) -> Option<Mount> {
     let fields: Vec<&[u8]> = line.split(|byte| *byte == b' ').collect();
     let separator = fields.iter().position(|field| *field == b"-")?;
+    let text = |field: Option<&&[u8]>| field.map(|field| String::from_utf8_lossy(field).into_owned());
     Some(Mount {
         root: unescape(fields.get(3)?),
         point: unescape(fields.get(4)?),
-        fs_type: String::from_utf8_lossy(fields.get(separator + 1)?).into_owned(),
+        fs_type: text(fields.get(separator + 1))?,
+        device: text(fields.get(2))?,
+        options: text(fields.get(separator + 3)).unwrap_or_default(),
     })
 }
 
