@@ -5,11 +5,13 @@
 //!
 //! `GOVSANDBOX_DIFFERENTIAL=SEED,COUNT` plays a run again, or a longer one.
 
+mod random;
+
 use std::{
-    collections::HashSet,
+    collections::{BTreeSet, HashMap, HashSet},
     fs,
     io::{BufRead, BufReader, Write},
-    os::unix::fs::{FileTypeExt, MetadataExt, chown, lchown, symlink},
+    os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
     process::Stdio,
     time::{Duration, Instant},
@@ -31,7 +33,8 @@ use govsandbox_ebpf::{
     },
 };
 
-use crate::bed::{DENIED_CHANGE, Event, TestBed, args, backend, log::written, toml_string};
+use self::random::{Operation, Random, Tree, operation, policy, real_name};
+use crate::bed::{DENIED_CHANGE, Event, TestBed, args, backend, log::written};
 
 const SEED: u64 = 0x5eed_0001;
 /// Together with three emulated kernels 50,000, unless the machine is too slow for them.
@@ -43,226 +46,8 @@ const TIME_MAX: Duration = Duration::from_secs(90);
 const COUNT_MIN: usize = 1_000;
 /// Operations under one policy: starting a run costs more than all of them.
 const OPERATIONS_EACH: usize = 600;
-const NAMES: [&str; 7] = ["a", "b", "c", ".x", "k.pem", "a.x", "deep"];
-
-/// A xorshift generator: the same numbers from the same seed, everywhere.
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, end: usize) -> usize {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        usize::try_from(self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33).unwrap() % end
-    }
-
-    fn one_in(&mut self, count: usize) -> bool {
-        self.below(count) == 0
-    }
-
-    fn pick<'a, T>(&mut self, of: &'a [T]) -> &'a T {
-        &of[self.below(of.len())]
-    }
-}
-
-/// A tree in memory, removed at the end.
-struct Tree(PathBuf);
-
-impl Tree {
-    fn new(bed: &TestBed, random: &mut Random) -> Self {
-        let root = Path::new("/dev/shm").join(format!("govsandbox-differential.{}", std::process::id()));
-        let _ = fs::remove_dir_all(&root);
-        fs::create_dir(&root).unwrap();
-        chown(&root, Some(bed.uid()), Some(bed.uid())).unwrap();
-        let tree = Self(root);
-        for _ in 0..30 {
-            let (path, other) = (tree.any(random), tree.any(random));
-            fs::create_dir_all(path.parent().unwrap()).ok(); // what can't be made is left away
-            match random.below(8) {
-                0 | 1 => fs::create_dir(&path).ok(),
-                2 if other.is_file() && !other.is_symlink() => fs::hard_link(&other, &path).ok(),
-                3 => symlink(&other, &path).ok(),
-                _ => (!path.exists() && !path.is_symlink())
-                    .then(|| fs::write(&path, "content"))
-                    .and_then(Result::ok),
-            };
-        }
-        for path in tree.all() {
-            lchown(path, Some(bed.uid()), Some(bed.uid())).unwrap();
-        }
-        tree
-    }
-
-    fn any(&self, random: &mut Random) -> PathBuf {
-        (0..=random.below(3)).fold(self.0.clone(), |path, _| path.join(random.pick(&NAMES)))
-    }
-
-    /// Every name below the root.
-    fn all(&self) -> Vec<PathBuf> {
-        let (mut found, mut folders) = (Vec::new(), vec![self.0.clone()]);
-        while let Some(folder) = folders.pop() {
-            let mut names: Vec<_> =
-                fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
-            names.sort();
-            folders.extend(names.iter().filter(|name| name.is_dir() && !name.is_symlink()).cloned());
-            found.extend(names);
-        }
-        found
-    }
-
-    /// Mostly what exists (`all` of it): operations on nothing prove nothing.
-    fn near(&self, all: &[PathBuf], random: &mut Random) -> PathBuf {
-        if all.is_empty() || random.one_in(4) { self.any(random) } else { random.pick(all).clone() }
-    }
-
-    fn new_name(&self, all: &[PathBuf], random: &mut Random) -> PathBuf {
-        let path = if all.is_empty() || random.one_in(6) { &self.0 } else { random.pick(all) };
-        let folder = if path.is_dir() { path } else { path.parent().unwrap_or(&self.0) };
-        folder.join(random.pick(&NAMES))
-    }
-}
-
-impl Drop for Tree {
-    fn drop(&mut self) {
-        fs::remove_dir_all(&self.0).unwrap();
-    }
-}
-
-fn policy(tree: &Tree, random: &mut Random) -> String {
-    let list = |patterns: Vec<String>| {
-        let texts: Vec<_> = patterns.iter().map(|pattern| toml_string(pattern)).collect();
-        format!("[{}]", texts.join(", "))
-    };
-    let all = tree.all();
-    let held = |random: &mut Random| {
-        let count = random.below(4);
-        let patterns = (0..count).map(|_| {
-            let root = tree.0.display();
-            match random.below(9) {
-                0 => "**/*.pem".to_owned(),
-                1 => "[!a].x".to_owned(),
-                2 => format!("{root}/*/{}", random.pick(&NAMES)),
-                3 => format!("{root}/**/{{b,.x}}"),
-                4 => format!("{root}/?/**"),
-                // May be missing.
-                5 | 6 => tree.any(random).display().to_string(),
-                _ => random.pick(&all).display().to_string(),
-            }
-        });
-        list(patterns.collect())
-    };
-    let (deny, protect) = (held(random), held(random));
-    let folders: Vec<_> = all.iter().filter(|path| path.is_dir() && !path.is_symlink()).collect();
-    let single =
-        |path: &&PathBuf| fs::symlink_metadata(path).is_ok_and(|found| found.is_file() && found.nlink() == 1);
-    // Not `a`: that `a.x` beside it may be written too is what the rules say and Landlock does not hold.
-    let has_no_sibling = |path: &&PathBuf| !path.ends_with("a");
-    let files: Vec<_> = all.iter().filter(single).filter(has_no_sibling).collect();
-    let mut write = vec![tree.0.display().to_string()];
-    if random.one_in(3) && !folders.is_empty() {
-        write = (0..2).map(|_| random.pick(&folders).display().to_string()).collect();
-        if !files.is_empty() {
-            write.push(random.pick(&files).display().to_string());
-        }
-    }
-    format!(
-        "[filesystem]\nwrite = {}\ndeny = {deny}\nprotect = {protect}\n[trace]\nopens = \"denied\"\n",
-        list(write)
-    )
-}
-
-/// One operation: the worker's verb and its paths.
-#[derive(Debug, Clone)]
-struct Operation {
-    verb: &'static str,
-    path: PathBuf,
-    target: Option<PathBuf>,
-}
-
-fn operation(tree: &Tree, random: &mut Random) -> Operation {
-    let all = tree.all();
-    let one = |verb, path| Operation { verb, path, target: None };
-    match random.below(20) {
-        0..=3 => one("read", tree.near(&all, random)),
-        4 => one("list", tree.near(&all, random)),
-        5 => one("o-path", tree.near(&all, random)),
-        6 => one(if backend() == "lsm" { "openat2" } else { "read" }, tree.near(&all, random)),
-        7 | 8 => one("write", tree.near(&all, random)),
-        9 => one("open-truncate", tree.near(&all, random)),
-        10 => one("truncate", tree.near(&all, random)),
-        11 => {
-            // A folder that lost its mode bits would refuse by itself from then on.
-            let path = tree.near(&all, random);
-            one(if path.is_dir() { "list" } else { "chmod" }, path)
-        }
-        12 => one("create", tree.new_name(&all, random)),
-        13 => one("mkdir", tree.new_name(&all, random)),
-        14 => one("unlink", tree.near(&all, random)),
-        15 => one("rmdir", tree.near(&all, random)),
-        16 => Operation {
-            verb: "symlink",
-            path: tree.near(&all, random),
-            target: Some(tree.new_name(&all, random)),
-        },
-        17 => {
-            let path = tree.near(&all, random);
-            // A link to a symlink itself is not what any rule is about.
-            if path.is_symlink() {
-                return one("read", path);
-            }
-            Operation { verb: "link", path, target: Some(tree.new_name(&all, random)) }
-        }
-        _ => {
-            let target = if random.one_in(3) { tree.near(&all, random) } else { tree.new_name(&all, random) };
-            let path = tree.near(&all, random);
-            let inode = |path| fs::symlink_metadata(path).map(|found| found.ino()).ok();
-            // A rename to another name of the same file does nothing, and says that it was done.
-            if inode(&path).is_some() && inode(&path) == inode(&target) {
-                return one("list", path);
-            }
-            Operation { verb: "rename", path, target: Some(target) }
-        }
-    }
-}
 
 impl Operation {
-    /// Would it succeed if nothing were refused? What would not says nothing about the rules.
-    fn makes_sense(&self) -> bool {
-        let kind = |path: &Path| fs::symlink_metadata(path).ok().map(|found| found.file_type());
-        let is_free = |path: &Path| kind(path).is_none() && path.parent().is_some_and(Path::is_dir);
-        let is_empty = |path: &Path| fs::read_dir(path).is_ok_and(|mut names| names.next().is_none());
-        let path = &self.path;
-        match (self.verb, &self.target) {
-            ("list", _) => path.is_dir(),
-            ("read" | "o-path" | "openat2" | "write" | "open-truncate" | "truncate" | "chmod", _) => {
-                path.is_file()
-            }
-            ("create" | "mkdir", _) => is_free(path),
-            ("unlink", _) => kind(path).is_some_and(|kind| !kind.is_dir()),
-            ("rmdir", _) => kind(path).is_some_and(|kind| kind.is_dir()) && is_empty(path),
-            ("symlink", Some(target)) => is_free(target),
-            ("link", Some(target)) => kind(path).is_some_and(|kind| kind.is_file()) && is_free(target),
-            ("rename", Some(target)) => {
-                let (Some(from), real) = (kind(path), real_name(path)) else { return false };
-                let real_target = real_name(target);
-                let same = |one: &Path, other: &Path| {
-                    let id = |path| fs::symlink_metadata(path).map(|found| (found.dev(), found.ino())).ok();
-                    id(one) == id(other)
-                };
-                let fits = match kind(target) {
-                    None => target.parent().is_some_and(Path::is_dir),
-                    Some(to) => {
-                        from.is_dir() == to.is_dir()
-                            && (!to.is_dir() || is_empty(target))
-                            && !same(path, target)
-                    }
-                };
-                fits && !from.is_fifo() && !real_target.starts_with(&real) && !real.starts_with(&real_target)
-            }
-            _ => false,
-        }
-    }
-
     /// What the host says of each object that it is about.
     fn ask(&self, tables: &Tables<'_>) -> Vec<Answer> {
         let made = |path: &Path| vec![tables.ask(path, Act::Change), folder(tables, path)];
@@ -306,11 +91,6 @@ impl Operation {
             }),
         }
     }
-
-    fn line(&self) -> String {
-        let target = self.target.iter().map(|target| format!("\t{}", target.display())).collect::<String>();
-        format!("{}\t{}{target}\n", self.verb, self.path.display())
-    }
 }
 
 /// A name is of its folder: the allow-lists are asked about that too, the rules are not.
@@ -346,12 +126,6 @@ fn may_be_symlink(tables: &Tables<'_>, automaton: &Automaton, place: &Path) -> b
         && decide_symlink(automaton, below(automaton, folder), below(automaton, path)).allow
 }
 
-/// The last name itself, what leads to it followed.
-fn real_name(path: &Path) -> PathBuf {
-    let folder = path.parent().unwrap();
-    folder.canonicalize().unwrap_or_else(|_| folder.to_owned()).join(path.file_name().unwrap())
-}
-
 /// Objects that were there at the start, and what was opened since: what `fanotify` does not hold is told by them.
 struct Known {
     at_start: HashSet<(PathBuf, u64)>,
@@ -362,10 +136,64 @@ struct Known {
     named: HashSet<PathBuf>,
     writable: Vec<PathBuf>,
     /// What rules matched by some name at the start: `fanotify` holds it under its other names too.
-    matched: HashSet<u64>,
+    matched: HashMap<u64, BTreeSet<String>>,
+}
+
+/// By inode the rules that match one of its names.
+fn matched(all: &[PathBuf], tables: &Tables<'_>) -> HashMap<u64, BTreeSet<String>> {
+    let mut matched = HashMap::<u64, BTreeSet<String>>::new();
+    for path in all {
+        for answer in [Act::Read, Act::Change].map(|act| tables.ask(path, act)) {
+            let is_by_rule = matches!(answer.why, Why::Path | Why::Object);
+            if let (true, Some(rule), Ok(found)) = (is_by_rule, answer.verdict.rule, fs::metadata(path)) {
+                matched.entry(found.ino()).or_default().insert(rule.id.0);
+            }
+        }
+    }
+    matched
 }
 
 impl Known {
+    /// Rules that a refusal may name beside those by which the host refuses: of other names of the object, of what lies on
+    /// the way, of what lies below a folder that moves.
+    fn others(
+        &self,
+        operation: &Operation,
+        denying: &[Answer],
+        tables: &Tables<'_>,
+        automaton: &Automaton,
+    ) -> BTreeSet<String> {
+        let mut rules = BTreeSet::new();
+        let mut ask = |path: &Path| {
+            let answers = [Act::Read, Act::Change, Act::Remove].map(|act| tables.ask(path, act));
+            rules.extend(answers.into_iter().filter_map(|answer| Some(answer.verdict.rule?.id.0)));
+        };
+        if operation.path.is_symlink() {
+            ask(&real_name(&operation.path));
+            operation.path.canonicalize().iter().for_each(|path| ask(path));
+        }
+        // A folder stays where it is when rules by name would mean something else below its new path.
+        if let ("rename", true, Some(target)) = (operation.verb, operation.path.is_dir(), &operation.target) {
+            let (from, to) = (real_name(&operation.path), real_name(target));
+            for path in Tree::below(&from) {
+                ask(&path);
+                ask(&to.join(path.strip_prefix(&from).unwrap()));
+            }
+            rules.insert("builtin/renamed-folder".to_owned());
+        }
+        let inode = fs::metadata(&operation.path).ok().map(|found| found.ino());
+        rules.extend(inode.and_then(|inode| self.matched.get(&inode)).into_iter().flatten().cloned());
+        // What leads to a named place is held by a mount (`fanotify`), and a pattern may match it too.
+        for answer in denying.iter().filter(|answer| answer.why == Why::Way) {
+            rules.extend(
+                path(tables.compiled(), automaton, answer.bytes(), Decided::Change)
+                    .rule
+                    .map(|rule| rule.id.0),
+            );
+        }
+        rules
+    }
+
     fn of(tree: &Tree, compiled: &Compiled, tables: &Tables<'_>) -> Self {
         let of = |path: PathBuf| {
             let inode = fs::symlink_metadata(&path).unwrap().ino();
@@ -380,12 +208,7 @@ impl Known {
             above: named.iter().flat_map(|path| path.ancestors().skip(1)).map(Path::to_owned).collect(),
             writable: entries.filter_map(|entry| entry.path.canonicalize().ok()).collect(),
             named,
-            matched: tree
-                .all()
-                .iter()
-                .filter(|path| matches!(tables.ask(path, Act::Change).why, Why::Path | Why::Object))
-                .filter_map(|path| fs::metadata(path).ok().map(|found| found.ino()))
-                .collect(),
+            matched: matched(&tree.all(), tables),
         }
     }
 
@@ -416,6 +239,17 @@ impl Known {
         let never_touched = inode.is_some_and(|inode| !self.touched.contains(&inode));
         was_there && (never_touched || refusal.why == Why::Object) || (opens && never_touched)
     }
+}
+
+/// A refusal that must be in the log.
+struct Expected {
+    operation: Operation,
+    denying: Vec<Answer>,
+    answer: String,
+    /// Its names are not in the write list.
+    by_lists: bool,
+    /// One of these is named.
+    rules: BTreeSet<String>,
 }
 
 /// Everything that one policy's run came to.
@@ -484,7 +318,7 @@ fn one_policy(bed: &TestBed, random: &mut Random, count: usize, seed: u64, sum: 
     let mut child = start.spawn();
     let (mut ask, mut answers) =
         (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()).lines());
-    let mut expected: Vec<(Operation, Vec<Answer>, String, bool, bool, Option<&str>)> = Vec::new();
+    let mut expected: Vec<Expected> = Vec::new();
     for _ in 0..count {
         let operation = operation(&tree, random);
         let said = operation.ask(&tables);
@@ -498,7 +332,7 @@ fn one_policy(bed: &TestBed, random: &mut Random, count: usize, seed: u64, sum: 
         let inode = fs::metadata(&operation.path).ok().map(|found| found.ino());
         // A folder stays where it is when rules by name would mean something else below its new path.
         let moves_names = operation.verb == "rename" && operation.path.is_dir();
-        let is_link = operation.path.is_symlink();
+        let others = known.others(&operation, &denying, &tables, &loaded.automaton);
         // A pipe that nobody reads is told by the answer that does not come.
         let _ = ask.write_all(operation.line().as_bytes());
         let Some(answer) = answers.next().transpose().unwrap() else {
@@ -516,7 +350,7 @@ fn one_policy(bed: &TestBed, random: &mut Random, count: usize, seed: u64, sum: 
         if makes_sense && denying.is_empty() && !in_place && refused {
             // Where a mount holds a rule's place, names don't cross it.
             let by_mount = ["EXDEV", "EBUSY", "EROFS"].contains(&answer.as_str()) && operation.verb != "read";
-            let by_other_name = inode.is_some_and(|inode| known.matched.contains(&inode));
+            let by_other_name = inode.is_some_and(|inode| known.matched.contains_key(&inode));
             let is_known = backend() == "fanotify" && (by_mount || by_other_name);
             assert!(is_known || moves_names, "the kernel refuses more: {}", tell());
             sum.not_compared += 1;
@@ -531,11 +365,9 @@ fn one_policy(bed: &TestBed, random: &mut Random, count: usize, seed: u64, sum: 
         }
         if refused && must && makes_sense {
             sum.refused += 1;
-            // What is known of an inode, of a link on the way and of the names below a folder may be named first.
-            let is_matched = inode.is_some_and(|inode| known.matched.contains(&inode));
-            let by_more = moves_names || is_matched || is_link && !in_place;
-            let by_place = in_place.then_some(IN_PLACE);
-            expected.push((operation, denying, answer, by_lists, by_more, by_place));
+            let own = denying.iter().filter_map(|answer| Some(answer.verdict.rule.as_ref()?.id.0.clone()));
+            let rules = own.chain(in_place.then(|| IN_PLACE.to_owned())).chain(others).collect();
+            expected.push(Expected { operation, denying, answer, by_lists, rules });
         } else if answer.starts_with("ok") {
             known.touched.extend(inode);
         }
@@ -545,12 +377,9 @@ fn one_policy(bed: &TestBed, random: &mut Random, count: usize, seed: u64, sum: 
     assert!(run.status.success(), "{run}");
     let mut events: Vec<&Event> =
         [run.log.all_denied("file.open"), run.log.all_denied("file.change")].concat();
-    for (operation, denying, answer, by_lists, by_more, by_place) in &expected {
+    for Expected { operation, denying, answer, by_lists, mut rules } in expected {
         // By Landlock, whatever else refuses it.
-        let unlisted = (*by_lists && answer != "EPERM").then(|| "default/filesystem.write".to_owned());
-        let mut rules: Vec<String> =
-            denying.iter().filter_map(|answer| Some(answer.verdict.rule.as_ref()?.id.0.clone())).collect();
-        rules.extend(by_place.map(str::to_owned));
+        let unlisted = (by_lists && answer != "EPERM").then(|| "default/filesystem.write".to_owned());
         if answer != "EPERM" {
             // Landlock or a mount came first: the rule is found from the path alone, other names of the file are not known.
             let act = if operation.actions()[0] == "read" { Decided::Read } else { Decided::Change };
@@ -568,7 +397,7 @@ fn one_policy(bed: &TestBed, random: &mut Random, count: usize, seed: u64, sum: 
         let about = |event: &&&Event| {
             let own = names.iter().any(|name| event.object("path") == name || event.object("target") == name);
             own && operation.actions().contains(&event.text("action"))
-                && event.rule().is_some_and(|rule| *by_more || rules.iter().any(|own| own == rule))
+                && event.rule().is_some_and(|rule| rules.contains(rule))
         };
         let Some(place) = events.iter().position(|event| about(&event)) else {
             let near =
@@ -579,7 +408,7 @@ fn one_policy(bed: &TestBed, random: &mut Random, count: usize, seed: u64, sum: 
                 })
                 .collect();
             panic!(
-                "seed {seed}: no event of {operation:?} ({answer}), which {denying:#?} refuse\n{text}\nnear: {near:#?}"
+                "seed {seed}: no event of {operation:?} ({answer}), which {denying:#?} refuse, by one of {rules:?}\n{text}\nnear: {near:#?}"
             );
         };
         events.remove(place);

@@ -82,11 +82,11 @@ fn everyday_symlinks_are_made_under_the_shipped_profiles() {
         let run = start.finish();
         assert_eq!((run.status.code(), run.out().as_str()), (Some(0), "../f\n"), "{profile}: {run}");
         assert!(run.log.events.iter().all(|event| event.rule() != Some(RULE)), "{profile}: {run}");
-        let made = bed.bare(sh("rm -rf ./* .venv .claude .vscode.d".to_owned()));
+        let made = bed.bare(sh("rm -rf ./* .venv .claude .vscode.d"));
         assert!(made.status.success(), "{made:?}");
     }
     let mut start =
-        bed.start(&[Path::new("claude")], sh("ln -s x .claude; ln -s x .cursor; ln -s x .vscode".to_owned()));
+        bed.start(&[Path::new("claude")], sh("ln -s x .claude; ln -s x .cursor; ln -s x .vscode"));
     start.process.current_dir(bed.project());
     let run = start.finish();
     assert_eq!(run.log.all_denied("file.change").len(), 3, "{run}");
