@@ -31,8 +31,7 @@ impl Way {
             match name.as_bytes() {
                 b"/" => at = PathBuf::from("/"),
                 b"." => {}
-                // Up from what is not there leads nowhere: it stays as it is written.
-                b".." if at.exists() => drop(at.pop()),
+                b".." => drop(at.pop()),
                 _ => {
                     let next = at.join(&name);
                     let Ok(text) = fs::read_link(&next) else {

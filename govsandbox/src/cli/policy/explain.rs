@@ -3,7 +3,7 @@
 use std::{
     env, io,
     io::Write,
-    path::{Component, Path, PathBuf},
+    path::{Path, PathBuf},
 };
 
 use serde::Serialize;
@@ -91,10 +91,12 @@ impl ExplainArgs {
             Operation::Remove => Act::Remove,
         };
         let path = std::path::absolute(&self.path).map_err(system("the working directory"))?;
-        let answer = tables.ask(&path, act);
-        if answer.object.components().any(|name| name == Component::ParentDir) {
+        let is_above_nothing =
+            |at: &Path| at.ends_with("..") && at.parent().is_some_and(|folder| !folder.exists());
+        if path.ancestors().any(is_above_nothing) {
             return Err(PolicyCommandError::Nowhere { path: text(&self.path) });
         }
+        let answer = tables.ask(&path, act);
         let explained = explained(&loaded, &path, self.operation, &answer);
         match self.format {
             Format::Json => write_json(out, &explained)?,
