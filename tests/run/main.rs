@@ -16,6 +16,7 @@ mod fault;
 mod killed;
 mod machine;
 mod misfortune;
+mod performer;
 mod refused;
 mod signals;
 mod status;

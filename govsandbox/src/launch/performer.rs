@@ -3,7 +3,7 @@
 //!
 //! It is a child of the init, in the command's pid and mount namespaces and its Landlock domain, so that what it does
 //! is what the command could have done. It has another real uid than the command and may not be looked into, so that
-//! nothing inside can signal, trace or change it. Two capabilities of its own (to read the caller's arguments, to list
+//! nothing inside can signal, trace or change it. A filter of its own leaves it the calls that it needs. Two capabilities of its own (to read the caller's arguments, to list
 //! folders) are in effect only between calls.
 
 use std::{
@@ -24,6 +24,7 @@ use rustix::{
 use super::{
     channel::{Channel, Message},
     privilege::{Identity, Origin},
+    seccomp,
 };
 use crate::sys::{
     clone::{Descriptors, OneThread, fork_sibling},
@@ -95,6 +96,7 @@ fn run(
         return Ok(()); // called off
     };
     let listener = Listener::from_descriptor(listener);
+    seccomp::apply(&seccomp::performer::program())?;
     channel.send(&Message::Ready)?;
     performer.serve(listener, reports)
 }

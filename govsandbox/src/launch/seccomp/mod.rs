@@ -18,6 +18,7 @@ use self::{
 };
 
 mod calls;
+pub mod performer;
 mod program;
 mod verdict;
 
