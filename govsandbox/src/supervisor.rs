@@ -371,8 +371,9 @@ impl Start<'_> {
         let programs = programs::find(&compiled.exec, &self.env)?;
         match self.kind {
             Kind::Lsm => {
-                let kernel =
+                let mut kernel =
                     lsm::prepare(&compiled.paths, &self.automaton, programs.as_ref(), own_files, own_rule.0)?;
+                let not_held = std::mem::take(&mut kernel.not_held);
                 let keyed = match compiled.mode {
                     Mode::Audit => None, // there everything may change
                     Mode::Enforce => KeyPerformer::new(&compiled.paths, &kernel.automaton),
@@ -385,7 +386,7 @@ impl Start<'_> {
                     seccomp: SeccompPlan { performed, ..SeccompPlan::HOOKS },
                     programs,
                     keyed,
-                    not_held: Vec::new(),
+                    not_held,
                 })
             }
             Kind::Fanotify => {
@@ -402,7 +403,11 @@ impl Start<'_> {
                     programs: programs.as_ref(),
                 })
                 .map_err(system("find the files that the policy names"))?;
-                let kernel = lsm::Prepared { held: Vec::new(), automaton: self.automaton.clone() };
+                let kernel = lsm::Prepared {
+                    held: Vec::new(),
+                    automaton: self.automaton.clone(),
+                    not_held: Vec::new(),
+                };
                 Ok(Layers {
                     kernel,
                     mounts: setup.mounts,

@@ -90,6 +90,43 @@ fn swap(one: &Path, other: &Path) {
 }
 
 #[test]
+fn what_takes_the_place_of_a_named_file_from_outside_is_held_too() {
+    let bed = TestBed::new("stale-replaced");
+    let (secret, below) = (bed.file("secret", "old"), bed.file("vault/below", "old"));
+    let mut inside = Inside::start(&bed, &["{project}/secret", "{project}/vault", "*.pem"]);
+    let plain = bed.file("plain", "CANARY-7f3a");
+    inside.reads(&plain);
+    inside.is_refused(&secret);
+    inside.is_refused(&below);
+    // As editors and tools that log in write: anew, then renamed over the old one.
+    fs::rename(bed.file("secret.new", "CANARY-7f3a"), &secret).unwrap();
+    fs::remove_dir_all(bed.project().join("vault")).unwrap();
+    bed.file("vault/below", "CANARY-7f3a");
+    inside.is_refused(&secret);
+    inside.is_refused(&below);
+    let run = inside.end();
+    let denied = run.log.all_denied("file.open");
+    assert_eq!(denied.len(), 12, "{run}");
+    let rules = ["test/filesystem.deny/0", "test/filesystem.deny/1"];
+    assert!(denied.iter().all(|event| rules.contains(&event.rule().unwrap_or_default())), "{run}");
+    // Without any pattern `fanotify` asks about nothing but what was there (docs/security.md).
+    let mut inside = Inside::start(&bed, &["{project}/secret"]);
+    inside.is_refused(&secret);
+    fs::rename(bed.file("secret.new", "CANARY-7f3a"), &secret).unwrap();
+    if backend() == "lsm" {
+        inside.is_refused(&secret)
+    } else {
+        inside.reads(&secret)
+    }
+    inside.end();
+    // Neighbour control: other files that are replaced are read on.
+    assert!(
+        run.log.about("file.open", &plain).iter().all(|event| event.text("outcome") == "allowed"),
+        "{run}"
+    );
+}
+
+#[test]
 fn a_folder_above_that_gets_a_denied_name_takes_its_files_along() {
     let bed = TestBed::new("stale-rename");
     if is_theirs(&bed) {

@@ -33,6 +33,11 @@ pub const OPEN_FILES_USUAL: u64 = 1024;
 /// Files held open for one rule, ordinarily.
 const OPEN_FILES_PER_RULE: u64 = 4;
 
+/// Paths that exist and are patterns too, at most: more have no room, and finding that out takes its time.
+const PLACES_MAX: usize = 2048;
+const REPLACED_NOT_HELD: &str = "files that rules name, once a process outside puts another in their place: the policy names \
+    more than the table of patterns has room for";
+
 /// Why LSM programs do not hold here.
 #[derive(Debug, thiserror::Error)]
 pub enum ProbeError {
@@ -57,6 +62,8 @@ pub struct Prepared {
     pub held: Vec<Held>,
     /// For [`Contents::automaton`].
     pub automaton: PathTable,
+    /// What is not held in this run, in words.
+    pub not_held: Vec<String>,
 }
 
 /// The rules can't be turned into what the kernel holds.
@@ -92,7 +99,8 @@ pub fn prepare(
     // For each rule its file, the mounts below and the links on the way; the folders above are the same for many.
     open_files::raise(OPEN_FILES_USUAL + OPEN_FILES_PER_RULE * paths.literals.len() as u64);
     let mut holding = Holding::default();
-    let mut more_globs = Vec::new();
+    // Patterns that there must be, and those for what is held by inode: another inode may take its place from outside.
+    let (mut more_globs, mut places) = (Vec::new(), Vec::new());
     for literal in &paths.literals {
         let LiteralRule { path, effect, rule } = literal;
         let way = Way::of(path);
@@ -104,17 +112,11 @@ pub fn prepare(
                 };
                 holding.path(&resolved, TagRule { hits, pinned: rule.0, own: 0 }, &points)?;
                 // Where a file may come back as another inode its path is what stays.
-                if file_system::unstable(&resolved).is_some() {
-                    use std::os::unix::ffi::OsStrExt as _;
-                    let pattern = glob::quote(resolved.as_os_str().as_bytes());
-                    more_globs.push(GlobRule { pattern, effect: *effect, rule: RuleIndex(rule.0) });
-                }
+                let is_unstable = file_system::unstable(&resolved).is_some();
+                if is_unstable { &mut more_globs } else { &mut places }
+                    .push(by_path(&resolved, *effect, *rule));
             }
-            Err(_) => {
-                use std::os::unix::ffi::OsStrExt as _;
-                let pattern = glob::quote(way.end.as_os_str().as_bytes());
-                more_globs.push(GlobRule { pattern, effect: *effect, rule: RuleIndex(rule.0) });
-            }
+            Err(_) => more_globs.push(by_path(&way.end, *effect, *rule)),
         }
         holding.pin(way.names(), rule.0)?;
     }
@@ -127,12 +129,24 @@ pub fn prepare(
     for (path, hits) in programs.iter().flat_map(|programs| &programs.held) {
         held.extend(Held::program(path, *hits)?);
     }
-    let automaton = if more_globs.is_empty() {
-        automaton.clone()
-    } else {
-        automaton::build(&[paths.globs.clone(), more_globs].concat())?
+    let build = |more: &[GlobRule]| match more {
+        [] => Ok(automaton.clone()),
+        more => automaton::build(&[paths.globs.as_slice(), more].concat()),
     };
-    Ok(Prepared { held, automaton })
+    let all = [more_globs.as_slice(), &places].concat();
+    let (automaton, not_held) = match (places.len() <= PLACES_MAX).then(|| build(&all)) {
+        None | Some(Err(AutomatonError::TooLarge { .. })) => {
+            (build(&more_globs)?, vec![REPLACED_NOT_HELD.to_owned()])
+        }
+        Some(built) => (built?, Vec::new()),
+    };
+    Ok(Prepared { held, automaton, not_held })
+}
+
+/// A rule on one path as a pattern.
+fn by_path(path: &Path, effect: PathEffect, rule: RuleIndex) -> GlobRule {
+    use std::os::unix::ffi::OsStrExt as _;
+    GlobRule { pattern: glob::quote(path.as_os_str().as_bytes()), effect, rule }
 }
 
 /// Marks a child of this process, lets it open a file that a rule denies and one that none does, and sees what it gets.
