@@ -120,5 +120,18 @@ fn devices() -> Vec<Attempt> {
         .refused(&[libc::EROFS, libc::EPERM])
         .told(Told::Nothing("what may be written is read-only as a mount")),
     );
+    all.extend(["/proc/version", "/proc/self/net/dev"].into_iter().enumerate().map(|(place, path)| {
+        let what = "the mode of an entry of /proc, for the whole machine";
+        Attempt::new(
+            format!("settings-mode-{place}"),
+            Class::Settings,
+            what,
+            "proc_notify_change of fs/proc/generic.c",
+        )
+        .control_by_root()
+        .acts(move |_| fs::set_permissions(path, fs::metadata(path)?.permissions()).map(|()| String::new()))
+        .refused(&[libc::EPERM])
+        .told(Told::Event { kind: "file.change", rule: "builtin/proc-attribute", about: "/proc/" })
+    }));
     all
 }

@@ -24,6 +24,9 @@ pub const RULE_MOVED: u16 = u16::MAX;
 /// Likewise: no symlink may stand in the place of a folder below which rules by name hold.
 pub const RULE_SYMLINK: u16 = u16::MAX - 1;
 
+/// Likewise: mode and owner of an entry of `/proc` are the whole machine's, whichever mount they are changed by.
+pub const RULE_PROC: u16 = u16::MAX - 2;
+
 impl Hits {
     /// Nothing matches.
     pub const NONE: Self = Self { deny: 0, protect: 0 };

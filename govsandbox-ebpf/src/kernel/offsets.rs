@@ -65,6 +65,7 @@ offsets!(
     QSTR_NAME,
     SB_S_DEV,
     SB_S_FLAGS,
+    SB_S_MAGIC,
     SIGNAL_LIVE,
     TASK_EXIT_CODE,
     TASK_FILES,

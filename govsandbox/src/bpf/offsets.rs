@@ -43,6 +43,7 @@ const MEMBERS: &[Row] = &[
     ("QSTR_NAME", "qstr", "name"),
     ("SB_S_DEV", "super_block", "s_dev"),
     ("SB_S_FLAGS", "super_block", "s_flags"),
+    ("SB_S_MAGIC", "super_block", "s_magic"),
     ("SIGNAL_LIVE", "signal_struct", "live"),
     ("TASK_EXIT_CODE", "task_struct", "exit_code"),
     ("TASK_FILES", "task_struct", "files"),

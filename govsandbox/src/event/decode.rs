@@ -15,7 +15,7 @@ use govsandbox_ebpf::abi::{
         RecordOutcome,
     },
     exec::ExecTable,
-    rule::{Loss, Lost, RULE_MOVED, RULE_SYMLINK},
+    rule::{Loss, Lost, RULE_MOVED, RULE_PROC, RULE_SYMLINK},
 };
 
 pub use super::record::DecodeError;
@@ -270,6 +270,7 @@ impl Decoder {
         let id = match (outcome, record.kind) {
             _ if record.head.rule == RULE_MOVED => "builtin/renamed-folder",
             _ if record.head.rule == RULE_SYMLINK => "builtin/symlink-in-place",
+            _ if record.head.rule == RULE_PROC => "builtin/proc-attribute",
             (Outcome::Allowed | Outcome::Failed, _) => return None,
             (Outcome::Denied | Outcome::WouldDeny, RecordKind::Connect | RecordKind::Send) => {
                 "default/network.allow"

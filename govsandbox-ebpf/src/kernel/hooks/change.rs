@@ -2,7 +2,10 @@
 
 use aya_ebpf::{EbpfContext, macros::lsm, programs::LsmContext};
 use govsandbox_ebpf::{
-    abi::event::{FLAG_TARGET_FIRST, RecordAction, RecordKind},
+    abi::{
+        event::{FLAG_TARGET_FIRST, RecordAction, RecordKind},
+        rule::RULE_PROC,
+    },
     decide::{
         Decision,
         path::{Operation, decide_own, decide_path},
@@ -14,13 +17,16 @@ use crate::kernel::{
     emit,
     maps::Scratch,
     object,
-    offsets::{self, typed},
+    offsets::{self, probed, typed},
     subject::{self, Subject},
     walk::{self, Location, Written},
 };
 
 /// `RENAME_EXCHANGE` (include/uapi/linux/fs.h).
 const RENAME_EXCHANGE: u32 = 2;
+
+/// `PROC_SUPER_MAGIC` (include/uapi/linux/magic.h).
+const PROC_MAGIC: u64 = 0x9fa0;
 
 /// One object of a change.
 #[derive(Clone, Copy)]
@@ -153,6 +159,12 @@ pub(super) unsafe fn judge<C: EbpfContext>(
     unsafe {
         let written = walk::write_path(scratch, subject.fs(), 0, name.location);
         let (decision, always) = weigh(subject, scratch, name, written);
+        let decision = match action {
+            RecordAction::Chmod | RecordAction::Chown if decision.allow && is_of_proc(name.dentry) => {
+                Decision::deny(RULE_PROC)
+            }
+            _ => decision,
+        };
         let decision = if name.symlink && decision.allow {
             object::may_be_symlink(subject.config.slot, scratch)
         } else {
@@ -187,6 +199,15 @@ pub(super) unsafe fn judge<C: EbpfContext>(
         emit::with_text(ctx, subject, scratch);
         if refuse { answer(EPERM) } else { 0 }
     }
+}
+
+/// Is it an entry of `/proc`? Its attributes are not those of a mount, but of what it stands for.
+#[inline(always)]
+unsafe fn is_of_proc(dentry: *const u8) -> bool {
+    // SAFETY: the caller's pointer is a hook's argument of that type.
+    let inode = unsafe { typed::<*const u8>(dentry, &offsets::DENTRY_D_INODE) } as u64;
+    let superblock: u64 = probed(inode, &offsets::INODE_I_SB);
+    probed::<u64>(superblock, &offsets::SB_S_MAGIC) == PROC_MAGIC
 }
 
 /// Decides on one object whose path stands at the text's beginning; `true`: holds in audit mode too.

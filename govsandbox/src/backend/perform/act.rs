@@ -4,13 +4,13 @@ use std::os::fd::{AsFd as _, OwnedFd};
 
 use govsandbox_ebpf::abi::{
     event::RecordAction,
-    rule::{Hits, RULE_SYMLINK},
+    rule::{Hits, RULE_PROC, RULE_SYMLINK},
 };
 use rustix::{
     fs::{
-        Access, AtFlags, CWD, FileType, Gid, Mode, OFlags, RenameFlags, Stat, Uid, XattrFlags, accessat,
-        chownat, fchmod, fchown, fremovexattr, fsetxattr, fstat, linkat, mkdirat, openat, removexattr,
-        renameat_with, setxattr, symlinkat, unlinkat,
+        Access, AtFlags, CWD, FileType, Gid, Mode, OFlags, PROC_SUPER_MAGIC, RenameFlags, Stat, Uid,
+        XattrFlags, accessat, chownat, fchmod, fchown, fremovexattr, fsetxattr, fstat, fstatfs, linkat,
+        mkdirat, openat, removexattr, renameat_with, setxattr, symlinkat, unlinkat,
     },
     io::Errno,
     process::umask,
@@ -229,7 +229,13 @@ fn alter(judge: &Judge<'_>, caller: &Caller<'_>, target: Target, change: &Change
             Change::SetXattr { .. } | Change::RemoveXattr(_) => RecordAction::Xattr,
         };
         let hits = judge.weigh(&path, Some(&found));
-        judge.settle(Deed { caller, action, path: &path, object: Some(found), target: &[] }, hits, None)?;
+        let deed = Deed { caller, action, path: &path, object: Some(found), target: &[] };
+        judge.settle(deed, hits, None)?;
+        // Of the machine, whichever mount they are changed by.
+        let is_lasting = matches!(change, Change::Mode(_) | Change::Owner(..));
+        if is_lasting && fstatfs(&handle)?.f_type == PROC_SUPER_MAGIC {
+            judge.refuse(deed, RULE_PROC)?;
+        }
     }
     if is_file { alter_file(&handle, change) } else { alter_object(caller, &handle, &found, change) }
 }
