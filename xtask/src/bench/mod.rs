@@ -38,6 +38,9 @@ pub(crate) struct BenchArgs {
     /// Kernel series in the virtual machine
     #[arg(long, value_name = "SERIES", default_value = "6.12")]
     kernel: String,
+    /// Of what is measured only this: open, exec, connect, start-up or memory
+    #[arg(long, value_name = "WHAT")]
+    only: Option<String>,
     /// Measure here, with what is built already, and call the unit so (what `bench` runs in the machine)
     #[arg(long, value_name = "UNIT", hide = true)]
     here: Option<String>,
@@ -76,22 +79,23 @@ struct Terms {
     opens: &'static str,
     /// Rules on files besides those of [`policy`].
     more_rules: u32,
+    /// Rules by patterns besides those.
+    more_patterns: u32,
 }
 
-const VARIANTS: [Variant; 7] = [
+const VARIANTS: [Variant; 8] = [
     Variant { name: "bare", place: Place::Bare },
     Variant { name: "outside", place: Place::Outside },
-    Variant { name: "hooks", place: Place::Inside(Terms { mode: "audit", opens: "denied", more_rules: 0 }) },
-    Variant {
-        name: "hooks-10k",
-        place: Place::Inside(Terms { mode: "audit", opens: "denied", more_rules: 9_990 }),
-    },
+    Variant { name: "hooks", place: Place::Inside(HOOKS) },
+    Variant { name: "hooks-10k", place: Place::Inside(Terms { more_rules: 9_990, ..HOOKS }) },
+    Variant { name: "hooks-globs", place: Place::Inside(Terms { more_patterns: 9_990, ..HOOKS }) },
     Variant { name: "enforced", place: Place::Inside(ENFORCED) },
     Variant { name: "enforced-10k", place: Place::Inside(Terms { more_rules: 9_990, ..ENFORCED }) },
     Variant { name: "traced", place: Place::Inside(Terms { opens: "all", ..ENFORCED }) },
 ];
 
-const ENFORCED: Terms = Terms { mode: "enforce", opens: "denied", more_rules: 0 };
+const HOOKS: Terms = Terms { mode: "audit", ..ENFORCED };
+const ENFORCED: Terms = Terms { mode: "enforce", opens: "denied", more_rules: 0, more_patterns: 0 };
 
 /// What is measured: a worker's operation and how often, natively and where instructions are counted.
 const OPERATIONS: [(Operation, u64, u64); 3] =
@@ -100,13 +104,13 @@ const OPERATIONS: [(Operation, u64, u64); 3] =
 /// Runs the task.
 pub(crate) fn run(args: &BenchArgs) -> Result<()> {
     if let Some(unit) = &args.here {
-        return measure(args.rounds, unit);
+        return measure(args, args.rounds, unit);
     }
     install_tools::ensure(&[Need::Vm])?;
     let mut build = workspace::cargo()?;
     process::run(build.args(["build", "--release", "--quiet", "--locked", "--workspace", "--bins"]))?;
     if !args.vm {
-        measure(args.rounds, "ns")?;
+        measure(args, args.rounds, "ns")?;
     }
     if !args.native {
         let mut machine = Machine::new(&args.kernel);
@@ -114,8 +118,10 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
         machine.timeout = Duration::from_secs(2400);
         let rounds = GUEST_ROUNDS.to_string();
         let program = program("xtask")?.to_string_lossy().into_owned();
-        let command = [program.as_str(), "bench", "--here", "instructions", "--rounds", &rounds];
-        let status = machine.run(&command.map(str::to_owned))?;
+        let mut command = vec![program.as_str(), "bench", "--here", "instructions", "--rounds", &rounds];
+        command.extend(args.only.iter().flat_map(|what| ["--only", what]));
+        let command: Vec<String> = command.into_iter().map(str::to_owned).collect();
+        let status = machine.run(&command)?;
         if status != 0 {
             bail!("the measurement in the virtual machine ended with status {status}");
         }
@@ -123,7 +129,8 @@ pub(crate) fn run(args: &BenchArgs) -> Result<()> {
     Ok(())
 }
 
-fn measure(rounds: u32, unit: &str) -> Result<()> {
+fn measure(args: &BenchArgs, rounds: u32, unit: &str) -> Result<()> {
+    let wanted = |what: &str| args.only.as_deref().is_none_or(|only| only == what);
     let bed = Bed::new()?;
     if unit != "ns" {
         thread::sleep(GUEST_SETTLES);
@@ -132,12 +139,22 @@ fn measure(rounds: u32, unit: &str) -> Result<()> {
     println!("kernel {}, {rounds} rounds, {unit}; quartiles in brackets", kernel.trim());
     println!("{:<10} {:<12} {:>12} {:>26} {:>34}", "what", "variant", "each", "× bare", "more than bare");
     for (operation, native_count, counted_count) in OPERATIONS {
+        if !wanted(operation.name()) {
+            continue;
+        }
         let count = if unit == "ns" { native_count } else { counted_count };
         let measured = bed.rounds(rounds, |bed, variant| bed.operation(variant, operation, count))?;
         print(operation.name(), &measured);
     }
-    print("start-up", &bed.rounds(rounds, Bed::start_up)?);
-    println!("supervisor's memory after 20,000 opens: {} KiB at most", bed.supervisor_peak_kib()?);
+    if wanted("start-up") {
+        print("start-up", &bed.rounds(rounds, Bed::start_up)?);
+    }
+    if wanted("memory") {
+        for variant in VARIANTS.iter().filter(|variant| matches!(variant.place, Place::Inside(_))) {
+            let peak = bed.supervisor_peak_kib(*variant)?;
+            println!("memory     {:<12} {peak:>12} KiB at most, after 20,000 opens", variant.name);
+        }
+    }
     Ok(())
 }
 
@@ -256,11 +273,10 @@ impl Bed {
         Ok(start.elapsed().as_secs_f64() * 1e9)
     }
 
-    /// Peak resident memory of the supervisor, in KiB, after opens that were all recorded. Source: `VmHWM`.
-    fn supervisor_peak_kib(&self) -> Result<u64> {
-        let [.., traced] = VARIANTS;
-        self.load_for(traced)?;
-        let mut command = self.command(traced, &self.worker);
+    /// Peak resident memory of the supervisor, in KiB, after opens that were recorded if the policy says so. Source: `VmHWM`.
+    fn supervisor_peak_kib(&self, variant: Variant) -> Result<u64> {
+        self.load_for(variant)?;
+        let mut command = self.command(variant, &self.worker);
         command.args(["bench-worker", "open", "5000", "--wait", "--file"]).arg(&self.file);
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn()?;
         let peak = peak_kib(&mut child);
@@ -294,8 +310,14 @@ fn peak_kib(child: &mut Child) -> Result<u64> {
 
 /// A policy with ten rules that never match what is measured, and one for each of `more`.
 fn policy(name: &str, terms: Terms, more: &[PathBuf]) -> String {
-    let Terms { mode, opens, .. } = terms;
-    let more: String = more.iter().map(|file| format!(", \"{}\"", file.display())).collect();
+    let Terms { mode, opens, more_patterns, .. } = terms;
+    // Names at any depth and patterns over two components, which begin as the measured file does.
+    let patterns = (0..more_patterns).map(|number| match number % 2 {
+        0 => format!("**/measured{number:04}.key"),
+        _ => format!("**/level-{number:04}*/x?.{{pem,p12}}"),
+    });
+    let more = more.iter().map(|file| file.display().to_string()).chain(patterns);
+    let more: String = more.map(|rule| format!(", \"{rule}\"")).collect();
     format!(
         "version = 1\nname = \"bench-{name}\"\nrequire = \"root\"\nmode = \"{mode}\"\n\n\
         [filesystem]\nread = [\"/\"]\nwrite = []\n\
