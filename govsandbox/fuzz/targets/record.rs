@@ -19,13 +19,13 @@ use govsandbox::{
     policy::{
         Context, automaton,
         check::{self, Found},
-        compile::{self, Compiled, Layer},
+        compile::{self, Compiled, Layer, PathTable},
         merge::{self, Unit},
         parse::{self, Format},
         repositories::Repositories,
     },
 };
-use govsandbox_ebpf::abi::{event::EventRecord, rule::Automaton};
+use govsandbox_ebpf::abi::event::EventRecord;
 use libfuzzer_sys::fuzz_target;
 use miette::NamedSource;
 use zerocopy::{FromBytes as _, IntoBytes as _};
@@ -33,7 +33,7 @@ use zerocopy::{FromBytes as _, IntoBytes as _};
 const POLICY: &str = "version = 1\n[filesystem]\nwrite = [\"/app\"]\ndeny = [\"/home/u/.ssh\", \"**/*.pem\"]\n\
     protect = [\"/app/.git/hooks\"]\n[network]\nallow = [\"localhost:443\", \"10.0.0.0/8\"]\n";
 
-static COMPILED: LazyLock<(Arc<Compiled>, Arc<Automaton>)> = LazyLock::new(|| {
+static COMPILED: LazyLock<(Arc<Compiled>, PathTable)> = LazyLock::new(|| {
     let source = Arc::new(NamedSource::new("policy", POLICY.to_owned()));
     let raw = parse::parse(&source, Format::Toml).unwrap_or_else(|problem| panic!("{problem}"));
     let found = Found { layer: Layer::Session, file: None, stem: "policy".to_owned(), source };
@@ -51,7 +51,7 @@ static COMPILED: LazyLock<(Arc<Compiled>, Arc<Automaton>)> = LazyLock::new(|| {
     let layered = merge::layer(Unit::join("policy".to_owned(), vec![policy]), Vec::new());
     let compiled = compile::compile(&layered, &context).unwrap_or_else(|problems| panic!("{problems:?}")).compiled;
     let table = automaton::build(&compiled.paths.globs).unwrap_or_else(|error| panic!("{error}"));
-    (Arc::new(compiled), Arc::from(table))
+    (Arc::new(compiled), table)
 });
 
 fn filter() -> Filter {
@@ -68,7 +68,7 @@ fn filter() -> Filter {
 fuzz_target!(|data: &[u8]| {
     let (compiled, table) = &*COMPILED;
     let mut decoder =
-        Decoder::new(Arc::clone(compiled), Arc::clone(table), "/nonexistent/root".into(), true, filter());
+        Decoder::new(Arc::clone(compiled), table.clone(), "/nonexistent/root".into(), true, filter());
     let mut rest = data;
     while let Some(([steer, first, second], after)) = rest.split_first_chunk::<3>() {
         let Ok((mut head, after)) = EventRecord::read_from_prefix(after) else { return };
