@@ -50,7 +50,7 @@ use crate::{
     },
     policy::{
         self, Context, Sources, User,
-        compile::{Compiled, Layer, Mode, PathTable, RootPolicy, RuleInfo, Userfaultfd},
+        compile::{Compiled, Layer, Mode, PathTable, RootPolicy, RuleInfo},
     },
 };
 use govsandbox_ebpf::abi::rule::SandboxConfig;
@@ -448,7 +448,7 @@ impl Start<'_> {
             },
             mounts,
             landlock: LandlockPlan { layers },
-            seccomp: SeccompPlan { userfaultfd: compiled.userfaultfd == Userfaultfd::Allow, ..seccomp },
+            seccomp: filter::for_policy(seccomp, compiled),
             fanotify,
             performer: None,
         }

@@ -152,6 +152,21 @@ fn a_script_is_judged_as_itself_and_as_its_interpreter() {
 }
 
 #[test]
+fn a_program_that_becomes_a_script_is_judged_anew() {
+    let bed = TestBed::new("rule-becomes");
+    echo(&bed, "free");
+    let script = || {
+        sh("cp free other; ./other warm; ./other warm; printf '#!/bin/sh\\necho CANARY\\n' > other; \
+            mv other evil; ./evil; echo $?")
+    };
+    assert_eq!(bed.bare(script()).stdout, b"warm\nwarm\nCANARY\n0\n");
+    fs::remove_file(bed.project().join("evil")).unwrap();
+    let run = bed.run(&policy(&bed, "deny = ['evil']"), script());
+    assert_eq!(run.out(), "warm\nwarm\n126\n", "{run}");
+    assert_refused(&run, &bed.project().join("evil"), DENY, &["./evil"]);
+}
+
+#[test]
 fn arguments_are_denied_after_options_and_end_the_process() {
     let bed = TestBed::new("rule-args");
     let git = echo(&bed, "git");

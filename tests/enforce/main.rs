@@ -25,6 +25,7 @@ mod odd;
 mod open;
 mod place;
 mod privilege;
+mod replaced;
 mod spelling;
 mod stale;
 mod tree;

@@ -52,6 +52,8 @@ fn calls() -> Vec<Refused> {
         refused(libc::SYS_ioctl, "-1,0x4b47,0", "ioctl", "builtin/terminal"),
         refused(libc::SYS_setpriority, "1,0,0", "setpriority", "builtin/processes"),
         refused(libc::SYS_ioprio_set, "2,0,0", "ioprio_set", "builtin/processes"),
+        refused(libc::SYS_fcntl, "-1,1024,1", "fcntl", "builtin/processes"),
+        refused(libc::SYS_fcntl, "-1,0xbad00000402,4", "fcntl", "builtin/processes"),
         refused(libc::SYS_setsockopt, "-1,0,4,0,0", "setsockopt", "builtin/sockets"),
         socket("2,3,1", "EPERM"),
         socket("2,2,1", "EPERM"),
@@ -131,6 +133,17 @@ fn what_programs_try_and_do_without_is_no_denial() {
     assert!(answers[1].contains("not supported"), "{run}");
     assert!(run.log.of("privilege.use").is_empty(), "{run}");
     assert_eq!(run.err(), "", "{run}");
+}
+
+#[test]
+fn no_further_landlock_domain_where_calls_are_performed_outside_of_it() {
+    let bed = TestBed::new("privilege-landlock");
+    // LANDLOCK_CREATE_RULESET_VERSION: which ABI there is.
+    let ask = || args!["call", format!("{},0,0,1", libc::SYS_landlock_create_ruleset)];
+    assert_eq!(bed.bare_steps(ask()), ["ok"]);
+    let (run, answers) = bed.run_steps(&bed.deny(&[]), ask());
+    assert_eq!(answers, [if backend() == "fanotify" { "ENOSYS" } else { "ok" }], "{run}");
+    assert!(run.log.of("privilege.use").is_empty(), "{run}");
 }
 
 #[test]

@@ -10,7 +10,7 @@ use crate::{
     attempt::{Attempt, BY_KERNEL, Class, Inside, Told},
     privileges::past,
     stage::Stage,
-    sys::{call, owned, read},
+    sys::{call, open, owned, read},
 };
 
 /// A process of the same user, outside.
@@ -64,6 +64,28 @@ fn pidfd(pid: i64) -> io::Result<std::os::fd::OwnedFd> {
 /// So that the control slows down nobody but itself.
 fn own_group() -> io::Result<()> {
     call!(libc::SYS_setpgid, 0, 0).map(|_| ())
+}
+
+/// Whoever opens the file elsewhere would wait, 45 s at a time; it need only be the user's own, and readable.
+fn leases() -> [Attempt; 3] {
+    // F_SETLEASE of F_WRLCK, F_NOTIFY of DN_CREATE.
+    const ASKED: [(&str, &str, i32, u64); 3] = [
+        ("lease", "whoever opens a file held up", libc::F_SETLEASE, libc::F_WRLCK as u64),
+        ("lease-high", "the same with more in the register", libc::F_SETLEASE, libc::F_WRLCK as u64),
+        ("notify", "a folder watched by signals", libc::F_NOTIFY, 4),
+    ];
+    ASKED.map(|(name, what, command, argument)| {
+        new(name, what, "fcntl(2)")
+            .acts(move |at| {
+                let path = at.path("own");
+                std::fs::write(&path, "")?;
+                let file = open(if command == libc::F_NOTIFY { &at.folder } else { &path }, libc::O_RDONLY)?;
+                let high = if name == "lease-high" { 0xbad_0000_0000 } else { 0 };
+                let command = i64::from(command) | high;
+                call!(libc::SYS_fcntl, file.as_raw_fd(), command, argument).map(|_| String::new())
+            })
+            .told(Told::Event { kind: "privilege.use", rule: "builtin/processes", about: "lease" })
+    })
 }
 
 pub(crate) fn attempts() -> Vec<Attempt> {
@@ -155,5 +177,6 @@ pub(crate) fn attempts() -> Vec<Attempt> {
             })
             .told(GROUP),
     );
+    all.extend(leases());
     all
 }

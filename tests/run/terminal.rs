@@ -28,6 +28,15 @@ fn line(start: &crate::bed::Start<'_>) -> String {
     variables.chain(words).collect::<Vec<_>>().join(" ")
 }
 
+/// Does its cgroup stand still?
+fn is_frozen(pid: u32) -> bool {
+    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap();
+    let root = mounts.lines().find_map(|line| line.split_once(" cgroup2 ")?.0.split_once(' ')).unwrap().1;
+    let groups = std::fs::read_to_string(format!("/proc/{pid}/cgroup")).unwrap();
+    let group = groups.lines().find_map(|line| line.strip_prefix("0::")).unwrap();
+    std::fs::read_to_string(format!("{root}{group}/cgroup.events")).unwrap().contains("frozen 1")
+}
+
 #[test]
 fn the_command_has_the_terminal_itself() {
     let bed = TestBed::new("tty-self");
@@ -115,7 +124,7 @@ fn a_run_is_a_job_that_stops_goes_on_and_ends() {
     assert!(!states.is_empty(), "{}", pty.screen());
     for process in &states {
         let status = std::fs::read_to_string(format!("/proc/{}/stat", process.pid)).unwrap();
-        assert!(status.contains(") T "), "{process:?} goes on: {status}");
+        assert!(status.contains(") T ") || is_frozen(process.pid), "{process:?} goes on: {status}");
     }
     pty.send("fg\n");
     pty.send("word\n");
@@ -169,6 +178,53 @@ fn a_shell_in_a_run_has_job_control() {
     assert!(!pty.screen().contains("CANARY") && !pty.screen().contains("no job control"), "{}", pty.screen());
     pty.send("exit 5\n");
     assert_eq!(child.wait().unwrap().code(), Some(5), "{}", pty.screen());
+}
+
+/// A process of the command's own group reads the terminal while another group of the command's has it.
+const READS_IN_THE_BACKGROUND: &str =
+    "(sleep 1; read line < /dev/tty; echo was-read) & set -m; sleep 3; echo over-$((40+2))";
+
+#[test]
+fn a_command_can_not_stop_what_it_is_piped_to() {
+    let bed = TestBed::new("tty-pipeline");
+    let pty = Pty::new();
+    pty.give(bed.uid());
+    let mut child = pty.start(shell().current_dir(bed.project()));
+    pty.expect("% ");
+    // Positive control: without a sandbox the whole job stops.
+    pty.send(&format!("bash -c '{READS_IN_THE_BACKGROUND}' | cat\n"));
+    pty.expect("Stopped");
+    pty.send("kill -KILL %1; wait; echo killed-$((40+2))\n");
+    pty.expect("killed-42");
+    let start = bed.start(&[&bed.deny(&[])], args!["/bin/bash", "-c", READS_IN_THE_BACKGROUND]);
+    pty.send(&format!("{} | cat\n", line(&start)));
+    pty.expect("over-42");
+    pty.expect("% "); // what is typed before goes to who reads in there
+    pty.send("echo status-$?-$(jobs | wc -l)\n");
+    pty.expect("status-0-0");
+    pty.send("exit\n");
+    assert!(gone(&pidfd(child.id()), Duration::from_secs(10)), "{}", pty.screen());
+    child.wait().unwrap();
+}
+
+#[test]
+fn a_job_that_reads_from_the_background_stops_and_comes_back() {
+    let bed = TestBed::new("tty-background");
+    let pty = Pty::new();
+    pty.give(bed.uid());
+    let mut child = pty.start(shell().current_dir(bed.project()));
+    pty.expect("% ");
+    let start = bed.start(&[&bed.deny(&[])], sh("read line; echo got-$line"));
+    pty.send(&format!("{} &\n", line(&start)));
+    pty.send("while ! jobs | grep -q 'Stop[p]ed'; do sleep 0.1; done; jobs\n");
+    pty.expect("Stopped");
+    pty.send("fg\n");
+    pty.expect("read line");
+    pty.send("word\n");
+    pty.expect("got-word");
+    pty.send("exit\n");
+    assert!(gone(&pidfd(child.id()), Duration::from_secs(10)), "{}", pty.screen());
+    child.wait().unwrap();
 }
 
 #[test]

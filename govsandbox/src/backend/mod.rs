@@ -13,7 +13,10 @@ pub mod unload;
 use std::fmt;
 
 use crate::{
-    bpf::load::{LoadError, Loaded},
+    bpf::{
+        load::{LoadError, Loaded},
+        preemption::Preemption,
+    },
     policy::compile::Require,
 };
 
@@ -88,6 +91,14 @@ impl fmt::Display for Kind {
 pub fn choose(loaded: &Loaded, require: Require) -> Result<Choice, ChoiceError> {
     let mut not_had = Vec::new();
     for kind in [Kind::Lsm, Kind::Fanotify] {
+        let unfit = match kind {
+            Kind::Lsm => Preemption::now().breaks_storage(),
+            Kind::Fanotify => None,
+        };
+        if let Some(reason) = unfit {
+            not_had.push((kind, reason));
+            continue;
+        }
         let fact = format!("works_{kind}");
         if !loaded.remembers(&fact) {
             if let Err(reason) = try_out(kind, loaded) {

@@ -8,6 +8,7 @@ mod lock;
 pub mod log;
 pub mod mount;
 pub mod offsets;
+pub mod preemption;
 pub mod probe;
 pub mod reader;
 pub mod syscalls;

@@ -23,6 +23,8 @@ const PARENT: &str = "govsandbox";
 const OWN_MOUNT_POINT: &str = "/run/govsandbox/cgroup";
 /// How long a killed cgroup may take to become empty before the supervisor gives up on it.
 const EMPTY_WITHIN: Duration = Duration::from_secs(10);
+/// How long a group that is to be frozen is waited for.
+const FROZEN_WITHIN: Duration = Duration::from_millis(300);
 
 /// The cgroup of one sandbox; removed when dropped.
 #[derive(Debug)]
@@ -207,6 +209,23 @@ pub(super) fn kill(path: &Path) {
         // Gone already is as good.
         rustix::process::kill_process(pid, rustix::process::Signal::KILL).ok();
     }
+}
+
+/// Stops everything in a cgroup where it stands, or lets it go on (Linux 5.2). Comes back when all stand, or have no
+/// instruction of their own left to do: who waits in the kernel stands when the wait is over.
+///
+/// # Errors
+/// The group is gone, or has no such file.
+pub(super) fn freeze(path: &Path, frozen: bool) -> io::Result<()> {
+    fs::write(path.join("cgroup.freeze"), if frozen { "1" } else { "0" })?;
+    let start = Instant::now();
+    while frozen && start.elapsed() < FROZEN_WITHIN {
+        if fs::read_to_string(path.join("cgroup.events"))?.lines().any(|line| line == "frozen 1") {
+            break;
+        }
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    Ok(())
 }
 
 /// Kills, waits until empty, removes.

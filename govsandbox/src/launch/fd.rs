@@ -55,6 +55,15 @@ impl RedirectedFile {
     }
 }
 
+/// Is the command one of several in a job of a terminal, joined by pipes? What stops its process group from the terminal
+/// then stops the others.
+#[must_use]
+pub fn is_in_pipeline() -> bool {
+    let is_pipe =
+        |number| fstat(standard(number)).is_ok_and(|found| FileType::from_raw_mode(found.st_mode).is_fifo());
+    (0..3).any(is_pipe) && File::open("/dev/tty").is_ok()
+}
+
 /// Looks at 0–2 and puts `/dev/null` where one is closed. Returns the regular files among them.
 ///
 /// # Errors

@@ -11,7 +11,7 @@ use rustix::{
 };
 
 use super::{
-    cgroup,
+    cgroup::{self, Cgroup},
     channel::Message,
     error::LaunchError,
     fd::{self, RedirectedFile},
@@ -142,9 +142,13 @@ impl Running {
         }
     }
 
-    /// The user's shell must see the job stopped; when it continues us, the command goes on.
+    /// The user's shell must see the job stopped; when it continues us, the command goes on. Whoever stopped the command:
+    /// nothing of the tree runs while nobody records and answers.
     fn stop_along(&self) -> io::Result<()> {
+        let group = self.tree.cgroup.as_ref().map(Cgroup::path);
+        group.map_or(Ok(()), |group| cgroup::freeze(group, true))?;
         signal::stop_self()?;
+        group.map_or(Ok(()), |group| cgroup::freeze(group, false))?;
         self.send(Signal::CONT);
         Ok(())
     }

@@ -40,9 +40,9 @@ impl Signals {
         // A parent that ignores SIGCHLD would have the kernel throw exit statuses away.
         signal::set_default(libc::SIGCHLD)?;
         let mask = signal::block(&FORWARDED)?;
-        // Giving the terminal back happens from the background. A log that reaches RLIMIT_FSIZE is a full disk (EFBIG) and
-        // no reason to die.
-        signal::block(&[libc::SIGTTOU, libc::SIGXFSZ])?;
+        // Giving the terminal back happens from the background, and what the command does there stops the whole group, but
+        // not who guards it. A log that reaches RLIMIT_FSIZE is a full disk (EFBIG) and no reason to die.
+        signal::block(&[libc::SIGTTIN, libc::SIGTTOU, libc::SIGXFSZ])?;
         Ok(Self { stream: SignalStream::new(&FORWARDED)?, mask })
     }
 

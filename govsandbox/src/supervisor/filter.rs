@@ -3,9 +3,10 @@
 use crate::{
     event::privilege::{Attempt, CallName, Filter, Refused},
     launch::{
-        landlock,
-        seccomp::{self, GroupSignals, Reason, SeccompPlan},
+        fd, landlock,
+        seccomp::{self, Foreground, GroupSignals, Reason, SeccompPlan},
     },
+    policy::compile::{Compiled, Userfaultfd},
 };
 
 /// Asks the program that the command was started with.
@@ -19,6 +20,17 @@ pub(super) fn of(plan: &SeccompPlan) -> Filter {
     }))
 }
 
+/// Signals to the own process group reach the supervisor and the shell's job where Landlock does not keep them inside.
+pub(super) fn group_signals() -> GroupSignals {
+    if landlock::strength().abi >= landlock::SCOPE_ABI_MIN { GroupSignals::Allow } else { GroupSignals::Deny }
+}
+
+/// A backend's filter, as the policy wants it. The terminal stays with a job that has others in it.
+pub(super) fn for_policy(plan: SeccompPlan, compiled: &Compiled) -> SeccompPlan {
+    let foreground = if fd::is_in_pipeline() { Foreground::Deny } else { Foreground::Allow };
+    SeccompPlan { userfaultfd: compiled.userfaultfd == Userfaultfd::Allow, foreground, ..plan }
+}
+
 fn rule(reason: Reason) -> &'static str {
     match reason {
         Reason::Machine => "builtin/privileges",
@@ -29,9 +41,4 @@ fn rule(reason: Reason) -> &'static str {
         Reason::Processes => "builtin/processes",
         Reason::Architecture => "builtin/architecture",
     }
-}
-
-/// Signals to the own process group reach the supervisor and the shell's job where Landlock does not keep them inside.
-pub(super) fn group_signals() -> GroupSignals {
-    if landlock::strength().abi >= landlock::SCOPE_ABI_MIN { GroupSignals::Allow } else { GroupSignals::Deny }
 }

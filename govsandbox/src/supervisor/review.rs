@@ -145,13 +145,13 @@ impl Review {
         if let Some(project) = &self.project {
             let path = project.as_os_str().as_bytes();
             let start = path.iter().fold(Scan::START, |scan, byte| scan.step(&automaton, *byte));
-            search.folder(project, start, false);
+            search.folder(project, start, Inside::default());
         }
         for name in IN_HOME {
             let path = self.home.join(name);
             match fs::symlink_metadata(&path) {
-                Ok(file) if file.is_dir() => search.files_in(&path),
-                Ok(file) => search.file(&path, &file),
+                Ok(file) if file.is_dir() => search.files_in(&path, self.is_moved(&file)),
+                Ok(file) => search.file(&path, &file, false),
                 Err(_) => {} // nothing there
             }
         }
@@ -165,6 +165,11 @@ impl Review {
 
     fn is_new(&self, file: &Metadata) -> bool {
         (file.ctime(), file.ctime_nsec()) >= self.since
+    }
+
+    /// A folder that was renamed, or whose attributes changed, and nothing came into it or went since.
+    fn is_moved(&self, folder: &Metadata) -> bool {
+        self.is_new(folder) && (folder.mtime(), folder.mtime_nsec()) != (folder.ctime(), folder.ctime_nsec())
     }
 }
 
@@ -196,6 +201,15 @@ impl Found {
     }
 }
 
+/// What is known of a folder that is looked at.
+#[derive(Clone, Copy, Default)]
+struct Inside {
+    /// It lies in a folder called `.git`, where only patterns count.
+    git: bool,
+    /// It came here in the run, with files that may be older.
+    moved: bool,
+}
+
 struct Search<'a> {
     review: &'a Review,
     automaton: &'a Automaton,
@@ -204,8 +218,7 @@ struct Search<'a> {
 }
 
 impl Search<'_> {
-    /// `in_git`: inside of a folder called `.git`, where only patterns count.
-    fn folder(&mut self, folder: &Path, scan: Scan, in_git: bool) {
+    fn folder(&mut self, folder: &Path, scan: Scan, inside: Inside) {
         let automaton = self.automaton;
         let Ok(entries) = fs::read_dir(folder) else { return };
         let below = scan.step(automaton, b'/');
@@ -221,8 +234,9 @@ impl Search<'_> {
             bare = (bare.0 || name == "HEAD", bare.1 || name == "objects");
             if kind.is_dir() {
                 // Objects are many, and never looked at.
-                if !(in_git && (name == "objects" || name == "refs" || name == "logs")) {
-                    self.folder(&entry.path(), scan, in_git || name == ".git");
+                if !(inside.git && (name == "objects" || name == "refs" || name == "logs")) {
+                    let moved = inside.moved || entry.metadata().is_ok_and(|found| self.came(&found, scan));
+                    self.folder(&entry.path(), scan, Inside { git: inside.git || name == ".git", moved });
                 }
                 continue;
             }
@@ -230,35 +244,47 @@ impl Search<'_> {
             if (leads_git || scan.end(automaton) != Hits::NONE)
                 && let Ok(file) = entry.metadata()
             {
-                self.file(&entry.path(), &file);
+                self.file(&entry.path(), &file, inside.moved);
             }
         }
         // A bare repository: git takes one for its own wherever it stands in it.
-        if !in_git && bare == (true, true) {
+        if !inside.git && bare == (true, true) {
             let config = folder.join("config");
             if let Ok(file) = fs::symlink_metadata(&config) {
-                self.file(&config, &file);
+                self.file(&config, &file, inside.moved);
             }
-            self.files_in(&folder.join("hooks"));
+            let hooks = folder.join("hooks");
+            let moved = fs::symlink_metadata(&hooks).is_ok_and(|found| self.review.is_new(&found));
+            self.files_in(&hooks, inside.moved || moved);
         }
     }
 
-    fn files_in(&mut self, folder: &Path) {
+    /// Did a folder come to its place in the run? Where a pattern means the folder itself, or whatever lies in it, a change
+    /// of what it holds counts too.
+    fn came(&self, found: &Metadata, scan: Scan) -> bool {
+        // A name that no pattern has.
+        let any = [0_u8; 32]
+            .iter()
+            .fold(scan.step(self.automaton, b'/'), |scan, byte| scan.step(self.automaton, *byte));
+        self.review.is_moved(found) || (any.end(self.automaton) != Hits::NONE && self.review.is_new(found))
+    }
+
+    fn files_in(&mut self, folder: &Path, moved: bool) {
         for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
             self.names += 1;
             if let Ok(file) = entry.metadata()
                 && !file.is_dir()
                 && self.names <= NAMES_MAX
             {
-                self.file(&entry.path(), &file);
+                self.file(&entry.path(), &file, moved);
             }
         }
     }
 
-    fn file(&mut self, path: &Path, file: &Metadata) {
+    fn file(&mut self, path: &Path, file: &Metadata, moved: bool) {
         // git puts samples of hooks into each new repository; they are never run.
         let is_sample = path.extension() == Some(OsStr::new("sample"));
-        if !is_sample && self.review.is_new(file) && self.found.files.len() <= FILES_MAX {
+        if !is_sample && (moved || self.review.is_new(file)) && self.found.files.len() <= FILES_MAX {
             self.found.files.push(path.to_owned());
         }
     }
@@ -317,6 +343,45 @@ mod tests {
         expected.extend([root.join("p/old/.npmrc"), root.join("p/.mise.toml")]);
         expected.sort();
         assert_eq!(review.end().unwrap(), Found { files: expected, more: false });
+    }
+
+    #[test]
+    fn what_came_along_with_a_folder_is_found() {
+        let root = tempfile::tempdir().unwrap();
+        let root = root.path().canonicalize().unwrap();
+        let old = [
+            "p/tpl/pre-commit",
+            "p/tpl/_/husky.sh",
+            "p/a/.vscode/tasks.json",
+            "p/b/pre-push",
+            "p/b/x.sample",
+            "p/stays/.husky/pre-commit",
+            "p/stays/.vscode/tasks.json",
+            "h/kit/tool",
+            "h/bin/stays",
+        ];
+        write(&root, &old);
+        fs::create_dir_all(root.join("p/.git")).unwrap();
+        fs::create_dir_all(root.join("h/.local")).unwrap();
+        sleep(Duration::from_millis(20));
+        let review = Review::begin(Some(&root.join("p")), &root.join("h"));
+        let moves =
+            [("p/tpl", "p/.husky"), ("p/a", "p/c"), ("p/b", "p/.git/hooks"), ("h/kit", "h/.local/bin")];
+        for (from, to) in moves {
+            fs::rename(root.join(from), root.join(to)).unwrap();
+        }
+        // Hides nothing: the folder is meant as a whole.
+        write(&root, &["p/.husky/later"]);
+        let expected = [
+            "h/.local/bin/tool",
+            "p/.git/hooks/pre-push",
+            "p/.husky/_/husky.sh",
+            "p/.husky/later",
+            "p/.husky/pre-commit",
+            "p/c/.vscode/tasks.json",
+        ];
+        let files = expected.map(|name| root.join(name)).to_vec();
+        assert_eq!(review.end().unwrap(), Found { files, more: false });
     }
 
     #[test]

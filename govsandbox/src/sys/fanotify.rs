@@ -116,18 +116,21 @@ impl Group {
         self.call(flags, asked.mask(), libc::AT_FDCWD, Some(&path))
     }
 
-    /// Asks no more about this inode, whoever opens it and by whatever name, until it is changed. The mark goes when
-    /// the kernel drops the inode from memory (Linux 5.19); before, it keeps the inode there.
+    /// Asks no more about this inode, whoever opens it and by whatever name; of a program until it is written to (a shared
+    /// mapping is no write(2), and goes unseen). The mark goes when the kernel drops the inode from memory (Linux 5.19);
+    /// before, it keeps the inode there.
     ///
     /// # Errors
     /// As [`Group::mark`].
     pub fn ignore(&self, asked: Asked, object: BorrowedFd<'_>) -> io::Result<()> {
         let mask = asked.mask() & !libc::FAN_ONDIR;
         let ignore = libc::FAN_MARK_ADD | libc::FAN_MARK_INODE | libc::FAN_MARK_IGNORED_MASK;
-        let flags = ignore | libc::FAN_MARK_IGNORED_SURV_MODIFY | libc::FAN_MARK_EVICTABLE;
-        match self.call(flags, mask, object.as_raw_fd(), None) {
+        let flags = match asked {
+            Asked::Opens => ignore | libc::FAN_MARK_IGNORED_SURV_MODIFY,
+            Asked::Programs => ignore,
+        };
+        match self.call(flags | libc::FAN_MARK_EVICTABLE, mask, object.as_raw_fd(), None) {
             Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
-                let flags = ignore | libc::FAN_MARK_IGNORED_SURV_MODIFY;
                 self.call(flags, mask, object.as_raw_fd(), None)
             }
             answer => answer,

@@ -1,33 +1,19 @@
 //! Programs held by their content: a copy under another name is the same program.
 
-use std::{
-    collections::HashMap,
-    fs::File,
-    io,
-    os::unix::fs::{FileExt as _, MetadataExt as _},
-    path::PathBuf,
-    sync::{Mutex, PoisonError},
-};
+use std::{collections::HashMap, fs::File, io, os::unix::fs::FileExt as _, path::PathBuf};
 
 use govsandbox_ebpf::decide::Decision;
 use sha2::{Digest as _, Sha256};
 
-/// Verdicts that are remembered at most.
-const REMEMBERED_MAX: usize = 4096;
 const CHUNK_BYTES: usize = 1 << 16;
 
 type Hash = [u8; 32];
-
-/// What tells one state of a file from another: device, inode, size, and the time of its last change in s and ns.
-type State = (u64, u64, u64, i64, i64);
 
 /// The files that are held.
 #[derive(Debug, Default)]
 pub(super) struct Contents {
     /// By size, so that other files are not read.
     held: HashMap<u64, Vec<(Hash, u16)>>,
-    /// What was hashed already.
-    known: Mutex<HashMap<State, u16>>,
 }
 
 impl Contents {
@@ -52,8 +38,8 @@ impl Contents {
         self.held.is_empty()
     }
 
-    /// Judges a file that is about to be executed: it can't be written meanwhile (ETXTBSY). One that can't be read is
-    /// refused by the first rule.
+    /// Judges a file that is about to be executed. One that can't be read is refused by the first rule. Nothing is
+    /// remembered: neither size nor times tell of what is written by way of a mapping.
     pub(super) fn decide(&self, file: &File) -> Decision {
         if self.held.is_empty() {
             return Decision::ALLOW;
@@ -66,21 +52,10 @@ impl Contents {
     }
 
     fn rule_of(&self, file: &File) -> io::Result<u16> {
-        let found = file.metadata()?;
-        let Some(candidates) = self.held.get(&found.len()) else { return Ok(0) };
-        let state = (found.dev(), found.ino(), found.len(), found.ctime(), found.ctime_nsec());
-        if let Some(rule) = self.known.lock().unwrap_or_else(PoisonError::into_inner).get(&state) {
-            return Ok(*rule);
-        }
+        let Some(candidates) = self.held.get(&file.metadata()?.len()) else { return Ok(0) };
         let hash = digest(file)?;
         let same = candidates.iter().filter(|(held, _)| *held == hash).map(|(_, rule)| *rule);
-        let rule = same.min().unwrap_or(0);
-        let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.len() >= REMEMBERED_MAX {
-            known.clear();
-        }
-        known.insert(state, rule);
-        Ok(rule)
+        Ok(same.min().unwrap_or(0))
     }
 }
 
@@ -112,7 +87,11 @@ mod tests {
         let contents = Contents::of(&[(path("held"), 7)]).unwrap();
         let decide = |name: &str| contents.decide(&File::open(path(name)).unwrap());
         assert_eq!(decide("copy"), Decision::deny(7));
-        assert_eq!(decide("copy"), Decision::deny(7), "remembered");
         assert_eq!(decide("other"), Decision::ALLOW);
+        // A file that keeps its size and its times is looked at again.
+        let times = std::fs::metadata(path("other")).unwrap().modified().unwrap();
+        std::fs::write(path("other"), "program").unwrap();
+        File::options().write(true).open(path("other")).unwrap().set_modified(times).unwrap();
+        assert_eq!(decide("other"), Decision::deny(7));
     }
 }

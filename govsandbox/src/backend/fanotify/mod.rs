@@ -34,7 +34,5 @@ pub const NOT_HELD: &[&str] = &[
     "another hard link of a program that an exec rule denies, when a loader maps it",
     "files that a process outside renames into a rule's name after they were opened inside, as long as the kernel \
      remembers them",
-    "files that a process outside puts in the place of named ones, where the policy has no pattern and names nothing that is \
-     missing",
     "the arguments of a script that an exec rule names by its path, or whose first line has an option",
 ];

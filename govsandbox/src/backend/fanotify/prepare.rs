@@ -2,8 +2,12 @@
 
 use std::{
     collections::HashMap,
+    fs::{Metadata, OpenOptions},
     io,
-    os::unix::{ffi::OsStrExt, fs::MetadataExt},
+    os::unix::{
+        ffi::OsStrExt,
+        fs::{MetadataExt, OpenOptionsExt},
+    },
     path::{Path, PathBuf},
 };
 
@@ -27,7 +31,13 @@ use crate::{
         compile::{PathEffect, PathPlan, PathTable},
         way::Way,
     },
+    sys::open_files,
 };
+
+/// Objects that are kept open, at most: beyond, one that is removed may leave its number, and its rule, to another.
+const HELD_MAX: usize = 16_384;
+/// Files that this process has open besides.
+const OPEN_FILES_USUAL: usize = 4096;
 
 /// What it is made from.
 #[derive(Debug)]
@@ -69,7 +79,8 @@ pub fn prepare(input: Input<'_>) -> io::Result<Setup> {
     let mut setup = Setup {
         mounts: MountPlan::default(),
         fanotify: FanotifyPlan {
-            all_mounts: !paths.globs.is_empty() || mode == Mode::Audit,
+            // A process outside that replaces a file takes away what was bound over it; its name is held all the same.
+            all_mounts: !paths.globs.is_empty() || !paths.literals.is_empty() || mode == Mode::Audit,
             programs: programs.is_some(),
             inodes: Vec::new(),
         },
@@ -78,22 +89,18 @@ pub fn prepare(input: Input<'_>) -> io::Result<Setup> {
             literals: Vec::new(),
             links: Vec::new(),
             inodes: HashMap::new(),
+            held: Vec::new(),
+            own_rule,
             programs: None,
         },
         not_held: NOT_HELD.iter().map(|text| (*text).to_owned()).collect(),
     };
-    for path in &own_files {
-        let Some(path) = resolve(path)? else { continue };
-        // Their mounts hold the names by which the sandbox reaches them, in either mode.
-        if mode == Mode::Enforce {
-            let hits = Hits { deny: 0, protect: own_rule };
-            setup.hold_object(&path, hits)?;
-            setup.rules.literals.push((bytes(&path), hits));
-        }
-        setup.mounts.own_files.push(path);
-    }
+    open_files::raise((OPEN_FILES_USUAL + HELD_MAX) as u64);
     for path in paths.allow.iter().flat_map(|lists| &lists.write) {
         setup.mounts.writable.extend(resolve(&path.path)?);
+    }
+    for path in &own_files {
+        setup.hold_own(path, own_rule)?;
     }
     for literal in &paths.literals {
         let rule = literal.rule.0;
@@ -105,7 +112,12 @@ pub fn prepare(input: Input<'_>) -> io::Result<Setup> {
         setup.rules.links.extend(links.iter().map(|link| (bytes(link), hits)));
         match resolve(&literal.path)? {
             Some(path) => setup.hold_literal(&path, hits, &table)?,
-            None => setup.hold_missing(&end, hits),
+            // Judged by its name when it is opened.
+            None => setup.rules.literals.push((bytes(&end), hits)),
+        }
+        if links.contains(&literal.path) {
+            // Replaced by a file, from outside, it is what the rule names.
+            setup.rules.literals.push((bytes(&literal.path), hits));
         }
     }
     if let Some(programs) = programs {
@@ -143,8 +155,16 @@ pub fn prepare_contents(programs: &Programs, automaton: PathTable) -> io::Result
         contents: Contents::of(&programs.by_content)?,
         by_path: false,
     };
-    let (literals, links, inodes) = (Vec::new(), Vec::new(), HashMap::new());
-    Ok((plan, PathRules { automaton, literals, links, inodes, programs: Some(rules) }))
+    let rules = PathRules {
+        automaton,
+        literals: Vec::new(),
+        links: Vec::new(),
+        inodes: HashMap::new(),
+        held: Vec::new(),
+        own_rule: 0,
+        programs: Some(rules),
+    };
+    Ok((plan, rules))
 }
 
 impl Setup {
@@ -180,10 +200,18 @@ impl Setup {
         Ok(())
     }
 
-    /// Judged by its name when it is opened.
-    fn hold_missing(&mut self, path: &Path, hits: Hits) {
-        self.rules.literals.push((bytes(path), hits));
-        self.fanotify.all_mounts = true;
+    /// One of govsandbox's own files: by a mount, by its names, and under the others that it has.
+    fn hold_own(&mut self, path: &Path, rule: u16) -> io::Result<()> {
+        let hits = Hits { deny: 0, protect: rule };
+        let Way { end, links } = Way::of(path);
+        self.rules.links.extend(links.iter().map(|link| (bytes(link), hits)));
+        self.rules.literals.push((bytes(&end), hits));
+        if let Some(path) = resolve(path)? {
+            self.hold_inode(&path, hits)?;
+            self.fanotify.all_mounts |= self.mounts.is_writable(&path);
+            self.mounts.own_files.push(path);
+        }
+        Ok(())
     }
 
     fn hold_existing(&mut self, path: PathBuf, hits: Hits) -> io::Result<()> {
@@ -199,13 +227,24 @@ impl Setup {
 
     /// By inode: under every name, and machine-wide where it has more than one.
     fn hold_object(&mut self, path: &Path, hits: Hits) -> io::Result<()> {
-        let found = std::fs::symlink_metadata(path)?;
-        let entry = self.rules.inodes.entry((found.dev(), found.ino())).or_insert(Hits::NONE);
-        *entry = entry.or(hits);
+        let found = self.hold_inode(path, hits)?;
         if found.is_file() && found.nlink() > 1 {
             self.fanotify.inodes.push(path.to_owned());
         }
         Ok(())
+    }
+
+    /// Kept open, so that its number does not become another file's.
+    fn hold_inode(&mut self, path: &Path, hits: Hits) -> io::Result<Metadata> {
+        let object =
+            OpenOptions::new().read(true).custom_flags(libc::O_PATH | libc::O_NOFOLLOW).open(path)?;
+        let found = object.metadata()?;
+        let entry = self.rules.inodes.entry((found.dev(), found.ino())).or_insert(Hits::NONE);
+        *entry = entry.or(hits);
+        if self.rules.held.len() < HELD_MAX {
+            self.rules.held.push(object);
+        }
+        Ok(found)
     }
 
     fn lists(&mut self, hits: Hits) -> (&mut Vec<PathBuf>, &mut Vec<PathBuf>) {

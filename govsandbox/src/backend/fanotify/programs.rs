@@ -42,7 +42,7 @@ pub(super) struct Judged {
     pub(super) decision: Decision,
     /// The kernel comes to the same by the program's path, at the end of exec.
     pub(super) is_seen_later: bool,
-    /// Nothing but its name can change the verdict.
+    /// Nothing but its name, or its content, can change the verdict.
     pub(super) is_lasting: bool,
 }
 

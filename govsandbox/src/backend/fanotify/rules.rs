@@ -1,6 +1,6 @@
 //! The rules as the verdict thread asks them: by path and by inode.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, fs::File};
 
 use govsandbox_ebpf::{
     abi::rule::{Hits, RULE_SYMLINK},
@@ -10,7 +10,7 @@ use govsandbox_ebpf::{
     },
 };
 
-use super::programs::ProgramRules;
+use super::{programs::ProgramRules, verdicts::Mode};
 use crate::policy::compile::PathTable;
 
 /// Suffix that the kernel gives to the path of an object whose name is gone (`fs/d_path.c`).
@@ -27,6 +27,10 @@ pub struct PathRules {
     pub(super) links: Vec<(Vec<u8>, Hits)>,
     /// Objects that existed at the start, by `st_dev` and inode: held under every name.
     pub(super) inodes: HashMap<(u64, u64), Hits>,
+    /// Those objects, in the supervisor alone: while they are open, their numbers do not become other files'.
+    pub(super) held: Vec<File>,
+    /// The rule of govsandbox's own files, which holds in every mode; 0: there are none.
+    pub(super) own_rule: u16,
     /// What may be executed; `None`: everything.
     pub(super) programs: Option<ProgramRules>,
 }
@@ -61,6 +65,12 @@ impl PathRules {
             scan.step(&self.automaton, b'/')
         };
         below(one) == below(other) && !self.has_names_below(one) && !self.has_names_below(other)
+    }
+
+    /// Does a rule refuse in this mode, or is it told of alone?
+    #[must_use]
+    pub fn refuses(&self, rule: u16, mode: Mode) -> bool {
+        mode == Mode::Enforce || (rule != 0 && rule == self.own_rule)
     }
 
     /// May a symlink stand at this path? Not in the place of a folder below which rules hold by name.
@@ -125,6 +135,8 @@ mod tests {
             literals: vec![(b"/home/u/.ssh".to_vec(), DENY_LITERAL)],
             links: vec![(b"/home/u/conf".to_vec(), DENY_LITERAL)],
             inodes: HashMap::from([((8, 42), PROTECT_INODE)]),
+            held: Vec::new(),
+            own_rule: 0,
             programs: None,
         }
     }

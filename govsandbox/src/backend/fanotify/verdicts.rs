@@ -16,7 +16,7 @@ use govsandbox_ebpf::{
 };
 use rustix::{
     event::{EventfdFlags, PollFd, PollFlags, eventfd, poll},
-    fs::{FileType, Mode as FileMode, OFlags, Stat, fstat, major, minor},
+    fs::{FileType, Mode as FileMode, OFlags, Stat, StatVfsMountFlags, fstat, fstatvfs, major, minor},
     process::{Signal, pidfd_send_signal},
     time::{ClockId, clock_gettime},
 };
@@ -225,8 +225,10 @@ impl Judge {
         };
         let judged = programs.judge(&path, &file, (found.st_dev, found.st_ino));
         if judged.decision.allow {
-            // Its name is looked at again at the end of exec.
-            if judged.is_lasting && found.st_nlink == 1 {
+            // Its name is looked at again at the end of exec. What nobody inside can write stays the program it is.
+            let is_read_only =
+                fstatvfs(&event.object).is_ok_and(|found| found.f_flag.contains(StatVfsMountFlags::RDONLY));
+            if judged.is_lasting && is_read_only && found.st_nlink == 1 {
                 self.group.ignore(Asked::Programs, event.object.as_fd()).ok();
             }
             return Verdict::Allow;
@@ -262,7 +264,7 @@ impl Judge {
         if namespace_of(event.tid).is_ok_and(|namespace| namespace != self.namespace) {
             return Verdict::Allow;
         }
-        let refused = self.mode == Mode::Enforce;
+        let refused = self.rules.refuses(rule, self.mode);
         let refusal = Refusal {
             time_boot_ns: now_boot_ns(),
             tgid: tgid_of(event.tid).unwrap_or(0),

@@ -142,7 +142,9 @@ impl MountPlan {
         ordered
     }
 
-    fn is_writable(&self, folder: &Path) -> bool {
+    /// May the sandbox write what lies there?
+    #[must_use]
+    pub fn is_writable(&self, folder: &Path) -> bool {
         self.writable.is_empty() || self.writable.iter().any(|root| folder.starts_with(root))
     }
 }

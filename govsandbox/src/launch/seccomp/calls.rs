@@ -94,6 +94,7 @@ pub(super) const BY_ARGUMENTS: &[(Call, Reason)] = &[
     ((libc::SYS_setpriority, "setpriority"), Reason::Processes),
     ((libc::SYS_ioprio_set, "ioprio_set"), Reason::Processes),
     ((libc::SYS_kill, "kill"), Reason::Processes),
+    ((libc::SYS_fcntl, "fcntl"), Reason::Processes),
 ];
 
 /// All of them with their reasons.

@@ -40,6 +40,8 @@ pub struct SeccompPlan {
     pub userfaultfd: bool,
     /// Signals to the process group that is shared with the supervisor and the shell's job.
     pub group_signals: GroupSignals,
+    /// Giving the terminal to another process group.
+    pub foreground: Foreground,
     /// Calls that wait for a performer.
     pub performed: Performed,
 }
@@ -94,6 +96,15 @@ pub enum GroupSignals {
     Deny,
 }
 
+/// `tcsetpgrp(3)`: whoever reads the terminal in a group that has it not stops that group, all of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Foreground {
+    /// Shells inside have job control.
+    Allow,
+    /// EPERM: others outside are in the command's group.
+    Deny,
+}
+
 impl SeccompPlan {
     /// For verdicts by hooks in the kernel.
     pub const HOOKS: Self = Self {
@@ -102,6 +113,7 @@ impl SeccompPlan {
         namespaces: Namespaces::Deny,
         userfaultfd: false,
         group_signals: GroupSignals::Allow,
+        foreground: Foreground::Allow,
         performed: Performed::NOTHING,
     };
     /// For the backend `fanotify`.
@@ -111,6 +123,7 @@ impl SeccompPlan {
         namespaces: Namespaces::Deny,
         userfaultfd: false,
         group_signals: GroupSignals::Allow,
+        foreground: Foreground::Allow,
         performed: Performed::NOTHING,
     };
 }
@@ -146,6 +159,11 @@ const MPTCP: u32 = 262;
 const UNSAFE_PERSONALITIES: u32 = (libc::READ_IMPLIES_EXEC | libc::MMAP_PAGE_ZERO).cast_unsigned();
 /// The argument that asks for the present personality.
 const ASK_PERSONALITY: u32 = u32::MAX;
+/// `TIOCSPGRP` (include/uapi/asm-generic/ioctls.h).
+const SET_FOREGROUND: u32 = 0x5410;
+/// Commands of `fcntl(2)` by which a file that can only be read holds up or watches who opens it elsewhere: `F_SETLEASE`,
+/// `F_NOTIFY`, and `F_SETDELEG` of Linux 6.19 (include/uapi/linux/fcntl.h).
+const LEASES: [u32; 3] = [1024, 1026, 1040];
 /// `IOPRIO_WHO_PGRP` (include/uapi/linux/ioprio.h).
 const IOPRIO_WHO_PGRP: u32 = 2;
 
@@ -224,6 +242,9 @@ fn by_arguments(program: &mut Program, plan: &SeccompPlan, number: i64) {
             program.arguments(number, |block| block.refuse_value(0, libc::PRIO_PGRP));
         }
         libc::SYS_ioprio_set => program.arguments(number, |block| block.refuse_value(0, IOPRIO_WHO_PGRP)),
+        libc::SYS_fcntl => program.arguments(number, |block| {
+            LEASES.into_iter().for_each(|command| block.refuse_value(1, command));
+        }),
         libc::SYS_kill if plan.group_signals == GroupSignals::Deny => {
             program.arguments(number, |block| block.refuse_value(0, 0));
         }
@@ -237,6 +258,9 @@ fn commands(block: &mut Program, plan: &SeccompPlan) {
     block.load(argument(1));
     for command in TERMINAL_COMMANDS {
         block.block(JUMP_EQUAL, command, Sense::If, &[refuse(libc::EPERM)]);
+    }
+    if plan.foreground == Foreground::Deny {
+        block.block(JUMP_EQUAL, SET_FOREGROUND, Sense::If, &[refuse(libc::EPERM)]);
     }
     if !plan.userfaultfd {
         block.block(JUMP_EQUAL, USERFAULTFD_IOC_NEW, Sense::If, &[refuse(libc::EPERM)]);

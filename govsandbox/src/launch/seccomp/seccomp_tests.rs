@@ -162,6 +162,30 @@ fn a_process_group_that_is_shared_with_the_outside_is_left_alone() {
 }
 
 #[test]
+fn a_terminal_that_others_share_is_not_given_away() {
+    let alone = SeccompPlan::HOOKS;
+    let shared = SeccompPlan { foreground: Foreground::Deny, ..SeccompPlan::HOOKS };
+    let give = |plan: &SeccompPlan| {
+        native(plan, libc::SYS_ioctl, [0, libc::TIOCSPGRP | 0xbad_0000_0000, 0, 0, 0, 0])
+    };
+    assert_eq!((give(&alone), give(&shared)), (ALLOW, errno(libc::EPERM)));
+    assert_eq!(native(&shared, libc::SYS_ioctl, [0, libc::TIOCGPGRP, 0, 0, 0, 0]), ALLOW);
+}
+
+#[test]
+fn nothing_that_holds_up_who_opens_a_file_elsewhere() {
+    let ask = |command: u64| native(&SeccompPlan::HOOKS, libc::SYS_fcntl, [3, command, 1, 0, 0, 0]);
+    for command in [libc::F_SETLEASE as u64, libc::F_NOTIFY as u64, 1040, 0xbad_0000_0400] {
+        assert_eq!(ask(command), errno(libc::EPERM), "{command}");
+    }
+    for command in
+        [libc::F_GETLEASE, libc::F_SETLKW, libc::F_DUPFD_CLOEXEC, libc::F_SETPIPE_SZ, libc::F_SETFL]
+    {
+        assert_eq!(ask(command as u64), ALLOW, "{command}");
+    }
+}
+
+#[test]
 fn what_the_filter_refused_is_told_from_what_the_kernel_did() {
     let program = program(&SeccompPlan::HOOKS);
     let attempt = |number: i64, arguments: [u32; 4], errno: i32| {
