@@ -2,17 +2,16 @@
 
 mod filter;
 mod limits;
+mod namespaces;
 mod observe;
 mod programs;
+mod redirected;
 mod resolve;
 mod review;
 mod session;
 mod summary;
 
-use std::{
-    collections::BTreeMap, ffi::OsString, io, os::unix::ffi::OsStrExt as _, path::PathBuf, sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeMap, ffi::OsString, io, path::PathBuf, sync::Arc, time::Duration};
 
 use self::{
     observe::{Command, Observed, Observer},
@@ -223,6 +222,7 @@ struct Start<'a> {
 /// What the backend needs in the kernel, around the child and beside it.
 struct Layers {
     kernel: lsm::Prepared,
+    open: Option<namespaces::Open>,
     mounts: MountPlan,
     fanotify: Option<(launch::plan::FanotifyPlan, Arc<fanotify::PathRules>)>,
     seccomp: SeccompPlan,
@@ -246,16 +246,23 @@ impl Start<'_> {
             path_hooks: u8::from(self.kind == Kind::Lsm),
             ..SandboxConfig::default()
         };
+        let (config, proc) = namespaces::told(layers.open.as_ref(), config);
         let automaton = (self.kind == Kind::Lsm).then_some(&*layers.kernel.automaton);
         let tables = resolver.tables()?;
         let exec = layers.programs.as_ref().map(|programs| &*programs.table);
         let refusable: Vec<u32> = seccomp::numbers().collect();
         let contents = Contents {
             config,
-            held: layers.kernel.held,
+            held: layers
+                .kernel
+                .held
+                .into_iter()
+                .chain(layers.open.into_iter().flat_map(|open| open.held))
+                .collect(),
             automaton,
             exec,
             egress: &tables,
+            proc,
             refusable: &refusable,
         };
         let (mut sandbox, rings) = Sandbox::create(&self.loaded, contents)?;
@@ -284,7 +291,7 @@ impl Start<'_> {
             Err(error) => return give_up(error),
         };
         step(Step::Ready)?;
-        self.check_redirected(prepared.redirected())?;
+        redirected::check(compiled, &self.automaton, prepared.redirected())?;
         step(Step::Judged)?;
         let killer = prepared.killer();
         let on_fatal: audit::recorder::OnFatal = Box::new(move |_| {
@@ -369,18 +376,23 @@ impl Start<'_> {
     fn layers(&self) -> miette::Result<Layers> {
         let Policy { compiled, own_files, own_rule, .. } = &self.policy;
         let programs = programs::find(&compiled.exec, &self.env)?;
+        namespaces::check(compiled, self.kind, &self.identity, programs.as_ref())?;
         match self.kind {
             Kind::Lsm => {
                 let mut kernel =
                     lsm::prepare(&compiled.paths, &self.automaton, programs.as_ref(), own_files, own_rule.0)?;
                 let not_held = std::mem::take(&mut kernel.not_held);
+                let open = namespaces::open(compiled, &kernel.automaton, programs.as_ref())?;
                 let keyed = match compiled.mode {
-                    Mode::Audit => None, // there everything may change
-                    Mode::Enforce => KeyPerformer::new(&compiled.paths, &kernel.automaton),
+                    // With mounts of its own a caller's paths are no longer those that the performer looks for.
+                    Mode::Enforce if open.is_none() => KeyPerformer::new(&compiled.paths, &kernel.automaton),
+                    // In audit mode everything may change.
+                    Mode::Enforce | Mode::Audit => None,
                 };
                 let performed = if keyed.is_some() { KEYED } else { SeccompPlan::HOOKS.performed };
                 Ok(Layers {
                     kernel,
+                    open,
                     mounts: MountPlan::default(),
                     fanotify: programs::by_content(programs.as_ref(), &self.automaton)?,
                     seccomp: SeccompPlan { performed, ..SeccompPlan::HOOKS },
@@ -410,6 +422,7 @@ impl Start<'_> {
                 };
                 Ok(Layers {
                     kernel,
+                    open: None,
                     mounts: setup.mounts,
                     fanotify: Some((setup.fanotify, Arc::new(setup.rules))),
                     seccomp: SeccompPlan {
@@ -447,37 +460,11 @@ impl Start<'_> {
                 bounds: limits::bounds(compiled, self.kind),
             },
             mounts,
-            landlock: LandlockPlan { layers },
+            landlock: LandlockPlan { layers, by_hooks: namespaces::are_allowed(compiled) },
             seccomp: filter::for_policy(seccomp, compiled),
             fanotify,
             performer: None,
         }
-    }
-
-    /// A file that was opened outside, and that the policy would not have let the command open.
-    fn check_redirected(&self, files: &[launch::fd::RedirectedFile]) -> Result<(), RunError> {
-        use govsandbox_ebpf::decide::path::Operation;
-        let compiled = policy::explain::with_links_followed(&self.policy.compiled);
-        for file in files.iter().filter(|_| compiled.mode == Mode::Enforce) {
-            // What the caller's shell opened for writing is the caller's own choice; what is denied or protected is not.
-            let operation = if file.write { Operation::Change } else { Operation::Read };
-            let verdict = policy::explain::path(
-                &compiled,
-                &self.automaton,
-                file.path.as_os_str().as_bytes(),
-                operation,
-            );
-            let by_default = verdict.rule.as_ref().is_some_and(|rule| rule.id.0.starts_with("default/"));
-            if !verdict.allowed && !by_default {
-                let verb = if file.write { "write" } else { "read" };
-                return Err(RunError::Redirected {
-                    number: file.number,
-                    path: file.path.display().to_string(),
-                    verb,
-                });
-            }
-        }
-        Ok(())
     }
 }
 

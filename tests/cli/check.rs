@@ -40,8 +40,8 @@ deny = ["/a/{b}/c", "/x[ab", "/y**"]
 [network]
 allow = ["API.example.com", "10.0.0.1/8", "a.*.com", "db:70000", "https://a.example/x"]
 
-[process]
-namespaces = "allow"
+[audit]
+retention = "90d"
 
 [exec]
 deny = ["git push"]
@@ -85,7 +85,6 @@ fn what_this_version_does_not_enforce_is_refused() {
         ("proxy", "[network]\nproxy = 'http://proxy.example:3128'"),
         ("proxy_from_env", "[network]\nproxy_from_env = true"),
         ("ask_timeout", "[network]\nask_timeout = '5m'"),
-        ("namespaces", "[process]\nnamespaces = 'allow'"),
         ("sinks", "[audit]\nsinks = ['https://siem.example/ingest']"),
         ("redact", "[audit]\nredact = ['(?i)authorization: .*']"),
         ("retention", "[audit]\nretention = '90d'"),

@@ -83,7 +83,7 @@ impl Bed {
             },
             cgroup: CgroupPlan { name: "confine".to_owned(), ..CgroupPlan::default() },
             mounts: MountPlan { writable: vec![self.path()], ..MountPlan::default() },
-            landlock: LandlockPlan { layers: vec![layer] },
+            landlock: LandlockPlan { layers: vec![layer], by_hooks: false },
             seccomp: SeccompPlan::HOOKS,
             fanotify: None,
             performer: None,

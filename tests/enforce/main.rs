@@ -21,6 +21,7 @@ mod git;
 mod honest;
 mod limits;
 mod lists;
+mod namespaces;
 mod odd;
 mod open;
 mod place;

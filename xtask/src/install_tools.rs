@@ -70,6 +70,7 @@ impl Need {
                 Package { name: "iproute2", proof: &["ip"] },
             ],
             Self::Tests => &[
+                Package { name: "bubblewrap", proof: &["bwrap"] },
                 Package { name: "curl", proof: &["curl"] },
                 Package { name: "e2fsprogs", proof: &["mkfs.ext4"] },
                 Package { name: "git", proof: &["git"] },

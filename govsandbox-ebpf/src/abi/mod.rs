@@ -3,6 +3,7 @@
 
 pub mod event;
 pub mod exec;
+pub mod ground;
 #[cfg(feature = "host")]
 mod pod;
 pub mod privilege;

@@ -5,12 +5,15 @@
 )]
 
 use super::exec::ExecHits;
+use super::ground::Ground;
 use super::rule::{
     EgressKey, Hits, Loss, LossKey, PortTable, SandboxConfig, SyscallSpec, TagKey, TagRule, TaskMark,
 };
 
 // SAFETY: `repr(C)` of integers without implicit padding (sizes asserted beside each type), valid for every bit pattern.
 unsafe impl aya::Pod for EgressKey {}
+// SAFETY: as above.
+unsafe impl aya::Pod for Ground {}
 // SAFETY: as above.
 unsafe impl aya::Pod for Hits {}
 // SAFETY: as above.

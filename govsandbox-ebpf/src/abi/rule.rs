@@ -1,5 +1,7 @@
 //! Map keys and values, host → kernel.
 
+use super::ground::Lists;
+
 /// Rules of one sandbox that match an object, one for each effect: the best by precedence. 0 means none.
 ///
 /// A rule's number is its place in the sandbox's table of rules, from 1. The compiler numbers rules by precedence, so
@@ -20,6 +22,10 @@ pub struct Hits {
 /// In the place of a rule's number: a folder may not be renamed, because other rules by name hold below its new path than
 /// below its old one.
 pub const RULE_MOVED: u16 = u16::MAX;
+/// Likewise: no entry of `filesystem.read` has it.
+pub const RULE_READ: u16 = u16::MAX - 3;
+/// Likewise: no entry of `filesystem.write` has it.
+pub const RULE_WRITE: u16 = u16::MAX - 4;
 
 /// Likewise: no symlink may stand in the place of a folder below which rules by name hold.
 pub const RULE_SYMLINK: u16 = u16::MAX - 1;
@@ -113,7 +119,7 @@ pub struct SandboxConfig {
     pub orphaned: u8,
     /// 1: paths and egress are decided by hooks in the kernel (`lsm`); 0: elsewhere (`fanotify`).
     pub path_hooks: u8,
-    /// 1: `process.namespaces = "allow"`, new namespaces and mounts are not refused.
+    /// 1: `process.namespaces = "allow"`: new namespaces and mounts are not refused, and the hooks hold the allow-lists.
     pub namespaces: u8,
     /// 1: there are exec rules, in the table of its slot.
     pub exec_rules: u8,
@@ -125,8 +131,11 @@ pub struct SandboxConfig {
     pub keep_folders: u32,
     /// Not 0, and never the same for two sandboxes as long as the machine runs: what is kept for one is for no other.
     pub epoch: u64,
+    /// With `namespaces`: the lists that there are, an access needs all of its kind.
+    pub lists: Lists,
+    pub _pad_end: u32,
 }
-const _: () = assert!(size_of::<SandboxConfig>() == 32);
+const _: () = assert!(size_of::<SandboxConfig>() == 40);
 
 /// Key of the rules that hold an inode: the tag is what inode storage has for it, the same for all sandboxes.
 #[repr(C)]

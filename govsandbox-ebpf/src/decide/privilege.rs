@@ -1,4 +1,5 @@
-//! What needs no privilege and still leads out of a sandbox: families of sockets, source routes, terminal commands.
+//! What needs no privilege and still leads out of a sandbox: families of sockets, source routes, terminal commands, mounts
+//! in an own namespace.
 //!
 //! The seccomp filter says the same in its own words; a test of it compares both.
 
@@ -49,6 +50,26 @@ pub const fn may_set_option(level: i32, option: i32) -> bool {
     }
 }
 
+/// Flags of mount(2) that make no new file system: `MS_REMOUNT`, `MS_BIND`, `MS_MOVE`, `MS_UNBINDABLE`, `MS_PRIVATE`,
+/// `MS_SLAVE`, `MS_SHARED` (include/uapi/linux/mount.h; `path_mount` in fs/namespace.c looks at them in this order).
+const NO_NEW_FILE_SYSTEM: u64 = 0x20 | 0x1000 | 0x2000 | 0x2_0000 | 0x4_0000 | 0x8_0000 | 0x10_0000;
+/// File systems that hold nothing but what the sandbox puts there, or what it sees already.
+const OWN_FILE_SYSTEMS: [[u8; 8]; 4] = [*b"tmpfs\0\0\0", *b"proc\0\0\0\0", *b"devpts\0\0", *b"mqueue\0\0"];
+
+/// May this be mounted where namespaces are allowed? What is there already, at another place; and file systems of the
+/// sandbox's own. Not what shows files of another one as its own (overlay), nor what a process answers for (FUSE).
+/// `kind`: the type's name, with a NUL where it is shorter.
+#[inline(always)]
+#[must_use]
+pub const fn may_mount(flags: u64, kind: [u8; 8]) -> bool {
+    let kind = u64::from_ne_bytes(kind);
+    flags & NO_NEW_FILE_SYSTEM != 0
+        || kind == u64::from_ne_bytes(OWN_FILE_SYSTEMS[0])
+        || kind == u64::from_ne_bytes(OWN_FILE_SYSTEMS[1])
+        || kind == u64::from_ne_bytes(OWN_FILE_SYSTEMS[2])
+        || kind == u64::from_ne_bytes(OWN_FILE_SYSTEMS[3])
+}
+
 /// `TIOCSTI` types into the terminal, `TIOCLINUX` pastes into it, `TIOCCONS` takes the console's output, `TIOCSETD` loads
 /// line disciplines (include/uapi/asm-generic/ioctls.h).
 pub const TERMINAL_COMMANDS: [u32; 4] = [0x5412, 0x541c, 0x541d, 0x5423];
@@ -91,6 +112,26 @@ mod tests {
     fn a_route_of_the_senders_own_is_refused_at_its_level_alone() {
         assert!(!may_set_option(IPPROTO_IP, IP_OPTIONS) && may_set_option(IPPROTO_TCP, IP_OPTIONS));
         assert!(IPV6_ROUTES.iter().all(|option| !may_set_option(IPPROTO_IPV6, *option)));
+    }
+
+    #[test]
+    fn what_is_mounted_is_there_already_or_the_sandboxs_own() {
+        let kind = |name: &str| {
+            let mut kind = [0; 8];
+            kind[..name.len()].copy_from_slice(name.as_bytes());
+            kind
+        };
+        for name in ["tmpfs", "proc", "devpts", "mqueue"] {
+            assert!(may_mount(0, kind(name)), "{name}");
+            assert!(may_mount(0xc0ed_0000, kind(name)), "{name} with MS_MGC_VAL");
+        }
+        for name in ["", "overlay", "fuse", "fuse.x", "ramfs", "sysfs", "cgroup2", "bpf", "tmpfsx", "pro"] {
+            assert!(!may_mount(2 | 4 | 8, kind(name)), "{name}");
+        }
+        // A bind, with all below it; what a remount changes; where mounts propagate to.
+        for flags in [0x1000, 0x5000, 0x1020, 0x20, 0x8_4000, 0x4_0000] {
+            assert!(may_mount(flags, [0; 8]), "{flags:x}");
+        }
     }
 
     #[test]

@@ -7,6 +7,7 @@ use aya_ebpf::{
 use govsandbox_ebpf::abi::{
     event::EventRecord,
     exec::{ExecHits, ExecTable},
+    ground::Ground,
     privilege::RefusalKey,
     rule::{
         Automaton, EgressKey, Loss, LossKey, PortTable, SYSCALLS_MAX, SandboxConfig, SyscallSpec, TagKey,
@@ -16,6 +17,7 @@ use govsandbox_ebpf::abi::{
 
 use super::{
     cache::Folder,
+    ground::{Found, Way},
     hooks::moved::Moved,
     object::{Matched, PathScan},
     program::ProgramScan,
@@ -51,6 +53,11 @@ pub struct Scratch {
     /// Between the two programs of a rename.
     pub moved: Moved,
     pub matched: Matched,
+    pub ground: Found,
+    /// Of the program that is being executed.
+    pub program_ground: Found,
+    /// From where to where the path that is being written leads.
+    pub way: Way,
     pub program: ProgramScan,
     /// What [`super::hooks`] decided on the way: may it happen, the rule, holds in audit mode too.
     pub decided: [u32; 3],
@@ -94,6 +101,10 @@ pub static TAG_COUNTER: Array<u32, 1> = Array::new();
 /// Tag → what the rules say of it.
 #[btf_map]
 pub static TAG_RULES: HashMap<TagKey, TagRule, 262144, NO_PREALLOC> = HashMap::new();
+
+/// Tag → where it lies and which allow-lists have it, where `process.namespaces = "allow"`.
+#[btf_map]
+pub static GROUNDS: HashMap<TagKey, Ground, 65536, NO_PREALLOC> = HashMap::new();
 
 /// An [`Automaton`] as words: were it a structure, Linux 6.1 would take no inner map that was made without BTF.
 pub type AutomatonWords = [u64; size_of::<Automaton>() / 8];

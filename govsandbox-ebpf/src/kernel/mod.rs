@@ -2,6 +2,7 @@
 
 mod cache;
 mod emit;
+mod ground;
 mod hooks;
 mod maps;
 mod object;

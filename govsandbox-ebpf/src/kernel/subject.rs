@@ -9,6 +9,7 @@ use aya_ebpf::{
 };
 use govsandbox_ebpf::abi::{
     event::{EventRecord, RecordKind},
+    ground::Lists,
     rule::{SandboxConfig, TaskMark},
 };
 
@@ -41,6 +42,8 @@ const ORPHANED: SandboxConfig = SandboxConfig {
     slot: u32::MAX,
     keep_folders: 0,
     epoch: 0,
+    lists: Lists::NONE,
+    _pad_end: 0,
 };
 
 /// The current task as a subject; `None`: it is in no sandbox.

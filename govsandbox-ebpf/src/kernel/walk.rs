@@ -68,7 +68,8 @@ pub struct Climb {
     pub steady: u32,
     /// 1: the climb has left the object's own mount.
     crossed: u32,
-    _pad: u32,
+    /// 1: the top has to be met.
+    is_rooted: u32,
 }
 
 /// Writes the path at `at` in the scratch's text. Both loops are `bpf_loop`: as plain ones they have more states than the
@@ -81,6 +82,23 @@ pub struct Climb {
 #[inline(always)]
 pub unsafe fn write_path(scratch: *mut Scratch, fs: u64, at: u32, location: Location) -> Written {
     let top = Location::of_path(fs + u64::from(offsets::FS_ROOT.load()));
+    // SAFETY: the caller vouches for `scratch`.
+    unsafe { write_between(scratch, at, location, top, (0, 0)) }
+}
+
+/// Writes the names from `top` down to `location` behind a prefix that stands in the text already: its length, and 1 if
+/// `top` has to be met.
+///
+/// # Safety
+/// `scratch` points to a task's scratch.
+#[inline(always)]
+pub unsafe fn write_between(
+    scratch: *mut Scratch,
+    at: u32,
+    location: Location,
+    top: Location,
+    (prefix_length, is_rooted): (u32, u32),
+) -> Written {
     // SAFETY: the callbacks' types are what the helper calls; the context outlives the loops.
     unsafe {
         let climb = &raw mut (*scratch).climb;
@@ -90,7 +108,8 @@ pub unsafe fn write_path(scratch: *mut Scratch, fs: u64, at: u32, location: Loca
         (*climb).top_dentry = top.dentry;
         (*climb).top_mount = top.mount;
         (*climb).at = at;
-        (*climb).length = 0;
+        (*climb).length = prefix_length;
+        (*climb).is_rooted = is_rooted;
         (*climb).climbed = 0;
         (*climb).steady = 1;
         (*climb).crossed = 0;
@@ -143,7 +162,7 @@ unsafe extern "C" fn climb_step(index: u64, context: *mut *mut Scratch) -> i64 {
         let holder = mount.wrapping_sub(u64::from(offsets::MOUNT_MNT.load()));
         let above: u64 = if mount == 0 { 0 } else { probed(holder, &offsets::MOUNT_MNT_PARENT) };
         if above == holder || above == 0 {
-            (*climb).climbed = u32::from(dentry != 0);
+            (*climb).climbed = u32::from(dentry != 0 && (*climb).is_rooted == 0);
             (*climb).steady = 0; // no root of a process: may be on no namespace's tree
             return 1;
         }

@@ -185,8 +185,15 @@ fn open_two_files(loaded: &Loaded, folder: &Path) -> Result<i32, FillError> {
     let rule = TagRule { hits: Hits { deny: 1, protect: 0 }, pinned: 0, own: 0 };
     let held = Held::open(&denied, rule).map_err(FillError::from)?.into_iter().collect();
     let config = SandboxConfig { path_hooks: 1, ..SandboxConfig::default() };
-    let contents =
-        Contents { config, held, automaton: None, exec: None, egress: &BTreeMap::new(), refusable: &[] };
+    let contents = Contents {
+        config,
+        held,
+        automaton: None,
+        exec: None,
+        egress: &BTreeMap::new(),
+        proc: None,
+        refusable: &[],
+    };
     let (sandbox, mut rings) = Sandbox::create(loaded, contents)?;
     let (wait, mut go) = io::pipe().map_err(raw)?;
     let child = clone::fork(clone::Descriptors::All, move || {

@@ -3,6 +3,7 @@
 mod agent;
 mod checks;
 pub mod fanotify;
+pub mod grounds;
 pub mod guarantee;
 pub mod lsm;
 pub mod machine;

@@ -10,6 +10,7 @@ use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, lpm_trie::Key};
 use govsandbox_ebpf::abi::{
     event::RecordKind,
     exec::{ExecHits, ExecTable},
+    ground::{Ground, PROC_TAG},
     rule::{
         AUTOMATON_LENGTHS, AUTOMATON_STATES, Automaton, EgressKey, LOST_REFUSALS, Loss, LossKey, PortTable,
         SandboxConfig, SyscallSpec, TagKey, TagRule, TaskMark,
@@ -92,6 +93,8 @@ pub struct Contents<'a> {
     pub exec: Option<&'a ExecTable>,
     /// Egress.
     pub egress: &'a BTreeMap<Network, PortTable>,
+    /// Where namespaces are allowed, what is known of whatever `proc` there is.
+    pub proc: Option<Ground>,
     /// Numbers of the system calls that the sandbox's filter may refuse.
     pub refusable: &'a [u32],
 }
@@ -116,6 +119,7 @@ struct Maps {
     tag_rules: HashMap<MapData, TagKey, TagRule>,
     automata: MapData,
     exec_tag_rules: HashMap<MapData, TagKey, ExecHits>,
+    grounds: HashMap<MapData, TagKey, Ground>,
     exec_tables: MapData,
     egress: LpmTrie<MapData, EgressKey, PortTable>,
     events: MapData,
@@ -146,7 +150,8 @@ impl Sandbox {
             supervisor_tgid: std::process::id(),
             slot,
             exec_rules,
-            keep_folders: u32::from(loaded.keeps_folders()),
+            // A folder has several paths where the sandbox mounts.
+            keep_folders: u32::from(loaded.keeps_folders() && contents.config.namespaces == 0),
             epoch: epoch(),
             ..contents.config
         };
@@ -170,6 +175,15 @@ impl Sandbox {
                 let joined = object.exec.or(before);
                 sandbox.maps.exec_tag_rules.insert(key, joined, 0).map_err(map_error("EXEC_TAG_RULES"))?;
             }
+            if let Some(ground) = object.ground {
+                let before = sandbox.maps.grounds.get(&key, 0).unwrap_or(Ground::NONE);
+                let joined = joined(before, ground);
+                sandbox.maps.grounds.insert(key, joined, 0).map_err(map_error("GROUNDS"))?;
+            }
+        }
+        if let Some(proc) = contents.proc {
+            let key = TagKey { sandbox_id: id.0, tag: PROC_TAG };
+            sandbox.maps.grounds.insert(key, proc, 0).map_err(map_error("GROUNDS"))?;
         }
         sandbox._held = held;
         step(Step::Tags)?;
@@ -297,6 +311,7 @@ impl Maps {
             tag_rules: typed(loaded, "TAG_RULES", Map::HashMap)?,
             automata: loaded.map("AUTOMATA")?,
             exec_tag_rules: typed(loaded, "EXEC_TAG_RULES", Map::HashMap)?,
+            grounds: typed(loaded, "GROUNDS", Map::HashMap)?,
             exec_tables: loaded.map("EXEC_TABLES")?,
             egress: typed(loaded, "EGRESS", Map::LpmTrie)?,
             events: loaded.map("EVENTS")?,
@@ -350,15 +365,22 @@ impl Maps {
     /// Takes a sandbox out. Its entry goes first: a task that still bears the mark is refused everything from then on.
     fn forget(&mut self, id: u32, tags: &[u32]) {
         self.sandboxes.remove(&id).ok(); // each of these may be gone already
-        for tag in tags {
+        for tag in tags.iter().chain([&PROC_TAG]) {
             let key = TagKey { sandbox_id: id, tag: *tag };
             self.tag_rules.remove(&key).ok();
             self.exec_tag_rules.remove(&key).ok();
+            self.grounds.remove(&key).ok();
         }
         for (_, _, kind) in loss_kinds() {
             self.losses.remove(&LossKey { sandbox_id: id, kind }).ok();
         }
     }
+}
+
+/// What is known of an inode that several paths lead to. The first mount that begins there is the one that counts.
+fn joined(before: Ground, ground: Ground) -> Ground {
+    let place = if before.is_root != 0 { before } else { ground };
+    Ground { lists: before.lists.or(ground.lists), ..place }
 }
 
 /// A number that no other sandbox has since the machine runs: the caller holds the lock, and time goes on meanwhile.

@@ -70,6 +70,7 @@ const PROGRAMS: &[(&str, Hook, &str)] = &[
     ("file_receive", Hook::Lsm, "file_receive"),
     ("path_notify", Hook::Lsm, "path_notify"),
     ("bprm_check_security", Hook::Lsm, "bprm_check_security"),
+    ("bprm_place", Hook::Lsm, "bprm_check_security"),
     ("mmap_file", Hook::Lsm, "mmap_file"),
     ("file_mprotect", Hook::Lsm, "file_mprotect"),
     ("path_mkdir", Hook::Lsm, "path_mkdir"),

@@ -11,6 +11,7 @@ use std::{
 use aya::maps::{Array, InodeStorage, Map};
 use govsandbox_ebpf::abi::{
     exec::ExecHits,
+    ground::Ground,
     rule::{Hits, TagRule},
 };
 
@@ -45,6 +46,8 @@ pub struct Held {
     rule: TagRule,
     /// What the exec rules say of it.
     pub(super) exec: ExecHits,
+    /// Where it lies and which allow-lists have it.
+    pub(super) ground: Option<Ground>,
 }
 
 impl Held {
@@ -54,7 +57,7 @@ impl Held {
     /// When it exists and can't be opened.
     pub fn open(path: &Path, rule: TagRule) -> Result<Option<Self>, TagError> {
         match OpenOptions::new().read(true).custom_flags(libc::O_PATH | libc::O_NOFOLLOW).open(path) {
-            Ok(object) => Ok(Some(Self { object, tag: 0, rule, exec: ExecHits::NONE })),
+            Ok(object) => Ok(Some(Self { object, tag: 0, rule, exec: ExecHits::NONE, ground: None })),
             Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
                 Ok(None)
             }
@@ -68,6 +71,14 @@ impl Held {
     /// When it exists and can't be opened.
     pub fn program(path: &Path, exec: ExecHits) -> Result<Option<Self>, TagError> {
         Ok(Self::open(path, TagRule::default())?.map(|held| Self { exec, ..held }))
+    }
+
+    /// An allow-listed path or a mount's root, as [`Held::open`].
+    ///
+    /// # Errors
+    /// When it exists and can't be opened.
+    pub fn ground(path: &Path, ground: Ground) -> Result<Option<Self>, TagError> {
+        Ok(Self::open(path, TagRule::default())?.map(|held| Self { ground: Some(ground), ..held }))
     }
 
     /// Both rules; several may be about one inode.

@@ -15,7 +15,7 @@ use govsandbox_ebpf::abi::{
         RecordOutcome,
     },
     exec::ExecTable,
-    rule::{Loss, Lost, RULE_MOVED, RULE_PROC, RULE_SYMLINK},
+    rule::{Loss, Lost, RULE_MOVED, RULE_PROC, RULE_READ, RULE_SYMLINK, RULE_WRITE},
 };
 
 pub use super::record::DecodeError;
@@ -271,6 +271,8 @@ impl Decoder {
             _ if record.head.rule == RULE_MOVED => "builtin/renamed-folder",
             _ if record.head.rule == RULE_SYMLINK => "builtin/symlink-in-place",
             _ if record.head.rule == RULE_PROC => "builtin/proc-attribute",
+            _ if record.head.rule == RULE_READ => "default/filesystem.read",
+            _ if record.head.rule == RULE_WRITE => "default/filesystem.write",
             (Outcome::Allowed | Outcome::Failed, _) => return None,
             (Outcome::Denied | Outcome::WouldDeny, RecordKind::Connect | RecordKind::Send) => {
                 "default/network.allow"

@@ -13,8 +13,8 @@ use crate::{
     policy::{
         automaton,
         compile::{
-            AllowLists, AllowedPath, EgressLists, EgressRule, GlobRule, LiteralRule, Mode, PathEffect,
-            PathPlan, PortRange, Protocol, Require, RootPolicy, Userfaultfd,
+            AllowLists, AllowedPath, EgressLists, EgressRule, GlobRule, LiteralRule, Mode, Namespaces,
+            PathEffect, PathPlan, PortRange, Protocol, Require, RootPolicy, Userfaultfd,
         },
     },
 };
@@ -44,6 +44,7 @@ fn compiled() -> Compiled {
         require: Require::Any,
         root: RootPolicy::Drop,
         userfaultfd: Userfaultfd::Deny,
+        namespaces: Namespaces::Deny,
         rules: names
             .iter()
             .chain(&others)

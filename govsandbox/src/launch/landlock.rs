@@ -21,8 +21,11 @@ pub const SCOPE_ABI_MIN: i32 = 6;
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct LandlockPlan {
     /// One for each layer of the policy; an access needs all of them. Empty: no file rights are handled (`mode =
-    /// "audit"`, or `process.namespaces = "allow"`: a domain with file rights stops `mount(2)`).
+    /// "audit"`).
     pub layers: Vec<LandlockLayer>,
+    /// Hooks and mounts hold the layers, and no file rights are handled either: a domain that has any stops `mount(2)`
+    /// (`process.namespaces = "allow"`).
+    pub by_hooks: bool,
 }
 
 /// Allow-lists; what does not exist gives nothing.
@@ -67,15 +70,16 @@ pub(super) struct Domain(Vec<RulesetCreated>);
 /// Makes the rulesets.
 pub(super) fn prepare(plan: &LandlockPlan) -> io::Result<Domain> {
     let number = sys::landlock::abi()?;
-    if number < FILE_ABI_MIN && !plan.layers.is_empty() {
+    let layers = if plan.by_hooks { &[] } else { plan.layers.as_slice() };
+    if number < FILE_ABI_MIN && !layers.is_empty() {
         return Err(io::Error::from_raw_os_error(libc::EOPNOTSUPP));
     }
     let abi = ABI::from(number);
     let mut rulesets = Vec::new();
-    if plan.layers.is_empty() && number >= SCOPE_ABI_MIN {
+    if layers.is_empty() && number >= SCOPE_ABI_MIN {
         rulesets.push(create(Ruleset::default(), true)?);
     }
-    for (index, layer) in plan.layers.iter().enumerate() {
+    for (index, layer) in layers.iter().enumerate() {
         // Rights that a later kernel may add are not handled: what they would break is not known.
         let handled = AccessFs::from_all(abi) & AccessFs::from_all(ABI::V8);
         let ruleset = Ruleset::default().set_compatibility(CompatLevel::BestEffort).handle_access(handled);

@@ -6,7 +6,7 @@ use govsandbox_ebpf::abi::rule::TraceOpens;
 use miette::Diagnostic;
 
 use super::{
-    compile::{Layer, Mode, Require, RootPolicy, Userfaultfd},
+    compile::{Layer, Mode, Namespaces, Require, RootPolicy, Userfaultfd},
     git_config::Keys,
     merge::{Entry, Given, Lists, Origin, Scalars},
     parse::{Span, Spanned},
@@ -216,6 +216,10 @@ impl Checker {
             userfaultfd: self.given(raw.process.userfaultfd.as_ref(), |userfaultfd| match userfaultfd {
                 RawAllowDeny::Allow => Userfaultfd::Allow,
                 RawAllowDeny::Deny => Userfaultfd::Deny,
+            }),
+            namespaces: self.given(raw.process.namespaces.as_ref(), |namespaces| match namespaces {
+                RawAllowDeny::Allow => Namespaces::Allow,
+                RawAllowDeny::Deny => Namespaces::Deny,
             }),
             trace_opens: self.given(raw.trace.opens.as_ref(), |opens| match opens {
                 RawTraceOpens::All => TraceOpens::All,

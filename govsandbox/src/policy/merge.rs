@@ -10,7 +10,7 @@ use govsandbox_ebpf::abi::rule::TraceOpens;
 
 use super::{
     check::Policy,
-    compile::{Layer, Mode, Require, RootPolicy, Userfaultfd},
+    compile::{Layer, Mode, Namespaces, Require, RootPolicy, Userfaultfd},
     parse::Span,
     problem::Source,
     rule::{egress::EgressPattern, exec::ExecPattern, path::PathPattern},
@@ -83,6 +83,7 @@ pub struct Scalars {
     pub require: Option<Given<Require>>,
     pub root: Option<Given<RootPolicy>>,
     pub userfaultfd: Option<Given<Userfaultfd>>,
+    pub namespaces: Option<Given<Namespaces>>,
     pub trace_opens: Option<Given<TraceOpens>>,
     pub trace_args: Option<Given<bool>>,
     pub audit_log: Option<Given<PathPattern>>,
@@ -99,6 +100,7 @@ pub struct Settings {
     pub require: Given<Require>,
     pub root: Given<RootPolicy>,
     pub userfaultfd: Given<Userfaultfd>,
+    pub namespaces: Given<Namespaces>,
     pub trace_opens: Given<TraceOpens>,
     pub trace_args: Given<bool>,
     pub audit_log: Option<Given<PathPattern>>,
@@ -169,6 +171,7 @@ impl Scalars {
             require: later.require.or(self.require),
             root: later.root.or(self.root),
             userfaultfd: later.userfaultfd.or(self.userfaultfd),
+            namespaces: later.namespaces.or(self.namespaces),
             trace_opens: later.trace_opens.or(self.trace_opens),
             trace_args: later.trace_args.or(self.trace_args),
             audit_log: later.audit_log.or(self.audit_log),
@@ -185,6 +188,7 @@ impl Scalars {
             require: self.require.unwrap_or_else(|| Given::default(Require::Root)),
             root: self.root.unwrap_or_else(|| Given::default(RootPolicy::Drop)),
             userfaultfd: self.userfaultfd.unwrap_or_else(|| Given::default(Userfaultfd::Deny)),
+            namespaces: self.namespaces.unwrap_or_else(|| Given::default(Namespaces::Deny)),
             trace_opens: self.trace_opens.unwrap_or_else(|| Given::default(TraceOpens::First)),
             trace_args: self.trace_args.unwrap_or_else(|| Given::default(true)),
             audit_log: self.audit_log,
@@ -206,6 +210,7 @@ impl Settings {
             require: self.require.higher(other.require, |require| *require),
             root: self.root.higher(other.root, |root| *root),
             userfaultfd: self.userfaultfd.higher(other.userfaultfd, |userfaultfd| *userfaultfd),
+            namespaces: self.namespaces.higher(other.namespaces, |namespaces| *namespaces),
             trace_opens: self.trace_opens.higher(other.trace_opens, |opens| recorded(*opens)),
             trace_args: self.trace_args.higher(other.trace_args, |args| *args),
             audit_log: if log_of_system { other.audit_log } else { self.audit_log },
@@ -294,11 +299,12 @@ mod tests {
             given(vec![Require::Any, Require::Root, Require::Kernel]),
             given(vec![RootPolicy::Drop, RootPolicy::Refuse]),
             given(vec![Userfaultfd::Allow, Userfaultfd::Deny]),
+            given(vec![Namespaces::Allow, Namespaces::Deny]),
             given(opens),
         );
         let numbers =
             (given(vec![true, false]), given(vec![true, false]), given(vec![1, 2, 3]), given(vec![1, 2, 3]));
-        (words, numbers).prop_map(|((mode, require, root, userfaultfd, trace_opens), numbers)| {
+        (words, numbers).prop_map(|((mode, require, root, userfaultfd, namespaces, trace_opens), numbers)| {
             let (trace_args, audit_required, pids_max, memory_max_bytes) = numbers;
             let audit_log = None;
             Scalars {
@@ -306,6 +312,7 @@ mod tests {
                 require,
                 root,
                 userfaultfd,
+                namespaces,
                 trace_opens,
                 trace_args,
                 audit_log,
@@ -317,13 +324,14 @@ mod tests {
     }
 
     /// Bigger is stricter in each place; an absent bound is the loosest.
-    fn strictness(settings: &Settings) -> [u64; 9] {
+    fn strictness(settings: &Settings) -> [u64; 10] {
         let bound = |max: &Option<Given<u64>>| u64::MAX - max.as_ref().map_or(u64::MAX, |max| max.value);
         [
             settings.mode.value as u64,
             settings.require.value as u64,
             settings.root.value as u64,
             settings.userfaultfd.value as u64,
+            settings.namespaces.value as u64,
             recorded(settings.trace_opens.value).into(),
             settings.trace_args.value.into(),
             settings.audit_required.value.into(),

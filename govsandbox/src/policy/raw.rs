@@ -261,7 +261,8 @@ pub enum RawRequire {
 pub struct RawProcess {
     /// What a plain root caller gets. Absent: `drop`.
     pub root: Option<Spanned<RawRoot>>,
-    /// New namespaces (an agent that brings a sandbox of its own). Absent: `deny`.
+    /// New namespaces and mounts, for an agent that brings a sandbox of its own (bubblewrap). `allow` needs the backend
+    /// `lsm` and an ordinary user. Absent: `deny`.
     pub namespaces: Option<Spanned<RawAllowDeny>>,
     /// Whom a process may trace. Absent: `tree`.
     pub ptrace: Option<Spanned<RawPtrace>>,

@@ -29,7 +29,6 @@ pub fn findings(raw: &RawPolicy, lists: &Lists) -> Vec<Spanned<NotEnforced>> {
     paths(lists, &mut add);
     hosts(lists, &mut add);
     network(raw, &mut add);
-    process(raw, &mut add);
     audit(raw, &mut add);
     for rule in &raw.rule {
         add(&rule.span, "`[[rule]]`", "write it under `[filesystem]` or `[network]` if it has no condition");
@@ -81,14 +80,6 @@ fn network(raw: &RawPolicy, add: &mut impl FnMut(&Span, &str, &'static str)) {
     }
     if let Some(timeout) = network.ask_timeout.as_ref().filter(|timeout| timeout.value != "30s") {
         add(&timeout.span, "`network.ask_timeout`", LEAVE_OUT);
-    }
-}
-
-fn process(raw: &RawPolicy, add: &mut impl FnMut(&Span, &str, &'static str)) {
-    let allows = |value: &&Spanned<RawAllowDeny>| value.value == RawAllowDeny::Allow;
-    if let Some(namespaces) = raw.process.namespaces.as_ref().filter(allows) {
-        let instead = "switch the agent's own sandbox off: this one holds every process that it starts";
-        add(&namespaces.span, "`process.namespaces = \"allow\"`", instead);
     }
 }
 

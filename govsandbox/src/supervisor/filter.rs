@@ -1,5 +1,6 @@
 //! What the seccomp filter of a run refuses, told to the decoder of events.
 
+use super::namespaces;
 use crate::{
     event::privilege::{Attempt, CallName, Filter, Refused},
     launch::{
@@ -28,7 +29,8 @@ pub(super) fn group_signals() -> GroupSignals {
 /// A backend's filter, as the policy wants it. The terminal stays with a job that has others in it.
 pub(super) fn for_policy(plan: SeccompPlan, compiled: &Compiled) -> SeccompPlan {
     let foreground = if fd::is_in_pipeline() { Foreground::Deny } else { Foreground::Allow };
-    SeccompPlan { userfaultfd: compiled.userfaultfd == Userfaultfd::Allow, foreground, ..plan }
+    let userfaultfd = compiled.userfaultfd == Userfaultfd::Allow;
+    SeccompPlan { userfaultfd, foreground, namespaces: namespaces::filtered(compiled), ..plan }
 }
 
 fn rule(reason: Reason) -> &'static str {

@@ -10,14 +10,16 @@ use std::{
 /// One mount of the caller's mount namespace.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Mount {
+    /// Its number, as `/proc/self/fdinfo` tells it.
+    pub id: u64,
+    /// Of its file system: `MAJOR:MINOR`.
+    pub device: String,
     /// Where it is.
     pub point: PathBuf,
     /// Which folder of its file system is there.
     pub root: PathBuf,
     /// `ext4`, `cgroup2`, …
     pub fs_type: String,
-    /// `MAJOR:MINOR`.
-    pub device: String,
     /// Options of the file system itself.
     pub options: String,
 }
@@ -54,10 +56,11 @@ fn parse_line(line: &[u8]) -> Option<Mount> {
     let separator = fields.iter().position(|field| *field == b"-")?;
     let text = |field: Option<&&[u8]>| field.map(|field| String::from_utf8_lossy(field).into_owned());
     Some(Mount {
+        id: str::from_utf8(fields.first()?).ok()?.parse().ok()?,
+        device: text(fields.get(2))?,
         root: unescape(fields.get(3)?),
         point: unescape(fields.get(4)?),
         fs_type: text(fields.get(separator + 1))?,
-        device: text(fields.get(2))?,
         options: text(fields.get(separator + 3)).unwrap_or_default(),
     })
 }
@@ -89,6 +92,7 @@ mod tests {
         assert_eq!(mounts.len(), 2);
         assert_eq!(mounts[0].point, Path::new("/mnt 2"));
         assert_eq!(mounts[0].root, Path::new("/mnt1"));
+        assert_eq!((mounts[0].id, mounts[0].device.as_str()), (36, "98:0"));
         assert_eq!((mounts[1].fs_type.as_str(), mounts[1].root.as_path()), ("cgroup2", Path::new("/")));
     }
 }

@@ -15,11 +15,12 @@ use govsandbox_ebpf::{
 use super::{ENOMEM, EPERM, answer, conclude, moved, settle};
 use crate::kernel::{
     emit,
+    ground::{self, About},
     maps::Scratch,
     object,
     offsets::{self, probed, typed},
     subject::{self, Subject},
-    walk::{self, Location, Written},
+    walk::{Location, Written},
 };
 
 /// `RENAME_EXCHANGE` (include/uapi/linux/fs.h).
@@ -38,13 +39,15 @@ pub(super) struct Name {
     leaves: bool,
     /// A symlink comes to stand there.
     symlink: bool,
+    about: About,
 }
 
 impl Name {
     /// An entry of the folder whose `struct path` this is.
     #[inline(always)]
     fn entry(folder: *const u8, dentry: *const u8, leaves: bool) -> Self {
-        Self { dentry, location: Location::of_entry(folder as u64, dentry as u64), leaves, symlink: false }
+        let location = Location::of_entry(folder as u64, dentry as u64);
+        Self { dentry, location, leaves, symlink: false, about: About::Name }
     }
 
     /// The same, where a symlink comes to stand there.
@@ -58,13 +61,15 @@ impl Name {
     pub(super) unsafe fn path(path: *const u8) -> Self {
         // SAFETY: the caller's pointer is a hook's argument of that type.
         let dentry = unsafe { typed(path, &offsets::PATH_DENTRY) };
-        Self { dentry, location: Location::of_path(path as u64), leaves: false, symlink: false }
+        let location = Location::of_path(path as u64);
+        Self { dentry, location, leaves: false, symlink: false, about: About::Object }
     }
 
     /// An object of which only the dentry is known.
     #[inline(always)]
     pub(super) fn dentry(dentry: *const u8) -> Self {
-        Self { dentry, location: Location { dentry: dentry as u64, mount: 0 }, leaves: false, symlink: false }
+        let location = Location { dentry: dentry as u64, mount: 0 };
+        Self { dentry, location, leaves: false, symlink: false, about: About::Attribute }
     }
 }
 
@@ -157,7 +162,7 @@ pub(super) unsafe fn judge<C: EbpfContext>(
     }
     // SAFETY: the scratch is this task's; the names are the hook's.
     unsafe {
-        let written = walk::write_path(scratch, subject.fs(), 0, name.location);
+        let written = ground::write_path(subject, scratch, 0, name.location, name.dentry, name.about);
         let (decision, always) = weigh(subject, scratch, name, written);
         let decision = match action {
             RecordAction::Chmod | RecordAction::Chown if decision.allow && is_of_proc(name.dentry) => {
@@ -191,8 +196,9 @@ pub(super) unsafe fn judge<C: EbpfContext>(
         (*record).path_len = written.length;
         object::identify(record, typed::<*const u8>(name.dentry, &offsets::DENTRY_D_INODE) as u64);
         if let Some((other, flags)) = told {
-            (*record).second_len =
-                walk::write_path(scratch, subject.fs(), written.length, other.location).length;
+            let to = written.length;
+            let second = ground::write_path(subject, scratch, to, other.location, other.dentry, other.about);
+            (*record).second_len = second.length;
             (*record).flags = flags;
         }
         let refuse = conclude(subject, decision, always, record);
@@ -229,7 +235,13 @@ unsafe fn weigh(subject: &Subject, scratch: *mut Scratch, name: Name, written: W
     } else if name.leaves && tags.pinned != 0 {
         Decision::deny(tags.pinned)
     } else {
-        decide_path(tags.hits.or(by_path), Operation::Change)
+        let by_rules = decide_path(tags.hits.or(by_path), Operation::Change);
+        if by_rules.allow && name.about != About::Attribute {
+            // SAFETY: as in `judge`.
+            unsafe { ground::decide(subject, scratch, Operation::Change) }
+        } else {
+            by_rules
+        }
     };
     (decision, false)
 }

@@ -18,7 +18,7 @@ use govsandbox_ebpf::{
 
 use super::{SIGKILL, conclude, settle};
 use crate::kernel::{
-    emit,
+    emit, ground,
     maps::{self, Scratch},
     object,
     offsets::{self, typed},
@@ -53,12 +53,8 @@ pub fn process_exec(ctx: BtfTracePointContext) -> i32 {
         let record = &raw mut (*scratch).record;
         subject.begin(record, RecordKind::Exec);
         object::identify(record, inode as u64);
-        let path = walk::write_path(
-            scratch,
-            subject.fs(),
-            0,
-            Location::of_path(file as u64 + u64::from(offsets::FILE_F_PATH.load())),
-        );
+        let location = Location::of_path(file as u64 + u64::from(offsets::FILE_F_PATH.load()));
+        let path = ground::write_program_path(&subject, scratch, location);
         (*record).path_len = path.length;
         if !path.whole {
             (*record).flags |= FLAG_PATH_CUT;
@@ -103,8 +99,8 @@ unsafe fn judge(subject: &Subject, scratch: *mut Scratch, call: Call) -> Decisio
     let Some(table) = program::table(subject.config.slot) else { return Decision::DENY_DEFAULT };
     // SAFETY: the scratch is this task's; offsets are of the types that are read.
     unsafe {
-        let mut hits = program::by_path(table, scratch, 0, call.path.length);
         let mut script = ExecHits::NONE;
+        let mut hits = program::by_path(table, scratch, 0, call.path.length);
         if subject.config.path_hooks != 0 {
             hits = hits.or((&raw const (*scratch).program.file).read_volatile());
             script = (&raw const (*scratch).program.script).read_volatile();

@@ -12,15 +12,16 @@ use govsandbox_ebpf::{
     },
 };
 
-use super::{ENOMEM, EPERM, answer, conclude};
+use super::{ENOMEM, EPERM, answer, conclude, settle};
 use crate::kernel::{
     cache::{self, Known, Now, Place},
     emit,
+    ground::{self, About},
     maps::{self, SeenKey},
     object,
     offsets::{self, probed, typed},
     subject::{self, Subject},
-    walk::{self, Location},
+    walk::Location,
 };
 
 const O_ACCMODE: u32 = 3;
@@ -31,6 +32,8 @@ const FMODE_EXEC: u32 = 0x20;
 const FMODE_NOACCOUNT: u32 = 0x2000_0000;
 const S_IFMT: u16 = 0o170_000;
 const S_IFDIR: u16 = 0o040_000;
+const S_IFCHR: u16 = 0o020_000;
+const S_IFBLK: u16 = 0o060_000;
 
 /// `file_open(struct file *file)`.
 #[lsm(hook = "file_open")]
@@ -99,16 +102,19 @@ unsafe fn watch<C: EbpfContext>(ctx: &C, subject: &Subject, path: *const u8) -> 
     unsafe {
         let dentry: *const u8 = typed(path, &offsets::PATH_DENTRY);
         let tags = object::by_tags(subject.sandbox_id, scratch, dentry);
-        let written = walk::write_path(scratch, subject.fs(), 0, Location::of_path(path as u64));
+        let location = Location::of_path(path as u64);
+        let written = ground::write_path(subject, scratch, 0, location, dentry, About::Object);
         let by_path = object::by_path(subject.config.slot, scratch, 0, written.length);
         let own = decide_own(tags.own, Operation::Read);
         let decision = if !own.allow {
             own
         } else if tags.whole != 0 && written.whole {
-            decide_path(tags.hits.or(by_path), Operation::Read)
+            let by_rules = decide_path(tags.hits.or(by_path), Operation::Read);
+            if by_rules.allow { ground::decide(subject, scratch, Operation::Read) } else { by_rules }
         } else {
             Decision::DENY_DEFAULT
         };
+        let (decision, _) = settle(scratch, decision, false);
         if decision.allow {
             return 0;
         }
@@ -191,7 +197,9 @@ unsafe fn judge<C: EbpfContext>(
             return 0; // up to Linux 6.4 it bears the path of the file that was judged
         }
         let tags = object::by_tags(subject.sandbox_id, scratch, dentry);
-        let written = walk::write_path(scratch, subject.fs(), 0, Location::of_path(path as u64));
+        let about = if below { About::Below } else { About::Object };
+        let location = Location::of_path(path as u64);
+        let written = ground::write_path(subject, scratch, 0, location, dentry, about);
         // The file below has a path on a mount of the file system's own, which no pattern means; its inode counts.
         let by_path =
             if below { Hits::NONE } else { object::by_path(subject.config.slot, scratch, 0, written.length) };
@@ -224,15 +232,31 @@ unsafe fn judge<C: EbpfContext>(
         let decision = if !own.allow {
             own
         } else if tags.whole != 0 && written.whole {
-            decide_path(hits, operation)
+            let by_rules = decide_path(hits, operation);
+            if by_rules.allow {
+                ground::decide(subject, scratch, of_device(inode, operation))
+            } else {
+                by_rules
+            }
         } else {
             Decision::DENY_DEFAULT
         };
+        let (decision, _) = settle(scratch, decision, false);
         let refuse = conclude(subject, decision, !own.allow, record);
         if (!below || !decision.allow) && wanted(subject, record) {
             emit::with_text(ctx, subject, scratch);
         }
         if refuse { answer(EPERM) } else { 0 }
+    }
+}
+
+/// What an open asks of the allow-lists: whoever has a device open may command it, so that is no reading.
+#[inline(always)]
+unsafe fn of_device(inode: *const u8, operation: Operation) -> Operation {
+    // SAFETY: the inode is the hook's.
+    match unsafe { typed::<u16>(inode, &offsets::INODE_I_MODE) } & S_IFMT {
+        S_IFCHR | S_IFBLK => Operation::Change,
+        _ => operation,
     }
 }
 

@@ -3,15 +3,18 @@
 //! The seccomp filter refuses most of it already. These programs stand where it can't: io_uring makes sockets, a signal to
 //! "my process group" names nobody, and `process.namespaces = "allow"` opens mounts.
 
-use core::mem::MaybeUninit;
+use core::{ffi::c_void, mem::MaybeUninit};
 
-use aya_ebpf::{EbpfContext, bindings::task_struct, macros::lsm, programs::LsmContext};
+use aya_ebpf::{
+    EbpfContext, bindings::task_struct, helpers::generated::bpf_probe_read_kernel_str, macros::lsm,
+    programs::LsmContext,
+};
 use govsandbox_ebpf::{
     abi::{
         event::{EventRecord, FLAG_FOREIGN_CALL, FLAG_HOOK, RecordKind, RecordOutcome},
         privilege::{Hook, RefusalKey},
     },
-    decide::privilege::{may_command_terminal, may_create_socket, may_set_option},
+    decide::privilege::{may_command_terminal, may_create_socket, may_mount, may_set_option},
 };
 
 use super::{EPERM, answer};
@@ -84,6 +87,8 @@ macro_rules! never {
 never!(
     lsm_bpf: "bpf", Bpf;
     lsm_perf_event_open: "perf_event_open", PerfEventOpen;
+    // Programs fall back to mount(2), whose arguments a hook sees.
+    move_mount: "move_mount", MoveMount;
 );
 
 /// Declares hooks that `process.namespaces` opens.
@@ -101,13 +106,25 @@ macro_rules! namespaces {
 }
 
 namespaces!(
-    sb_mount: SbMount;
-    move_mount: MoveMount;
     sb_umount: SbUmount;
     sb_remount: SbRemount;
     sb_pivotroot: SbPivotroot;
     userns_create: UsernsCreate;
 );
+
+/// `sb_mount(const char *dev_name, const struct path *path, const char *type, unsigned long flags, void *data)`.
+#[lsm(hook = "sb_mount")]
+pub fn sb_mount(ctx: LsmContext) -> i32 {
+    let Some(subject) = subject::current() else { return 0 };
+    let (name, flags): (u64, u64) = (ctx.arg(2), ctx.arg(3));
+    let mut kind = [0_u8; 8];
+    // SAFETY: the helper checks the address and writes no more than the array has.
+    unsafe { bpf_probe_read_kernel_str(kind.as_mut_ptr().cast(), 8, name as *const c_void) };
+    if subject.config.namespaces != 0 && subject.config.orphaned == 0 && may_mount(flags, kind) {
+        return 0;
+    }
+    refuse(&ctx, &subject, Hook::SbMount, [0; 4])
+}
 
 /// `socket_create(int family, int type, int protocol, int kern)`.
 #[lsm(hook = "socket_create")]

@@ -24,6 +24,7 @@ use govsandbox_ebpf::{
 use super::{ENOMEM, EPERM, answer, conclude, settle};
 use crate::kernel::{
     emit,
+    ground::{self, About},
     maps::{self, Scratch},
     object,
     offsets::{self, typed},
@@ -74,6 +75,26 @@ pub fn bprm_check_security(ctx: LsmContext) -> i32 {
         };
         refuse(&ctx, &subject, scratch, inode, &found, decision, true)
     }
+}
+
+/// The same, before or after: where the program lies, for [`super::exec`], which may not look at tags.
+#[lsm(hook = "bprm_check_security")]
+pub fn bprm_place(ctx: LsmContext) -> i32 {
+    let Some(subject) = subject::current() else { return 0 };
+    if subject.config.namespaces == 0 {
+        return 0;
+    }
+    let scratch = subject.scratch();
+    if scratch.is_null() {
+        return answer(ENOMEM);
+    }
+    // SAFETY: as in `bprm_check_security`.
+    unsafe {
+        let file: *const u8 = typed(ctx.arg(0), &offsets::BPRM_FILE);
+        let path = file.add(offsets::FILE_F_PATH.load() as usize);
+        ground::find_program(&subject, scratch, typed(path, &offsets::PATH_DENTRY));
+    }
+    0
 }
 
 /// `mmap_file(struct file *file, unsigned long reqprot, unsigned long prot, unsigned long flags)`.
@@ -161,7 +182,9 @@ unsafe fn find(subject: &Subject, scratch: *mut Scratch, file: *const u8) -> Fou
     unsafe {
         let path = file.add(offsets::FILE_F_PATH.load() as usize);
         let tags = program::by_tags(subject.sandbox_id, scratch, typed(path, &offsets::PATH_DENTRY));
-        let written = walk::write_path(scratch, subject.fs(), 0, Location::of_path(path as u64));
+        let location = Location::of_path(path as u64);
+        let dentry: *const u8 = typed(path, &offsets::PATH_DENTRY);
+        let written = ground::write_path(subject, scratch, 0, location, dentry, About::Object);
         let table = program::table(subject.config.slot);
         let named = match table {
             Some(table) => program::by_path(table, scratch, 0, written.length),

@@ -71,6 +71,11 @@ pub(super) const MOUNTS: &[Call] = &[
     (libc::SYS_umount2, "umount2"),
     (libc::SYS_pivot_root, "pivot_root"),
     (libc::SYS_chroot, "chroot"),
+];
+
+/// Refused with EPERM as these, and with ENOSYS where they are allowed: what is mounted lies in memory or behind
+/// descriptors, which neither this filter nor a hook can judge, and programs fall back to mount(2).
+pub(super) const MOUNTS_BY_DESCRIPTOR: &[Call] = &[
     (libc::SYS_move_mount, "move_mount"),
     (libc::SYS_open_tree, "open_tree"),
     (libc::SYS_fsopen, "fsopen"),
@@ -95,6 +100,7 @@ pub(super) const BY_ARGUMENTS: &[(Call, Reason)] = &[
     ((libc::SYS_ioprio_set, "ioprio_set"), Reason::Processes),
     ((libc::SYS_kill, "kill"), Reason::Processes),
     ((libc::SYS_fcntl, "fcntl"), Reason::Processes),
+    ((libc::SYS_prctl, "prctl"), Reason::Processes),
 ];
 
 /// All of them with their reasons.
@@ -103,5 +109,6 @@ pub(super) fn all() -> impl Iterator<Item = (Call, Reason)> {
     of(MACHINE, Reason::Machine)
         .chain(of(MACHINE_HERE, Reason::Machine))
         .chain(of(MOUNTS, Reason::Namespaces))
+        .chain(of(MOUNTS_BY_DESCRIPTOR, Reason::Namespaces))
         .chain(BY_ARGUMENTS.iter().copied())
 }

@@ -10,7 +10,7 @@ use govsandbox_ebpf::decide::privilege::{CONSOLE_COMMANDS, TERMINAL_COMMANDS, US
 use seccompiler::BpfProgram;
 
 use self::{
-    calls::{BY_ARGUMENTS, MACHINE, MACHINE_HERE, MOUNTS},
+    calls::{BY_ARGUMENTS, MACHINE, MACHINE_HERE, MOUNTS, MOUNTS_BY_DESCRIPTOR},
     program::{
         ALLOW, AND, JUMP_AT_LEAST, JUMP_EQUAL, OFFSET_ARCHITECTURE, OFFSET_NUMBER, Program, RETURN, Sense,
         argument, call, instruction, refuse,
@@ -81,7 +81,7 @@ pub enum Openat2 {
 /// New namespaces and mounts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Namespaces {
-    /// Left to the kernel and the hooks.
+    /// Left to the kernel and the hooks, which judge mount(2); newer forms of it answer ENOSYS.
     Allow,
     /// EPERM.
     Deny,
@@ -186,9 +186,9 @@ pub fn program(plan: &SeccompPlan) -> BpfProgram {
     }
     let mut refused = [MACHINE, MACHINE_HERE].concat();
     if plan.namespaces == Namespaces::Deny {
-        refused.extend(MOUNTS);
+        refused.extend([MOUNTS, MOUNTS_BY_DESCRIPTOR].concat());
     } else {
-        missing.retain(|number| *number != libc::SYS_clone3);
+        missing.extend(MOUNTS_BY_DESCRIPTOR.iter().map(|(number, _)| *number));
     }
     for ((number, _), _) in BY_ARGUMENTS {
         by_arguments(&mut program, plan, *number);
@@ -247,6 +247,10 @@ fn by_arguments(program: &mut Program, plan: &SeccompPlan, number: i64) {
         }),
         libc::SYS_kill if plan.group_signals == GroupSignals::Deny => {
             program.arguments(number, |block| block.refuse_value(0, 0));
+        }
+        // In a user namespace of its own a process could say that it is another program (`PR_SET_MM_EXE_FILE`).
+        libc::SYS_prctl if plan.namespaces == Namespaces::Allow => {
+            program.arguments(number, |block| block.refuse_value(0, libc::PR_SET_MM.cast_unsigned()));
         }
         // Left to the kernel by this plan.
         _ => {}

@@ -455,6 +455,7 @@ impl<'a> Builder<'a> {
             require: settings.require.value,
             root: settings.root.value,
             userfaultfd: settings.userfaultfd.value,
+            namespaces: settings.namespaces.value,
             rules: self.rules,
             paths: self.paths,
             exec: self.exec,

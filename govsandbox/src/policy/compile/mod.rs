@@ -94,6 +94,15 @@ pub enum Userfaultfd {
     Deny,
 }
 
+/// `process.namespaces`, and with it mounts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Namespaces {
+    /// The command may bring a sandbox of its own.
+    Allow,
+    /// EPERM.
+    Deny,
+}
+
 /// One rule of the table, [`RuleIndex`] is its place.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RuleInfo {
@@ -269,6 +278,8 @@ pub struct Compiled {
     pub root: RootPolicy,
     /// `process.userfaultfd`.
     pub userfaultfd: Userfaultfd,
+    /// `process.namespaces`.
+    pub namespaces: Namespaces,
     /// The rules, by precedence; index 0 is [`RuleIndex`] 1.
     pub rules: Vec<RuleInfo>,
     /// Files.
@@ -349,6 +360,15 @@ impl fmt::Display for RootPolicy {
 }
 
 impl fmt::Display for Userfaultfd {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            Self::Allow => "allow",
+            Self::Deny => "deny",
+        })
+    }
+}
+
+impl fmt::Display for Namespaces {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.write_str(match self {
             Self::Allow => "allow",
