@@ -111,6 +111,7 @@ mod tests {
     fn mount(fs_type: &str, options: &str) -> Mount {
         let (point, root) = ("/no/such/point".into(), "/".into());
         Mount {
+            id: 1,
             point,
             root,
             fs_type: fs_type.to_owned(),

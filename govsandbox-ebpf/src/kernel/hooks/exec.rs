@@ -43,6 +43,10 @@ pub fn process_exec(ctx: BtfTracePointContext) -> i32 {
     let scratch = subject.scratch();
     if scratch.is_null() {
         emit::count_loss(subject.sandbox_id, RecordKind::Exec as u32, 0);
+        if subject.config.exec_rules != 0 && subject.config.audit_mode == 0 {
+            // SAFETY: no pointers.
+            unsafe { bpf_send_signal(SIGKILL) };
+        }
         return 0;
     }
     // SAFETY: the third argument is a binprm; offsets are of the types that are read; the scratch is this task's.

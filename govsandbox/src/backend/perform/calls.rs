@@ -50,12 +50,11 @@ pub(super) const RENAMES: &[i64] = &[
     libc::SYS_renameat2,
 ];
 
-/// `setxattrat`, `removexattrat` (Linux 6.13), `file_setattr` (6.17). And Landlock, whose further domains would hold the
+/// `setxattrat`, `removexattrat` (Linux 6.13). And Landlock, whose further domains would hold the
 /// caller and not who does its calls: better that programs know that they have none.
 pub(super) const MISSING: &[i64] = &[
     463,
     466,
-    469,
     libc::SYS_landlock_create_ruleset,
     libc::SYS_landlock_add_rule,
     libc::SYS_landlock_restrict_self,

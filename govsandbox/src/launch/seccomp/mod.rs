@@ -161,6 +161,23 @@ const UNSAFE_PERSONALITIES: u32 = (libc::READ_IMPLIES_EXEC | libc::MMAP_PAGE_ZER
 const ASK_PERSONALITY: u32 = u32::MAX;
 /// `TIOCSPGRP` (include/uapi/asm-generic/ioctls.h).
 const SET_FOREGROUND: u32 = 0x5410;
+/// Commands of `ioctl(2)` that make, copy, change and remove volumes of a file system past everything that asks about names
+/// (include/uapi/linux/btrfs.h: `SNAP_CREATE`, `SUBVOL_CREATE`, `SNAP_DESTROY`, their second versions, `SUBVOL_SETFLAGS`,
+/// `SET_RECEIVED_SUBVOL`; `SUBVOLUME_CREATE` and `SUBVOLUME_DESTROY` of bcachefs): a snapshot has all files once more.
+const VOLUME_COMMANDS: [u32; 10] = [
+    0x5000_9401,
+    0x5000_940e,
+    0x5000_940f,
+    0x5000_9417,
+    0x5000_9418,
+    0x5000_943f,
+    0x4008_941a,
+    0xc0c8_9425,
+    0x4020_bc10,
+    0x4020_bc11,
+];
+/// `file_setattr(2)` (Linux 6.17): flags of an inode by its path, which no hook of ours sees.
+const FILE_SETATTR: i64 = 469;
 /// Commands of `fcntl(2)` by which a file that can only be read holds up or watches who opens it elsewhere: `F_SETLEASE`,
 /// `F_NOTIFY`, and `F_SETDELEG` of Linux 6.19 (include/uapi/linux/fcntl.h).
 const LEASES: [u32; 3] = [1024, 1026, 1040];
@@ -177,7 +194,7 @@ pub fn program(plan: &SeccompPlan) -> BpfProgram {
     if cfg!(target_arch = "x86_64") {
         program.block(JUMP_AT_LEAST, X32_BIT, Sense::If, &[refuse(libc::ENOSYS)]);
     }
-    let mut missing = vec![libc::SYS_clone3];
+    let mut missing = vec![libc::SYS_clone3, FILE_SETATTR];
     if plan.io_uring == Ring::Missing {
         missing.extend([libc::SYS_io_uring_setup, libc::SYS_io_uring_enter, libc::SYS_io_uring_register]);
     }
@@ -260,7 +277,7 @@ fn by_arguments(program: &mut Program, plan: &SeccompPlan, number: i64) {
 /// The kernel takes the command as an `unsigned int`: the upper half of the register counts for nothing.
 fn commands(block: &mut Program, plan: &SeccompPlan) {
     block.load(argument(1));
-    for command in TERMINAL_COMMANDS {
+    for command in TERMINAL_COMMANDS.into_iter().chain(VOLUME_COMMANDS) {
         block.block(JUMP_EQUAL, command, Sense::If, &[refuse(libc::EPERM)]);
     }
     if plan.foreground == Foreground::Deny {

@@ -129,6 +129,20 @@ fn filter_and_hooks_say_the_same_of_sockets_options_and_terminals() {
 }
 
 #[test]
+fn no_volume_is_made_or_copied() {
+    for command in VOLUME_COMMANDS {
+        let words = [3, u64::from(command) | 0xbad_0000_0000, 0, 0, 0, 0];
+        for plan in [SeccompPlan::HOOKS, SeccompPlan::FANOTIFY] {
+            assert_eq!(native(&plan, libc::SYS_ioctl, words), errno(libc::EPERM), "{command:x}");
+        }
+    }
+    // FICLONE and FICLONERANGE have the same type byte: cp(1) copies by them.
+    for command in [0x4004_9409_u64, 0x4020_940d] {
+        assert_eq!(native(&SeccompPlan::HOOKS, libc::SYS_ioctl, [3, command, 4, 0, 0, 0]), ALLOW);
+    }
+}
+
+#[test]
 fn userfaultfd_has_two_doors() {
     for plan in [SeccompPlan::HOOKS, SeccompPlan { userfaultfd: true, ..SeccompPlan::HOOKS }] {
         let expected = if plan.userfaultfd { ALLOW } else { errno(libc::EPERM) };

@@ -57,8 +57,11 @@ pub fn refusal(program: &BpfProgram, attempt: &Attempt) -> Option<Refusal> {
     let is_meant = |number: i64| u32::try_from(number) == Ok(attempt.number);
     let ((number, call), reason) = calls::all().find(|((number, _), _)| is_meant(*number))?;
     let [first, second, third, _] = attempt.arguments;
-    let is_userfaultfd = number == libc::SYS_ioctl && second == super::USERFAULTFD_IOC_NEW;
-    let reason = if is_userfaultfd { Reason::Userfaultfd } else { reason };
+    let reason = match (number, second) {
+        (libc::SYS_ioctl, super::USERFAULTFD_IOC_NEW) => Reason::Userfaultfd,
+        (libc::SYS_ioctl, command) if super::VOLUME_COMMANDS.contains(&command) => Reason::Machine,
+        _ => reason,
+    };
     let detail = match number {
         libc::SYS_socket | libc::SYS_socketpair => {
             format!("family {first}, type {}, protocol {third}", second & super::SOCKET_KIND)
