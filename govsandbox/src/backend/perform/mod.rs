@@ -3,7 +3,7 @@
 //! Permission events tell of opens alone. So on the backend `fanotify` the seccomp filter hands these calls to the
 //! performer ([`crate::launch::performer`]): it reads the arguments once, finds the folders by the caller's own root,
 //! working directory and descriptors, judges, and does the call itself with what it has judged. Nothing is ever
-//! continued in the caller, whose memory another thread can change, but on `lsm`, where the hooks judge it anew ([`keyed`]).
+//! continued in the caller, whose memory another thread can change, but on `lsm`, where the hooks judge it anew (`keyed`).
 //!
 //! One process does one call after the other, and every rename, link and removal of the sandbox passes here. So the
 //! path that was judged is still the object's path when the call is done.
