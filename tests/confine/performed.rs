@@ -57,7 +57,10 @@ fn odd_calls_come_to_the_same() {
         });
         let [bare, performed] = answers.each_ref().map(|text| text.lines().collect::<Vec<_>>());
         assert!(bare.iter().filter(|line| line.ends_with("= ok")).count() > 50, "the calls are of use");
-        let differing: Vec<_> = bare.iter().zip(&performed).filter(|(a, b)| a != b).collect();
+        // Links of /proc keep their owner (`builtin/proc-attribute`).
+        let is_kept = |line: &str| line.contains("lchown b'/proc/") && line.ends_with("= EPERM");
+        let pairs = bare.iter().zip(&performed);
+        let differing: Vec<_> = pairs.filter(|(a, b)| a != b && !is_kept(b)).collect();
         assert!(differing.is_empty() && bare.len() == performed.len(), "seed {seed}: {differing:#?}");
     }
 }
