@@ -72,7 +72,7 @@ pub(crate) fn run_target(name: &str, places: &Places<'_>, filter: Option<&str>) 
     }
     if places.vm {
         for guest in privileged::Guest::wanted(places.kernel) {
-            report.tests(&format!("{name}, on {}", guest.name), || target.run_whole_in(guest, filter));
+            report.tests(&format!("{name}, on {}", guest.name), || target.run_in(guest, filter, true));
         }
     }
     Ok(report.finish())
@@ -161,7 +161,9 @@ fn privileged_tests(report: &mut Report, args: &TestArgs, names: &[String]) {
     if !args.native {
         for guest in &privileged::GUESTS {
             for target in built.iter().filter(|target| guest.takes(&target.name)) {
-                report.tests(&format!("{}, on {}", target.name, guest.name), || target.run_in(guest, filter));
+                report.tests(&format!("{}, on {}", target.name, guest.name), || {
+                    target.run_in(guest, filter, args.vm)
+                });
             }
         }
     }
