@@ -35,38 +35,31 @@ pub(super) struct Guest {
     targets: &'static [Row],
 }
 
-/// A target on a guest: its name, what its test program is told, and what it is told besides where all is tested at once.
-type Row = (&'static str, &'static [&'static str], &'static [&'static str]);
+/// A target on a guest.
+#[derive(Clone, Copy)]
+struct Row {
+    name: &'static str,
+    /// What its test program is told.
+    told: &'static [&'static str],
+    /// And besides, where all is tested at once.
+    told_at_once: &'static [&'static str],
+    /// Modules that are left out there.
+    left_out: &'static [&'static [&'static str]],
+}
+
+impl Row {
+    const fn whole(name: &'static str) -> Self {
+        Self { name, told: &[], told_at_once: &[], left_out: &[] }
+    }
+}
 
 /// Needs long on an emulated processor and depends little on how verdicts are made: `--vm` runs it.
-const LONG: &[&str] =
-    &["--skip", "flood::", "--skip", "two::", "--skip", "odd::", "--skip", "limits::", "--skip", "honest::"];
-
-/// What needs long and does not depend on the kernel's version is left to the first guest.
-const OTHER_KERNEL: &[&str] = &[
-    "--skip",
-    "flood::",
-    "--skip",
-    "two::",
-    "--skip",
-    "odd::",
-    "--skip",
-    "limits::",
-    "--skip",
-    "honest::",
-    "--skip",
-    "differential::",
-    "--skip",
-    "exec_rules::",
-    "--skip",
-    "git::",
-    "--skip",
-    "stale::",
-    "--skip",
-    "namespaces::",
-    "--skip",
-    "spelling::",
-];
+const LONG: &[&str] = &["flood::", "two::", "odd::", "limits::", "honest::"];
+/// Needs long and does not depend on the kernel's version: left to the first guest.
+const ON_THE_FIRST: &[&str] =
+    &["differential::", "exec_rules::", "git::", "stale::", "namespaces::", "spelling::"];
+/// Comes to the same as on the machine's own kernel, which has the same backend.
+const AS_NATIVELY: &[&str] = &["open::", "change::", "attribute::", "place::", "exec::"];
 
 pub(super) const GUESTS: [Guest; 3] = [
     Guest {
@@ -75,10 +68,10 @@ pub(super) const GUESTS: [Guest; 3] = [
         append: "",
         backend: "lsm",
         targets: &[
-            ("enforce", &[], LONG),
-            ("agent", &[], &[]),
-            ("confine", &["--with-hooks"], &[]),
-            ("escape", &[], &["--as-user"]),
+            Row { left_out: &[LONG], ..Row::whole("enforce") },
+            Row::whole("agent"),
+            Row { told: &["--with-hooks"], ..Row::whole("confine") },
+            Row { told_at_once: &["--as-user"], ..Row::whole("escape") },
         ],
     },
     Guest {
@@ -86,7 +79,7 @@ pub(super) const GUESTS: [Guest; 3] = [
         series: "6.1",
         append: "",
         backend: "lsm",
-        targets: &[("enforce", &[], OTHER_KERNEL)],
+        targets: &[Row { left_out: &[LONG, ON_THE_FIRST], ..Row::whole("enforce") }],
     },
     // BPF LSM programs load there too, and are never called: trying must tell.
     Guest {
@@ -94,7 +87,7 @@ pub(super) const GUESTS: [Guest; 3] = [
         series: "6.12",
         append: "lsm=landlock,lockdown,yama,apparmor",
         backend: "fanotify",
-        targets: &[("enforce", &[], OTHER_KERNEL)],
+        targets: &[Row { left_out: &[LONG, ON_THE_FIRST, AS_NATIVELY], ..Row::whole("enforce") }],
     },
 ];
 
@@ -108,15 +101,17 @@ impl Guest {
     }
 
     pub(super) fn takes(&self, target: &str) -> bool {
-        self.targets.iter().any(|(name, ..)| *name == target)
+        self.targets.iter().any(|row| row.name == target)
     }
 
-    fn arguments(&self, target: &str, whole: bool) -> impl Iterator<Item = String> {
-        let own = self.targets.iter().find(|(name, ..)| *name == target);
-        own.into_iter().flat_map(move |(_, always, at_once)| {
-            let at_once = if whole { &[] } else { *at_once };
-            always.iter().chain(at_once).map(|word| (*word).to_owned())
-        })
+    fn arguments(&self, target: &str, whole: bool) -> Vec<&'static str> {
+        let Some(row) = self.targets.iter().find(|row| row.name == target) else { return Vec::new() };
+        let mut words = row.told.to_vec();
+        if !whole {
+            words.extend(row.told_at_once);
+            words.extend(row.left_out.iter().copied().flatten().flat_map(|module| ["--skip", module]));
+        }
+        words
     }
 }
 
@@ -223,7 +218,8 @@ impl Target {
         ];
         let words =
             [self.executable.to_string_lossy().into_owned()].into_iter().chain(filter.map(str::to_owned));
-        let words: Vec<String> = words.chain(guest.arguments(&self.name, whole)).collect();
+        let words: Vec<String> =
+            words.chain(guest.arguments(&self.name, whole).into_iter().map(str::to_owned)).collect();
         for _ in 1..BOOTS_MAX {
             match self.try_in(&machine, &words) {
                 Err(error) if error.is::<NotBooted>() => eprintln!("xtask: {error}; once more"),
@@ -280,8 +276,12 @@ mod tests {
     fn every_guest_runs_what_is_enforced_and_the_first_the_agent_too() {
         assert!(GUESTS.iter().all(|guest| guest.takes("enforce")) && GUESTS[0].takes("escape"));
         assert!(GUESTS[0].takes("agent") && !GUESTS[1].takes("agent"));
-        assert_eq!(GUESTS[1].arguments("enforce", false).collect::<Vec<_>>(), OTHER_KERNEL);
-        assert_eq!(GUESTS[1].arguments("enforce", true).count(), 0);
-        assert_eq!(GUESTS[0].arguments("confine", true).collect::<Vec<_>>(), ["--with-hooks"]);
+        let [first, second, _] = &GUESTS;
+        assert_eq!(first.arguments("escape", false), ["--as-user"]);
+        assert_eq!(first.arguments("confine", true), ["--with-hooks"]);
+        let left_out = second.arguments("enforce", false);
+        assert_eq!(left_out.len(), 2 * (LONG.len() + ON_THE_FIRST.len()));
+        assert_eq!(left_out[..2], ["--skip", "flood::"]);
+        assert!(second.arguments("enforce", true).is_empty());
     }
 }
