@@ -106,10 +106,7 @@ pub fn prepare(
         let way = Way::of(path);
         match path.canonicalize() {
             Ok(resolved) => {
-                let hits = match effect {
-                    PathEffect::Deny => Hits { deny: rule.0, protect: 0 },
-                    PathEffect::Protect => Hits { deny: 0, protect: rule.0 },
-                };
+                let hits = effect.hits(*rule);
                 holding.path(&resolved, TagRule { hits, pinned: rule.0, own: 0 }, &points)?;
                 // Where a file may come back as another inode its path is what stays.
                 let is_unstable = file_system::unstable(&resolved).is_some();

@@ -28,7 +28,7 @@ use crate::{
         plan::FanotifyPlan,
     },
     policy::{
-        compile::{PathEffect, PathPlan, PathTable},
+        compile::{PathPlan, PathTable},
         way::Way,
     },
     sys::open_files,
@@ -103,11 +103,7 @@ pub fn prepare(input: Input<'_>) -> io::Result<Setup> {
         setup.hold_own(path, own_rule)?;
     }
     for literal in &paths.literals {
-        let rule = literal.rule.0;
-        let hits = match literal.effect {
-            PathEffect::Deny => Hits { deny: rule, protect: 0 },
-            PathEffect::Protect => Hits { deny: 0, protect: rule },
-        };
+        let hits = literal.effect.hits(literal.rule);
         let Way { end, links } = Way::of(&literal.path);
         setup.rules.links.extend(links.iter().map(|link| (bytes(link), hits)));
         match resolve(&literal.path)? {

@@ -32,7 +32,7 @@ use super::{
 };
 use crate::{
     launch::{performer::Performer, seccomp::Performed},
-    policy::compile::{PathEffect, PathPlan},
+    policy::compile::PathPlan,
     sys::seccomp::{Listener, Notification},
 };
 
@@ -65,10 +65,7 @@ impl KeyPerformer {
         for (literal, path, object) in &real {
             let covering = real.iter().filter(|(_, other, inode)| path.starts_with(other) || inode == object);
             let hits = covering.fold(scan(automaton, path.as_os_str().as_bytes()), |hits, (other, ..)| {
-                hits.or(match other.effect {
-                    PathEffect::Deny => Hits { deny: other.rule.0, protect: 0 },
-                    PathEffect::Protect => Hits { deny: 0, protect: other.rule.0 },
-                })
+                hits.or(other.effect.hits(other.rule))
             });
             // Rules with keys are numbered last: no other protects it.
             let rule = literal.rule;
@@ -146,7 +143,7 @@ mod tests {
         id::RuleIndex,
         policy::{
             automaton,
-            compile::{GlobRule, LiteralRule},
+            compile::{GlobRule, LiteralRule, PathEffect},
             git_config::Keys,
         },
     };

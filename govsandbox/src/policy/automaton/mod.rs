@@ -21,7 +21,7 @@ use graph::Graph;
 use positions::Positions;
 
 use super::{
-    compile::{GlobRule, PathEffect, PathTable},
+    compile::{GlobRule, PathTable},
     effective,
     rule::glob::{self, GlobError},
 };
@@ -118,11 +118,7 @@ fn graph_of(globs: &[GlobRule]) -> Result<Graph<Hits>, AutomatonError> {
             pattern: String::from_utf8_lossy(&glob.pattern).into_owned(),
             source,
         })?;
-        let hits = match glob.effect {
-            PathEffect::Deny => Hits { deny: glob.rule.0, protect: 0 },
-            PathEffect::Protect => Hits { deny: 0, protect: glob.rule.0 },
-        };
-        positions.add(&segments, hits);
+        positions.add(&segments, glob.effect.hits(glob.rule));
     }
     Ok(Graph::of(positions)?.merged())
 }
@@ -132,7 +128,7 @@ mod tests {
     use govsandbox_ebpf::decide::automaton::{below, decide_moved, scan};
 
     use super::*;
-    use crate::id::RuleIndex;
+    use crate::{id::RuleIndex, policy::compile::PathEffect};
 
     fn deny(rule: u16, pattern: &str) -> GlobRule {
         GlobRule { pattern: pattern.into(), effect: PathEffect::Deny, rule: RuleIndex(rule) }

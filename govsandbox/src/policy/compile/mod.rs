@@ -11,7 +11,7 @@ pub use exec::{ExecEffect, ExecPlan, ExecProgram, ExecRule};
 
 pub use super::rule::path::ExpandedPath;
 
-use govsandbox_ebpf::abi::rule::{Automaton, TraceOpens};
+use govsandbox_ebpf::abi::rule::{Automaton, Hits, TraceOpens};
 
 use super::git_config::Keys;
 use crate::id::{RuleId, RuleIndex};
@@ -119,6 +119,17 @@ pub enum PathEffect {
     Deny,
     /// `filesystem.protect`.
     Protect,
+}
+
+impl PathEffect {
+    /// What an object meets that this rule alone matches.
+    #[must_use]
+    pub const fn hits(self, rule: RuleIndex) -> Hits {
+        match self {
+            Self::Deny => Hits { deny: rule.0, protect: 0 },
+            Self::Protect => Hits { deny: 0, protect: rule.0 },
+        }
+    }
 }
 
 /// A path that is named in full. The file it resolves to is found when the sandbox is set up.

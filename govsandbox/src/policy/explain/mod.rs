@@ -22,7 +22,7 @@ use govsandbox_ebpf::{
 pub use object::{Act, Answer, Tables, Why};
 
 use super::{
-    compile::{AllowedPath, Compiled, Layer, OPEN_DEVICES, PathEffect, RuleInfo},
+    compile::{AllowedPath, Compiled, Layer, OPEN_DEVICES, RuleInfo},
     way::Way,
 };
 use crate::id::RuleId;
@@ -111,12 +111,7 @@ fn is_open_device(path: &Path) -> bool {
 
 fn literal_hits(compiled: &Compiled, path: &Path) -> Hits {
     let covering = compiled.paths.literals.iter().filter(|literal| path.starts_with(&literal.path));
-    covering.fold(Hits::NONE, |hits, literal| {
-        hits.or(match literal.effect {
-            PathEffect::Deny => Hits { deny: literal.rule.0, protect: 0 },
-            PathEffect::Protect => Hits { deny: 0, protect: literal.rule.0 },
-        })
-    })
+    covering.fold(Hits::NONE, |hits, literal| hits.or(literal.effect.hits(literal.rule)))
 }
 
 /// Every policy that has lists must allow it; of those that do, the first rule that does is named.

@@ -17,7 +17,7 @@ use super::{Verdict, by_allow_lists, hits_by_path, is_open_device, real_path, wi
 use crate::{
     id::RuleId,
     policy::{
-        compile::{Compiled, Layer, PathEffect, RuleInfo},
+        compile::{Compiled, Layer, RuleInfo},
         way::Way,
     },
 };
@@ -93,10 +93,7 @@ impl<'a> Tables<'a> {
             own_pinned: HashMap::new(),
         };
         for literal in &compiled.paths.literals {
-            let hits = match literal.effect {
-                PathEffect::Deny => Hits { deny: literal.rule.0, protect: 0 },
-                PathEffect::Protect => Hits { deny: 0, protect: literal.rule.0 },
-            };
+            let hits = literal.effect.hits(literal.rule);
             if let Some(inode) = inode(&literal.path) {
                 let known = tables.held.entry(inode).or_insert(Hits::NONE);
                 *known = known.or(hits);
