@@ -12,10 +12,13 @@ use rustix::fs::{Mode, OFlags, open};
 use super::{
     error::LaunchError,
     limits::{LimitWatch, Limits, Resource},
-    mount::table::{Mount, MountTable},
+    mount::table::MountTable,
     plan::CgroupPlan,
 };
-use crate::fault::{self, Step};
+use crate::{
+    fault::{self, Step},
+    sys::mountinfo::Mount,
+};
 
 /// Folder below the hierarchy's root that holds all sandboxes.
 const PARENT: &str = "govsandbox";
@@ -43,7 +46,7 @@ pub struct Cgroup {
 pub fn root() -> Result<PathBuf, LaunchError> {
     let table =
         MountTable::read().map_err(|source| LaunchError::system("read", "/proc/self/mountinfo", source))?;
-    let usable = |mount: &&Mount| mount.kind == "cgroup2" && mount.root == Path::new("/");
+    let usable = |mount: &&Mount| mount.fs_type == "cgroup2" && mount.root == Path::new("/");
     if let Some(mount) = table.mounts().iter().find(usable) {
         return Ok(mount.point.clone());
     }
@@ -74,7 +77,7 @@ pub fn was_mounted_by_us(root: &Path) -> bool {
 pub fn remove_root() -> Result<Option<PathBuf>, LaunchError> {
     let table =
         MountTable::read().map_err(|source| LaunchError::system("read", "/proc/self/mountinfo", source))?;
-    let usable = |mount: &&Mount| mount.kind == "cgroup2" && mount.root == Path::new("/");
+    let usable = |mount: &&Mount| mount.fs_type == "cgroup2" && mount.root == Path::new("/");
     let Some(mount) = table.mounts().iter().find(usable) else { return Ok(None) };
     let parent = mount.point.join(PARENT);
     remove_leftovers(&parent, |_| true);

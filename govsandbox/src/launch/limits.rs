@@ -12,10 +12,8 @@ use std::{
     },
 };
 
-use super::{
-    error::LaunchError,
-    mount::table::{Mount, MountTable},
-};
+use super::{error::LaunchError, mount::table::MountTable};
+use crate::sys::mountinfo::Mount;
 
 /// Processes and threads of a sandbox whose policy sets no bound. The kernel's map of members has room for 32 such
 /// sandboxes: a fork bomb in one never makes a fork in another fail.
@@ -229,7 +227,7 @@ fn own_group(table: &MountTable, own: &str, controller: &str) -> Option<PathBuf>
         controllers.split(',').any(|name| name == controller).then_some(Path::new(path))
     })?;
     let holds = |mount: &&Mount| {
-        mount.kind == "cgroup" && mount.options.split(',').any(|option| option == controller)
+        mount.fs_type == "cgroup" && mount.options.split(',').any(|option| option == controller)
     };
     let mount = table.mounts().iter().find(holds)?;
     Some(mount.point.join(path.strip_prefix(&mount.root).ok()?))

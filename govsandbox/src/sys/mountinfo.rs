@@ -51,17 +51,19 @@ pub fn parse(text: &[u8]) -> Vec<Mount> {
     text.split(|byte| *byte == b'\n').filter_map(parse_line).collect()
 }
 
-fn parse_line(line: &[u8]) -> Option<Mount> {
+/// One line without its end; `None`: it has not the fields of the format.
+#[must_use]
+pub fn parse_line(line: &[u8]) -> Option<Mount> {
     let fields: Vec<&[u8]> = line.split(|byte| *byte == b' ').collect();
     let separator = fields.iter().position(|field| *field == b"-")?;
-    let text = |field: Option<&&[u8]>| field.map(|field| String::from_utf8_lossy(field).into_owned());
+    let text = |field: &&[u8]| String::from_utf8(field.to_vec()).ok();
     Some(Mount {
         id: str::from_utf8(fields.first()?).ok()?.parse().ok()?,
-        device: text(fields.get(2))?,
+        device: text(fields.get(2)?)?,
         root: unescape(fields.get(3)?),
         point: unescape(fields.get(4)?),
-        fs_type: text(fields.get(separator + 1))?,
-        options: text(fields.get(separator + 3)).unwrap_or_default(),
+        fs_type: text(fields.get(separator + 1)?)?,
+        options: String::from_utf8_lossy(fields.get(separator + 3)?).into_owned(),
     })
 }
 

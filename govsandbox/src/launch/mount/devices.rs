@@ -171,7 +171,7 @@ fn number(terminal: &Path) -> Option<u32> {
 /// Terminals of the sandbox's own, made as those of the machine are.
 fn new_instance(table: &MountTable) -> io::Result<()> {
     let mut mounts = table.mounts().iter().rev();
-    let before = mounts.find(|mount| mount.kind == "devpts" && mount.point == Path::new(TERMINALS));
+    let before = mounts.find(|mount| mount.fs_type == "devpts" && mount.point == Path::new(TERMINALS));
     let before = before.map_or("", |mount| mount.options.as_str()).split(',');
     let kept = before.filter(|option| option.starts_with("gid=") || option.starts_with("mode="));
     let options: Vec<&str> = kept.chain(["ptmxmode=0666"]).collect();

@@ -21,7 +21,7 @@ use rustix::{
 };
 
 pub(super) use self::devices::Places;
-use self::table::{Mount, MountTable};
+use self::table::MountTable;
 use super::{
     error::{Failure, Stage},
     fd::RedirectedFile,
@@ -32,6 +32,7 @@ use super::{
 use crate::sys::{
     fanotify::{Asked, Group, MarkOn},
     mount_setattr::{self, Depth, NO_EXEC, READ_ONLY},
+    mountinfo::Mount,
 };
 
 mod devices;
@@ -168,7 +169,7 @@ pub(super) fn enter(
     mount("proc", "/proc", "proc", flags, None)
         .map_err(|errno| fail(Stage::Proc, Path::new("/proc"))(errno.into()))?;
     let table = MountTable::read().map_err(fail(Stage::ReadOnly, Path::new("/proc/self/mountinfo")))?;
-    for control in table.mounts().iter().filter(|mount| CONTROL_KINDS.contains(&mount.kind.as_str())) {
+    for control in table.mounts().iter().filter(|mount| CONTROL_KINDS.contains(&mount.fs_type.as_str())) {
         match mount_setattr::set(&control.point, READ_ONLY, Depth::One) {
             // Hidden below another mount: nobody inside reaches it either.
             Err(error) if is_hidden(&error) => {}
@@ -176,7 +177,7 @@ pub(super) fn enter(
         }
     }
     // Those of the new IPC namespace; a queue of another one could be opened by its file.
-    for queues in table.mounts().iter().filter(|mount| mount.kind == "mqueue") {
+    for queues in table.mounts().iter().filter(|mount| mount.fs_type == "mqueue") {
         match mount("mqueue", &queues.point, "mqueue", flags, None).map_err(io::Error::from) {
             Err(error) if is_hidden(&error) => {}
             answer => answer.map_err(fail(Stage::Queues, &queues.point))?,
@@ -235,7 +236,7 @@ pub(super) fn mark(plan: &MountPlan, fanotify: &FanotifyPlan, group: &Group) -> 
 }
 
 fn can_hold_names(mount: &Mount) -> bool {
-    let kind = mount.kind.as_str();
+    let kind = mount.fs_type.as_str();
     !NAMELESS_KINDS.contains(&kind) && !CONTROL_KINDS.contains(&kind)
 }
 

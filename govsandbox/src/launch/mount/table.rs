@@ -1,26 +1,11 @@
-//! `/proc/self/mountinfo`, parsed (proc_pid_mountinfo(5)).
+//! The mounts of this process, and the paths that they give an object.
 
 use std::{
-    ffi::OsString,
     fs, io,
-    os::unix::ffi::OsStringExt,
     path::{Path, PathBuf},
 };
 
-/// One mount.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Mount {
-    /// `MAJOR:MINOR` of the file system.
-    pub device: String,
-    /// The folder (or file) of the file system that is its root.
-    pub root: PathBuf,
-    /// Where it is mounted, seen from this process' root.
-    pub point: PathBuf,
-    /// Type of the file system: `ext4`, `cgroup2`.
-    pub kind: String,
-    /// Options of the file system itself: `rw,memory`.
-    pub options: String,
-}
+use crate::sys::mountinfo::{Mount, parse_line};
 
 /// The mounts of this process' mount namespace, in the order in which they were made.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -86,36 +71,6 @@ impl MountTable {
     }
 }
 
-fn parse_line(line: &[u8]) -> Option<Mount> {
-    // 36 35 98:0 /mnt1 /mnt2 rw,noatime master:1 - ext3 /dev/root rw,errors=continue
-    let mut fields = line.split(|byte| *byte == b' ');
-    let device = String::from_utf8(fields.by_ref().nth(2)?.to_vec()).ok()?;
-    let root = path(fields.next()?);
-    let point = path(fields.next()?);
-    fields.by_ref().find(|field| *field == b"-")?;
-    let kind = String::from_utf8(fields.next()?.to_vec()).ok()?;
-    let options = String::from_utf8_lossy(fields.nth(1)?).into_owned();
-    Some(Mount { device, root, point, kind, options })
-}
-
-/// Spaces, tabs, newlines and backslashes stand there as `\` and three octal digits.
-fn path(field: &[u8]) -> PathBuf {
-    let mut bytes = Vec::with_capacity(field.len());
-    let mut rest = field;
-    while let Some((first, after)) = rest.split_first() {
-        let escaped = (*first == b'\\').then(|| after.split_first_chunk::<3>()).flatten().and_then(
-            |(digits, after)| {
-                let octal = std::str::from_utf8(digits).ok()?;
-                Some((u8::from_str_radix(octal, 8).ok()?, after))
-            },
-        );
-        let (byte, after) = escaped.unwrap_or((*first, after));
-        bytes.push(byte);
-        rest = after;
-    }
-    PathBuf::from(OsString::from_vec(bytes))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -130,7 +85,7 @@ mod tests {
     #[test]
     fn lines_are_read_with_and_without_optional_fields() {
         let table = MountTable::parse(TABLE).unwrap();
-        assert_eq!((table.mounts()[1].kind.as_str(), table.mounts()[0].options.as_str()), ("tmpfs", "rw"));
+        assert_eq!((table.mounts()[1].fs_type.as_str(), table.mounts()[0].options.as_str()), ("tmpfs", "rw"));
         assert_eq!(table.mounts()[2].point, Path::new("/mnt/with space"));
     }
 
@@ -142,8 +97,8 @@ mod tests {
     #[test]
     fn the_deepest_mount_holds_a_path() {
         let table = MountTable::parse(TABLE).unwrap();
-        assert_eq!(table.holding(Path::new("/tmp/x")).unwrap().kind, "tmpfs");
-        assert_eq!(table.holding(Path::new("/tmpfile")).unwrap().kind, "ext4");
+        assert_eq!(table.holding(Path::new("/tmp/x")).unwrap().fs_type, "tmpfs");
+        assert_eq!(table.holding(Path::new("/tmpfile")).unwrap().fs_type, "ext4");
     }
 
     #[test]

@@ -50,7 +50,7 @@ pub(super) fn close(layers: &[LandlockLayer], redirected: &[RedirectedFile]) -> 
     let mountinfo = Path::new("/proc/self/mountinfo");
     let table = MountTable::read().map_err(|source| fail(mountinfo, &source))?;
     for mount in table.mounts() {
-        if OWN_KINDS.contains(&mount.kind.as_str())
+        if OWN_KINDS.contains(&mount.fs_type.as_str())
             || mount.point == own_terminals
             || covers(&roots, &mount.point)
         {
