@@ -16,7 +16,7 @@ use crate::{deny, ebpf, fuzz, process, tidy, workspace};
 use tally::{Counts, Tally};
 
 /// Each fuzz target's time: the committed corpus is played again, and what it leads to at once is found.
-const FUZZ_SECONDS: u64 = 8;
+const FUZZ_SECONDS: u64 = 4;
 
 /// Run every check and every test, natively and in the virtual machine
 #[derive(Debug, clap::Args)]
@@ -160,7 +160,7 @@ fn privileged_tests(report: &mut Report, args: &TestArgs, names: &[String]) {
     }
     if !args.native {
         for guest in &privileged::GUESTS {
-            for target in built.iter().filter(|target| guest.takes(&target.name)) {
+            for target in built.iter().filter(|target| guest.takes(&target.name, args.vm)) {
                 report.tests(&format!("{}, on {}", target.name, guest.name), || {
                     target.run_in(guest, filter, args.vm)
                 });
@@ -189,16 +189,16 @@ fn count(command: &mut Command) -> Result<Counts> {
         std::io::copy(&mut stdout, &mut tally)?;
     }
     let status = child.wait()?;
-    judge(counter.counts(), status.success(), &format!("`{}`: {status}", process::describe(command)))
+    Ok(judge(counter.counts(), status.success(), &format!("`{}`: {status}", process::describe(command))))
 }
 
 /// A harness that failed without a failed test (it did not compile, it crashed) counts as one failure.
-fn judge(mut counts: Counts, success: bool, how: &str) -> Result<Counts> {
+fn judge(mut counts: Counts, success: bool, how: &str) -> Counts {
     if !success && counts.failed == 0 {
         eprintln!("xtask: {how}");
-        counts.failed = 1;
+        counts += Counts::failure(how);
     }
-    Ok(counts)
+    counts
 }
 
 /// What the stages came to.
@@ -230,8 +230,10 @@ impl Report {
                 bail!("ran no test");
             }
             if counts.ignored > 0 {
-                eprintln!("xtask: {} tests were ignored; none may be", counts.ignored);
+                let reason = format!("{} tests were ignored; none may be", counts.ignored);
+                eprintln!("xtask: {reason}");
                 counts.failed += counts.ignored;
+                counts.said.push(reason);
             }
             Ok(counts)
         });
@@ -241,21 +243,25 @@ impl Report {
         println!("\n==> {name}");
         let start = Instant::now();
         let counts = run().unwrap_or_else(|error| {
-            eprintln!("xtask: {error:#}");
-            Counts { failed: 1, ..Counts::default() }
+            let reason = format!("{error:#}");
+            eprintln!("xtask: {reason}");
+            Counts::failure(&reason)
         });
         self.stages.push(Stage { name: name.to_owned(), is_check, counts, took: start.elapsed() });
     }
 
-    /// Prints each stage with its time and, as the very last line, the sum.
+    /// Prints what failed once more, each stage with its time and, as the very last line, the sum.
     fn finish(&self) -> ExitCode {
+        for Stage { name, counts, .. } in self.stages.iter().filter(|stage| stage.counts.failed > 0) {
+            println!("\n{name} failed:\n{}", counts.said.join("\n"));
+        }
         println!();
         let mut sum = Counts::default();
         for Stage { name, counts, took, .. } in &self.stages {
             let verdict = if counts.failed == 0 { "ok    " } else { "FAILED" };
             let (passed, failed) = (counts.passed, counts.failed);
             println!("{verdict} {:7.1} s {passed:5} passed {failed:3} failed  {name}", took.as_secs_f64());
-            sum += *counts;
+            sum += counts.clone();
         }
         let tested = self.stages.iter().any(|stage| !stage.is_check && stage.counts != Counts::default());
         if !tested {
@@ -286,7 +292,7 @@ mod tests {
         let mut report = report();
         report.check("good", || Ok(()));
         report.check("bad", || bail!("no"));
-        report.tests("tests", || Ok(Counts { passed: 5, failed: 2, ignored: 0 }));
+        report.tests("tests", || Ok(Counts { passed: 5, failed: 2, ..Counts::default() }));
         assert_eq!(counts_of(&report), (6, 3));
     }
 
@@ -294,13 +300,14 @@ mod tests {
     fn a_stage_without_a_test_fails_and_so_does_an_ignored_test() {
         let mut report = report();
         report.tests("empty", || Ok(Counts::default()));
-        report.tests("lazy", || Ok(Counts { passed: 1, failed: 0, ignored: 1 }));
+        report.tests("lazy", || Ok(Counts { passed: 1, ignored: 1, ..Counts::default() }));
         assert_eq!(counts_of(&report), (1, 2));
     }
 
     #[test]
     fn a_harness_that_crashes_is_a_failure() {
         let crashed = count(Command::new("sh").args(["-c", "kill -9 $$"])).unwrap();
-        assert_eq!(crashed, Counts { passed: 0, failed: 1, ignored: 0 });
+        assert_eq!((crashed.passed, crashed.failed, crashed.ignored), (0, 1, 0));
+        assert!(crashed.said[0].contains("signal: 9"), "{crashed:?}");
     }
 }
