@@ -65,6 +65,17 @@ impl Machine {
         folders.map(|folder| folder.unwrap().path()).collect()
     }
 
+    /// Takes all room in the map of members, by processes that there can't be; what is handed over gives it back.
+    pub(crate) fn fill_members(&self) -> HashMap<MapData, u32, u32> {
+        let [folder] = self.pins().try_into().unwrap();
+        let map = Map::HashMap(MapData::from_pin(folder.join("map_MEMBERS")).unwrap());
+        let mut members: HashMap<_, u32, u32> = map.try_into().unwrap();
+        // Numbers of processes have 22 bits at most.
+        let full = (1_u32 << 30..).find_map(|tgid| members.insert(tgid, u32::MAX, 0).err()).unwrap();
+        assert!(full.to_string().contains("bpf_map_update_elem"), "{full:?}");
+        members
+    }
+
     /// Maps that have entries about sandboxes, with how many.
     pub(crate) fn entries(&self) -> Vec<(&'static str, usize)> {
         let mut found = Vec::new();

@@ -21,6 +21,7 @@ mod git;
 mod honest;
 mod limits;
 mod lists;
+mod members;
 mod namespaces;
 mod odd;
 mod open;

@@ -10,7 +10,7 @@ use std::{
 
 use rustix::fs::{CWD, RenameFlags, renameat_with};
 
-use crate::bed::{DENIED, Run, Start, TestBed, args, backend, procs};
+use crate::bed::{DENIED, Run, Start, TestBed, args, backend, machine::Machine, procs};
 
 const CANARY: &str = "ok CANARY-7f3a";
 
@@ -28,7 +28,15 @@ impl<'bed> Inside<'bed> {
     }
 
     pub(crate) fn start_with(bed: &'bed TestBed, policy: &Path) -> Self {
-        let mut start = bed.start(&[policy], bed.worker(args!["serve"]));
+        Self::of(bed.start(&[policy], bed.worker(args!["serve"])))
+    }
+
+    /// On a machine of its own.
+    pub(crate) fn start_on(bed: &'bed TestBed, policy: &Path, machine: &Machine) -> Self {
+        Self::of(bed.start(&[policy], bed.worker(args!["serve"])).on(machine))
+    }
+
+    fn of(mut start: Start<'bed>) -> Self {
         start.process.stdin(Stdio::piped());
         let mut child = start.spawn();
         let (ask, tell) = (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));

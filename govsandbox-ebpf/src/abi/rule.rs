@@ -71,8 +71,10 @@ pub struct TaskMark {
     pub performs: u32,
     /// How long it waits when the syscall that is running ends, in ns: what it was refused fills the buffer.
     pub pause_ns: u32,
+    /// 1: there was no room for it among the members, by which egress is judged: it ends before its first instruction.
+    pub unlisted: u32,
 }
-const _: () = assert!(size_of::<TaskMark>() == 20);
+const _: () = assert!(size_of::<TaskMark>() == 24);
 
 /// What the rules of one sandbox say of one tagged inode.
 #[repr(C)]

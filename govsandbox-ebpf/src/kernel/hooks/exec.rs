@@ -31,7 +31,14 @@ use crate::kernel::{
 /// before the first instruction; argv is what the kernel copied.
 #[btf_tracepoint(function = "sched_process_exec")]
 pub fn process_exec(ctx: BtfTracePointContext) -> i32 {
-    let Some(subject) = subject::current() else { return 0 };
+    let Some(subject) = subject::current() else {
+        if subject::current_member().is_some() {
+            // Its fork found no memory for the mark.
+            // SAFETY: no pointers.
+            unsafe { bpf_send_signal(SIGKILL) };
+        }
+        return 0;
+    };
     // The command itself was marked by the host, which may not know its id as the kernel has it.
     // SAFETY: the subject's task is trusted.
     let tgid: u32 = unsafe { typed(subject.as_bytes(), &offsets::TASK_TGID) };

@@ -4,7 +4,7 @@ use aya_ebpf::{
     EbpfContext,
     helpers::{
         bpf_probe_read_user,
-        generated::{bpf_probe_read_kernel, bpf_probe_read_user_str},
+        generated::{bpf_probe_read_kernel, bpf_probe_read_user_str, bpf_send_signal},
     },
     macros::btf_tracepoint,
     programs::BtfTracePointContext,
@@ -18,6 +18,7 @@ use govsandbox_ebpf::abi::{
 };
 
 use super::{
+    SIGKILL,
     map::{self, Mapping},
     open, privilege, program,
 };
@@ -44,6 +45,10 @@ pub fn sys_exit(ctx: BtfTracePointContext) -> i32 {
     let Some(subject) = subject::current() else { return 0 };
     // SAFETY: the arguments are those of the tracepoint; `regs` is a `struct pt_regs`.
     unsafe {
+        if (*subject.mark).unlisted != 0 {
+            bpf_send_signal(SIGKILL);
+            return 0;
+        }
         pressure::settle(subject.mark);
         // Of this call, whether it is one of the table or not.
         let by_hook = (*subject.mark).refused != 0;

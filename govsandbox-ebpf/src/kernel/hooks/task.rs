@@ -7,7 +7,10 @@ use aya_ebpf::{
     macros::{btf_tracepoint, lsm},
     programs::{BtfTracePointContext, LsmContext},
 };
-use govsandbox_ebpf::abi::event::{EventRecord, RecordKind};
+use govsandbox_ebpf::abi::{
+    event::{EventRecord, RecordKind},
+    rule::TaskMark,
+};
 
 use super::{ENOMEM, SIGKILL, answer};
 use crate::kernel::{
@@ -22,26 +25,29 @@ pub fn task_alloc(ctx: LsmContext) -> i32 {
     let child: *mut task_struct = ctx.arg(0);
     let Some(parent) = subject::current() else { return 0 };
     // SAFETY: an argument of a hook is trusted.
-    if unsafe { inherit(parent.sandbox_id, child) } { 0 } else { answer(ENOMEM) }
+    if unsafe { inherit(parent.sandbox_id, child) }.is_null() { answer(ENOMEM) } else { 0 }
 }
 
 /// `task_newtask(struct task_struct *task, u64 clone_flags)`: sees threads and io_uring workers too. Where no LSM program
-/// can run this is where the mark is inherited; a child that can't be marked is killed with its parent's thread group.
+/// can run this is where the mark is inherited. Each of mark and membership is given for itself, so that want of memory for
+/// one takes nothing from the other: a child without membership ends at its first `sys_exit`, before its first
+/// instruction; of one without a mark the parent's thread group ends, and itself when it forks or executes.
 #[btf_tracepoint(function = "task_newtask")]
 pub fn task_newtask(ctx: BtfTracePointContext) -> i32 {
     let child: *mut task_struct = ctx.arg(0);
-    let Some(parent) = subject::current() else { return 0 };
+    let Some(parent) = subject::current().or_else(subject::current_member) else { return 0 };
     // SAFETY: arguments of a BTF tracepoint are trusted; the record is this program's own.
     unsafe {
         let task = child.cast_const().cast::<u8>();
         let (pid, tgid): (u32, u32) = (typed(task, &offsets::TASK_PID), typed(task, &offsets::TASK_TGID));
         let process = pid == tgid;
-        if !inherit(parent.sandbox_id, child)
-            || (process && maps::MEMBERS.insert(&tgid, &parent.sandbox_id, 0).is_err())
-        {
+        let listed = !process || maps::MEMBERS.insert(&tgid, &parent.sandbox_id, 0).is_ok();
+        let mark = inherit(parent.sandbox_id, child);
+        if mark.is_null() || parent.mark.is_null() {
             bpf_send_signal(SIGKILL);
             return 0;
         }
+        (*mark).unlisted = u32::from(!listed);
         if !process {
             return 0;
         }
@@ -53,17 +59,16 @@ pub fn task_newtask(ctx: BtfTracePointContext) -> i32 {
     0
 }
 
-/// Marks `child` as a member. `false`: there was no memory.
+/// Marks `child` as a member. Null: there was no memory.
 #[inline(always)]
-unsafe fn inherit(sandbox_id: u32, child: *mut task_struct) -> bool {
+unsafe fn inherit(sandbox_id: u32, child: *mut task_struct) -> *mut TaskMark {
     // SAFETY: the caller vouches for `child`.
     unsafe {
         let mark = maps::MARKS.get_or_create(child);
-        if mark.is_null() {
-            return false;
+        if !mark.is_null() {
+            (*mark).sandbox_id = sandbox_id;
         }
-        (*mark).sandbox_id = sandbox_id;
-        true
+        mark
     }
 }
 
@@ -74,6 +79,8 @@ pub fn process_exit(ctx: BtfTracePointContext) -> i32 {
     // SAFETY: an argument of a BTF tracepoint is trusted.
     let mark = unsafe { maps::MARKS.get(task) };
     if mark.is_null() {
+        // SAFETY: the task is trusted.
+        unsafe { forget_last(task) };
         return 0;
     }
     // SAFETY: the mark is the task's own; offsets are of the type that is read.
@@ -86,15 +93,27 @@ pub fn process_exit(ctx: BtfTracePointContext) -> i32 {
             }
             return 0;
         }
-        let signal: *const u8 = typed(bytes, &offsets::TASK_SIGNAL);
-        let live: u32 = typed(signal, &offsets::SIGNAL_LIVE);
-        if live == 0 && (*mark).performs == 0 {
-            let tgid: u32 = typed(bytes, &offsets::TASK_TGID);
-            let _ = maps::MEMBERS.remove(&tgid);
+        if forget_last(task) && (*mark).performs == 0 {
             exited(&ctx, typed(bytes, &offsets::TASK_EXIT_CODE));
         }
     }
     0
+}
+
+/// `true`: the last thread of its process ends, and with it the membership, whether there is a mark or not.
+#[inline(always)]
+unsafe fn forget_last(task: *mut task_struct) -> bool {
+    // SAFETY: the caller vouches for `task`; offsets are of the types that are read.
+    unsafe {
+        let bytes = task.cast_const().cast::<u8>();
+        let signal: *const u8 = typed(bytes, &offsets::TASK_SIGNAL);
+        let is_last = typed::<u32>(signal, &offsets::SIGNAL_LIVE) == 0;
+        if is_last {
+            let tgid: u32 = typed(bytes, &offsets::TASK_TGID);
+            let _ = maps::MEMBERS.remove(&tgid);
+        }
+        is_last
+    }
 }
 
 #[inline(always)]
