@@ -3,7 +3,8 @@
 use std::{process::Command, time::Duration};
 
 use crate::bed::{
-    TestBed, binary,
+    Start, TestBed, args, binary,
+    machine::Machine,
     procs::{until, wait_with_output},
     sh,
 };
@@ -57,4 +58,71 @@ fn nothing_is_left_when_no_sandbox_is_alive() {
         lines[2].starts_with("removed  /sys/fs/bpf/govsandbox/v") && lines[2].contains(" programs, "),
         "{said}"
     );
+}
+
+/// Held up after it has found the programs, before there is a sandbox that needs them.
+struct Starting<'bed> {
+    start: Start<'bed>,
+    child: std::process::Child,
+    gate: std::path::PathBuf,
+}
+
+impl<'bed> Starting<'bed> {
+    fn new(bed: &'bed TestBed, machine: &Machine) -> Self {
+        bed.file("secret", "CANARY");
+        let gate = bed.root().join("gate");
+        std::fs::write(&gate, "").unwrap();
+        let mut start = bed.start(&[&bed.deny(&["secret"])], sh("cat secret || echo held")).on(machine);
+        start.process.env("GOVSANDBOX_FAULT", format!("Backend:wait={}", gate.display()));
+        let child = start.spawn();
+        let comm = format!("/proc/{}/comm", child.id());
+        assert!(until(PATIENCE, || std::fs::read_to_string(&comm).is_ok_and(|name| name == "fault\n")));
+        Self { start, child, gate }
+    }
+
+    fn goes_on(self) {
+        std::fs::remove_file(&self.gate).unwrap();
+        let run = self.start.read(wait_with_output(self.child, PATIENCE));
+        assert_eq!((run.status.code(), run.out().as_str()), (Some(0), "held\n"), "{run}");
+    }
+}
+
+#[test]
+fn programs_stay_while_a_run_starts() {
+    let bed = TestBed::new("unload-starting");
+    let machine = Machine::new();
+    let starting = Starting::new(&bed, &machine);
+    let unload = || {
+        let mut words = machine.enter();
+        words.pop();
+        Command::new(&words[0]).args(&words[1..]).arg(binary()).arg("unload").output().unwrap()
+    };
+    let refused = unload();
+    let said = String::from_utf8_lossy(&refused.stdout).into_owned();
+    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+    assert!(said.contains(&format!("alive    process {}", starting.child.id())), "{said}");
+    starting.goes_on();
+    assert_eq!(unload().status.code(), Some(0));
+    assert_eq!(machine.pins().len(), 0);
+}
+
+/// What logs is another build: the folder of its pins has another name.
+#[test]
+fn another_build_leaves_the_programs_of_a_run_that_starts() {
+    let bed = TestBed::new("unload-builds");
+    let machine = Machine::new();
+    let starting = Starting::new(&bed, &machine);
+    let other = || {
+        let mut start = bed.start(&[&bed.deny(&[])], args!["/bin/true"]).on(&machine);
+        start.process.env("GOVSANDBOX_BPF_LOG", "error");
+        let run = start.finish();
+        assert_eq!(run.status.code(), Some(0), "{run}");
+    };
+    other();
+    assert_eq!(machine.pins().len(), 2);
+    starting.goes_on();
+    // Nobody uses it any more: the next one that loads takes it away.
+    machine.run("rm -r /sys/fs/bpf/govsandbox/*-log*");
+    other();
+    assert_eq!(machine.pins().len(), 1);
 }

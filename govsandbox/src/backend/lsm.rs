@@ -16,6 +16,7 @@ use crate::{
     bpf::{
         fill::{Contents, FillError, Sandbox},
         load::Loaded,
+        lock::LockError,
         tag::{Held, Holding, TagError},
     },
     id::RuleIndex,
@@ -50,6 +51,9 @@ pub enum ProbeError {
     /// They refuse what no rule is about.
     #[error("LSM programs refuse a file that no rule names")]
     RefusesAll,
+    /// Others start, and go on doing so: that says nothing about the kernel.
+    #[error(transparent)]
+    Busy(LockError),
     /// The trial itself.
     #[error("cannot try: {0}")]
     Trial(String),
@@ -161,10 +165,12 @@ pub fn probe(loaded: &Loaded) -> Result<(), ProbeError> {
     std::fs::create_dir_all(&folder).map_err(trial)?;
     let seen = open_two_files(loaded, &folder);
     std::fs::remove_dir_all(&folder).map_err(trial)?;
-    match seen.map_err(|error| ProbeError::Trial(error.to_string()))? {
-        DENIED_ONLY => Ok(()),
-        BOTH_OPEN => Err(ProbeError::NotCalled),
-        _ => Err(ProbeError::RefusesAll),
+    match seen {
+        Ok(DENIED_ONLY) => Ok(()),
+        Ok(BOTH_OPEN) => Err(ProbeError::NotCalled),
+        Ok(_) => Err(ProbeError::RefusesAll),
+        Err(FillError::Lock(error)) => Err(ProbeError::Busy(error)),
+        Err(error) => Err(ProbeError::Trial(error.to_string())),
     }
 }
 

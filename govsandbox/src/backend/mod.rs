@@ -102,7 +102,7 @@ pub fn choose(loaded: &Loaded, require: Require) -> Result<Choice, ChoiceError> 
         }
         let fact = format!("works_{kind}");
         if !loaded.remembers(&fact) {
-            if let Err(reason) = try_out(kind, loaded) {
+            if let Err(reason) = try_out(kind, loaded)? {
                 not_had.push((kind, reason));
                 continue;
             }
@@ -114,11 +114,15 @@ pub fn choose(loaded: &Loaded, require: Require) -> Result<Choice, ChoiceError> 
     Err(ChoiceError::None(not_had))
 }
 
-fn try_out(kind: Kind, loaded: &Loaded) -> Result<(), String> {
-    match kind {
-        Kind::Lsm => lsm::probe(loaded).map_err(|error| error.to_string()),
+/// Why a backend does not work here; that it could not be tried is an error, and no reason to take a weaker one.
+fn try_out(kind: Kind, loaded: &Loaded) -> Result<Result<(), String>, LoadError> {
+    Ok(match kind {
+        Kind::Lsm => match lsm::probe(loaded) {
+            Err(lsm::ProbeError::Busy(error)) => return Err(error.into()),
+            tried => tried.map_err(|error| error.to_string()),
+        },
         Kind::Fanotify => fanotify::probe().map_err(|error| error.to_string()),
-    }
+    })
 }
 
 fn reasons(not_had: &[(Kind, String)]) -> String {

@@ -25,7 +25,7 @@ use super::{
 };
 use crate::{
     fault::{self, Step},
-    sys::{self, mountinfo},
+    sys::{self, lock_file, mountinfo},
 };
 
 /// The kernel programs, as `cargo xtask ebpf` built them.
@@ -174,6 +174,8 @@ pub struct Loaded {
     pub warm: bool,
     /// Keeps every program attached as long as this process lives, whatever becomes of the pins.
     links: Vec<PinnedLink>,
+    /// The folder with a shared lock on it: whoever takes pins away leaves those that a run is about to use.
+    in_use: Option<File>,
 }
 
 /// Finds the pinned programs, or loads, attaches and pins them.
@@ -182,18 +184,37 @@ pub struct Loaded {
 /// When a program that every backend needs can't be loaded; LSM programs may be missing.
 pub fn load() -> Result<Loaded, LoadError> {
     let (bpffs, mounted_bpffs) = mount::bpffs()?;
-    let folder = bpffs.join(PINS_FOLDER).join(folder_name());
+    let parent = bpffs.join(PINS_FOLDER);
+    let folder = parent.join(folder_name());
     let _lock = lock()?;
-    let mut loaded =
-        Loaded { folder, left_out: BTreeMap::new(), mounted_bpffs, warm: true, links: Vec::new() };
+    let mut loaded = Loaded {
+        folder,
+        left_out: BTreeMap::new(),
+        mounted_bpffs,
+        warm: true,
+        links: Vec::new(),
+        in_use: None,
+    };
     if !loaded.folder.join(COMPLETE).exists() {
         loaded.warm = false;
         discard(&loaded.folder)?;
+        // Who may open a folder of pins may keep a lock on it.
+        let closed =
+            std::fs::create_dir_all(&parent).and_then(|()| lock_file::close_to_others(&File::open(&parent)?));
+        closed.map_err(|source| LoadError::Pin { path: parent.display().to_string(), source })?;
         loaded.fresh()?;
-        unload::discard_idle(&bpffs.join(PINS_FOLDER), &loaded.folder)?;
+        unload::discard_idle(&parent, &loaded.folder)?;
     }
+    loaded.in_use = Some(use_of(&loaded.folder)?);
     loaded.links = loaded.open_links()?;
     Ok(loaded)
+}
+
+/// Says that these pins are in use, as long as the file is open. The caller holds the lock, so nobody removes them now.
+fn use_of(folder: &Path) -> Result<File, LoadError> {
+    let opened =
+        File::open(folder).and_then(|file| file.try_lock_shared().map(|()| file).map_err(io::Error::from));
+    opened.map_err(|source| LoadError::Pin { path: folder.display().to_string(), source })
 }
 
 /// Names the folder of this binary's programs: the version of the ABI, the object itself (one that differs is another,

@@ -5,8 +5,8 @@ use std::{fs::File, io, path::Path, time::Duration};
 use crate::sys::lock_file;
 
 const PATH: &str = "/run/govsandbox/bpf.lock";
-/// Loading takes 0.1 s, some seconds on an emulated processor; several starts take turns.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Loading takes 0.1 s, up to a minute on an emulated processor that others use too; several starts take turns.
+const PATIENCE: Duration = Duration::from_secs(180);
 const PAUSE: Duration = Duration::from_millis(2);
 
 /// It can't be had.

@@ -4,7 +4,7 @@ pub mod btf;
 pub mod egress;
 pub mod fill;
 pub mod load;
-mod lock;
+pub mod lock;
 pub mod log;
 pub mod mount;
 pub mod offsets;

@@ -1,6 +1,12 @@
 //! Takes the kernel programs away again.
 
-use std::{fs, io, mem::offset_of, os::fd::AsFd as _, path::Path};
+use std::{
+    fs::{self, File, TryLockError},
+    io,
+    mem::offset_of,
+    os::fd::AsFd as _,
+    path::Path,
+};
 
 use aya::maps::{MapData, MapError};
 use govsandbox_ebpf::abi::rule::SandboxConfig;
@@ -10,7 +16,7 @@ use super::{
     lock::lock,
     mount::MountError,
 };
-use crate::sys::{self, mountinfo};
+use crate::sys::{self, lock_file, mountinfo};
 
 /// `/proc/self/ns/pid` of processes in the initial pid namespace (`PROC_PID_INIT_INO`, include/linux/proc_ns.h).
 const INITIAL_PID_NAMESPACE: &str = "pid:[4026531836]";
@@ -39,16 +45,16 @@ pub struct Removed {
     pub maps_count: usize,
 }
 
-/// A sandbox that needs them.
+/// A run that needs them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Alive {
-    /// Its key in the maps.
-    pub sandbox_id: u32,
+    /// Its sandbox' key in the maps; `None`: it is about to make one, or has just taken it away.
+    pub sandbox_id: Option<u32>,
     /// Its supervisor, as the initial pid namespace sees it.
     pub supervisor_tgid: u32,
 }
 
-/// Removes the pins of every version, unless a sandbox is alive.
+/// Removes the pins of every version, unless a run uses one.
 ///
 /// # Errors
 /// When bpffs can't be read or written, or it can't be told whether a sandbox is alive.
@@ -67,7 +73,7 @@ pub fn unload() -> Result<Unloaded, LoadError> {
     for folder in names.iter().map(|name| parent.join(name)) {
         // Without the last pin it was never finished, and no run has used it.
         if folder.join(COMPLETE).exists() {
-            alive.extend(living(&folder)?);
+            alive.extend(using(&folder)?);
         }
     }
     if !alive.is_empty() {
@@ -85,7 +91,7 @@ pub fn unload() -> Result<Unloaded, LoadError> {
     Ok(Unloaded::Removed(removed))
 }
 
-/// Removes the pins of other versions that no sandbox uses any more. The caller holds the lock.
+/// Removes the pins of other versions that no run uses any more. The caller holds the lock, so that no other begins to.
 ///
 /// # Errors
 /// When bpffs can't be read or written.
@@ -93,12 +99,29 @@ pub(super) fn discard_idle(parent: &Path, keep: &Path) -> Result<(), LoadError> 
     for folder in
         entries(parent).map_err(|source| pin_error(parent, source))?.iter().map(|name| parent.join(name))
     {
-        let idle = folder != keep && (!folder.join(COMPLETE).exists() || living(&folder)?.is_empty());
+        let idle = folder != keep && (!folder.join(COMPLETE).exists() || using(&folder)?.is_empty());
         if idle {
             load::discard(&folder)?;
         }
     }
     Ok(())
+}
+
+/// Who uses one version: its sandboxes, or who is about to make the first.
+fn using(folder: &Path) -> Result<Vec<Alive>, LoadError> {
+    let mut found = living(folder)?;
+    if found.is_empty() {
+        let file = File::open(folder).map_err(|source| pin_error(folder, source))?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let supervisor_tgid = lock_file::holder(&file).map_or(0, |holder| holder.pid);
+                found.push(Alive { sandbox_id: None, supervisor_tgid });
+            }
+            Err(TryLockError::Error(source)) => return Err(pin_error(folder, source)),
+        }
+    }
+    Ok(found)
 }
 
 /// The sandboxes of one version that have a supervisor, or processes. Versions differ in what a sandbox's entry has, and
@@ -116,7 +139,7 @@ fn living(folder: &Path) -> Result<Vec<Alive>, LoadError> {
         let supervisor_tgid = number(&config).unwrap_or(0);
         let is_orphaned = config.get(offset_of!(SandboxConfig, orphaned)).is_some_and(|flag| *flag != 0);
         if (!is_orphaned && !is_gone(supervisor_tgid)) || inhabited.contains(&sandbox_id) {
-            found.push(Alive { sandbox_id, supervisor_tgid });
+            found.push(Alive { sandbox_id: Some(sandbox_id), supervisor_tgid });
         }
     }
     Ok(found)

@@ -12,8 +12,8 @@ use crate::{
 /// Remove the kernel programs that runs leave loaded for the next ones
 #[derive(Debug, clap::Args)]
 #[command(
-    after_help = "Nothing is removed while a sandbox is alive. The next run loads the programs again.\n\nExit status: 0 \
-                  nothing is loaded any more (also when nothing was), 1 a sandbox is alive, 2 usage, 125 failure."
+    after_help = "Nothing is removed while a run uses it. The next run loads the programs again.\n\nExit status: 0 \
+                  nothing is loaded any more (also when nothing was), 1 a run uses it, 2 usage, 125 failure."
 )]
 pub struct UnloadArgs {
     /// How to print
@@ -82,11 +82,14 @@ fn write_text(out: &mut dyn Write, outcome: &Outcome) -> io::Result<()> {
         }
         Outcome::Refused(alive) => {
             for one in alive {
-                writeln!(
-                    out,
-                    "alive    sandbox {}, supervised by process {}",
-                    one.sandbox_id, one.supervisor_tgid
-                )?;
+                match one.sandbox_id {
+                    Some(id) => {
+                        writeln!(out, "alive    sandbox {id}, supervised by process {}", one.supervisor_tgid)
+                    }
+                    None => {
+                        writeln!(out, "alive    process {}, which starts or ends a run", one.supervisor_tgid)
+                    }
+                }?;
             }
             writeln!(out, "nothing was removed: end these runs first")?;
         }

@@ -38,13 +38,24 @@ pub fn open(path: &Path) -> io::Result<File> {
         .mode(if is_root { 0o000 } else { 0o600 })
         .custom_flags(libc::O_NOFOLLOW | libc::O_NONBLOCK)
         .open(path)?;
-    let found = file.metadata()?;
-    if is_root && (found.uid() != NOBODYS || found.mode() & 0o7777 != 0) {
-        file.set_permissions(Permissions::from_mode(0o000))?;
-        // Some file systems know no owners: there its mode has to do.
-        fchown(&file, Some(NOBODYS), None).ok();
+    if is_root {
+        close_to_others(&file)?;
     }
     Ok(file)
+}
+
+/// Leaves a file, or a folder and what is in it, to who has the right to override modes.
+///
+/// # Errors
+/// Its mode can't be changed.
+pub fn close_to_others(file: &File) -> io::Result<()> {
+    let found = file.metadata()?;
+    if found.uid() != NOBODYS || found.mode() & 0o7777 != 0 {
+        file.set_permissions(Permissions::from_mode(0o000))?;
+        // Some file systems know no owners: there its mode has to do.
+        fchown(file, Some(NOBODYS), None).ok();
+    }
+    Ok(())
 }
 
 /// Takes the lock, within that time; looks again after each `pause`.
