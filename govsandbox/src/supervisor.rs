@@ -265,7 +265,7 @@ impl Start<'_> {
             proc,
             refusable: &refusable,
         };
-        let (mut sandbox, rings) = Sandbox::create(&self.loaded, contents)?;
+        let (sandbox, rings) = Sandbox::create(&self.loaded, contents)?;
         let session = Session::new(&self.identity, compiled, sandbox.id, self.options);
         let mode = if enforce { fanotify::Mode::Enforce } else { fanotify::Mode::Audit };
         let (fanotify, rules) = layers.fanotify.unzip();
@@ -308,7 +308,7 @@ impl Start<'_> {
         if resolver.has_names() {
             resolver.begin();
             if resolver.collect(NAMES_PATIENCE) {
-                sandbox.set_egress(&resolver.tables()?)?;
+                sandbox.networks().set_egress(&resolver.tables()?)?;
             }
         }
         sandbox.mark(prepared.command())?;

@@ -7,7 +7,10 @@ use std::{
 };
 
 use aya::maps::{HashMap, LpmTrie, Map, MapData};
-use govsandbox_ebpf::abi::rule::{EgressKey, Loss, LossKey, PortTable, SandboxConfig, TagKey, TagRule};
+use govsandbox_ebpf::abi::{
+    egress::{EgressKey, PortTable},
+    rule::{Loss, LossKey, SandboxConfig, TagKey, TagRule},
+};
 
 /// Gone with this value; so are the programs that were loaded in it.
 pub(crate) struct Machine {

@@ -80,7 +80,8 @@ fn nothing_is_reached_by_default() {
         );
         assert!(listeners.iter().all(|(_, listener)| listener.arrived(1) == 1), "{name}: {run}");
         for (verb, listener) in &listeners {
-            let kind = if *verb == "send-to" { "net.send" } else { "net.connect" };
+            // A datagram socket is refused when it sends: its connect sends nothing.
+            let kind = if *verb == "connect" { "net.connect" } else { "net.send" };
             let (ip, port) = (listener.address.ip().to_string(), listener.address.port());
             told(&run, kind, &ip, port, "denied", "default/network.allow");
         }
@@ -148,10 +149,15 @@ fn udp_needs_a_rule_for_udp_and_a_deny_is_for_every_protocol() {
     assert_eq!(answers[..4], ["ok"; 4], "{run}");
     assert!(answers[4..].iter().all(|answer| REFUSED.contains(&answer.as_str())), "{answers:?}: {run}");
     assert_eq!(arrivals([&v4, &v6, &denied, &tcp_only], [4, 4, 2, 2]), [4, 4, 2, 2], "{run}");
-    told(&run, "net.send", "10.77.0.9", denied.address.port(), "denied", "test/network.deny/0");
-    told(&run, "net.connect", "10.77.0.9", denied.address.port(), "denied", "test/network.deny/0");
-    told(&run, "net.send", "10.78.0.1", tcp_only.address.port(), "denied", "default/network.allow");
+    let refused: Vec<_> =
+        run.log.all_denied("net.send").iter().map(|event| (event.object("address"), event.rule())).collect();
+    let (by_deny, by_default) =
+        (("10.77.0.9", Some("test/network.deny/0")), ("10.78.0.1", Some("default/network.allow")));
+    assert_eq!(refused, [by_deny, by_deny, by_default, by_default], "{run}");
     assert_eq!(run.log.all_denied("net.send")[0].object("protocol"), "udp", "{run}");
+    let connected = run.log.of("net.connect");
+    assert!(connected.iter().all(|event| event.text("outcome") == "allowed"), "{run}");
+    assert_eq!(connected.len(), 2, "{run}");
 }
 
 #[test]

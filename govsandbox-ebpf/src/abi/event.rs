@@ -46,6 +46,10 @@ pub enum RecordKind {
     /// A system call or hook that leads out of the sandbox; `value` is the call's number or, with [`FLAG_HOOK`], the hook,
     /// and `address` holds its first four arguments, 32 bits each.
     Privilege = 8,
+    /// A connection ended: `dev` is bytes sent, `ino` bytes received, `value` how long it stood, in ns.
+    Close = 9,
+    /// A socket is listened on; with the action `Accept`: a connection came in, from `address` and `port`.
+    Listen = 10,
 }
 
 /// What was done to the object.
@@ -66,6 +70,7 @@ pub enum RecordAction {
     Chown = 11,
     Xattr = 12,
     Mount = 13,
+    Accept = 14,
 }
 
 /// How it ended.
@@ -155,6 +160,8 @@ impl TryFrom<u8> for RecordKind {
             6 => Self::Send,
             7 => Self::Fork,
             8 => Self::Privilege,
+            9 => Self::Close,
+            10 => Self::Listen,
             other => return Err(UnknownByte(other)),
         })
     }
@@ -179,6 +186,7 @@ impl TryFrom<u8> for RecordAction {
             11 => Self::Chown,
             12 => Self::Xattr,
             13 => Self::Mount,
+            14 => Self::Accept,
             other => return Err(UnknownByte(other)),
         })
     }

@@ -1,6 +1,7 @@
 //! Types that cross the boundary between kernel and host: `repr(C)`, fixed-width integers, no implicit
 //! padding, sizes asserted.
 
+pub mod egress;
 pub mod event;
 pub mod exec;
 pub mod ground;

@@ -4,14 +4,21 @@
     reason = "`aya::Pod` is an unsafe trait; this file is the only place that implements it"
 )]
 
+use super::egress::{AliasKey, EgressKey, EgressService, Original, PortTable, Server};
 use super::exec::ExecHits;
 use super::ground::Ground;
-use super::rule::{
-    EgressKey, Hits, Loss, LossKey, PortTable, SandboxConfig, SyscallSpec, TagKey, TagRule, TaskMark,
-};
+use super::rule::{Hits, Loss, LossKey, SandboxConfig, SyscallSpec, TagKey, TagRule, TaskMark};
 
 // SAFETY: `repr(C)` of integers without implicit padding (sizes asserted beside each type), valid for every bit pattern.
 unsafe impl aya::Pod for EgressKey {}
+// SAFETY: as above.
+unsafe impl aya::Pod for AliasKey {}
+// SAFETY: as above.
+unsafe impl aya::Pod for EgressService {}
+// SAFETY: as above.
+unsafe impl aya::Pod for Original {}
+// SAFETY: as above.
+unsafe impl aya::Pod for Server {}
 // SAFETY: as above.
 unsafe impl aya::Pod for Ground {}
 // SAFETY: as above.

@@ -197,47 +197,6 @@ impl core::fmt::Debug for Automaton {
 const _: () = assert!(size_of::<Automaton>() <= 4 << 20 && AUTOMATON_WORDS <= 1 << AUTOMATON_INDEX_BITS);
 const _: () = assert!(AUTOMATON_ROWS.is_multiple_of(AUTOMATON_ROW_ALIGN));
 
-/// Data of a longest-prefix look-up in the egress trie: sandbox, then address. Prefix length: 32 bits more than that of
-/// the network (IPv4 networks are v4-mapped: 96 more again).
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct EgressKey {
-    /// Big-endian, so that its bits come in order.
-    pub sandbox_id_be: [u8; 4],
-    /// IPv6, or IPv4 as v4-mapped; network order.
-    pub address: [u8; 16],
-}
-
-/// Port rules of one network at most, those of the networks around it included.
-pub const PORT_RULES_MAX: usize = 32;
-
-/// What is allowed at the addresses of one network. The compiler repeats in each network what the networks around it
-/// say, so that the longest prefix alone decides.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct PortTable {
-    /// How many of `entries` count.
-    pub count: u32,
-    pub entries: [PortRule; PORT_RULES_MAX],
-}
-
-/// One port range with its effect.
-#[repr(C)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
-pub struct PortRule {
-    /// First port, host order.
-    pub first: u16,
-    /// Last port, included.
-    pub last: u16,
-    /// Rule that says so.
-    pub rule: u16,
-    /// `IPPROTO_*`; 0 stands for every protocol.
-    pub protocol: u8,
-    /// 1 allows, 0 denies.
-    pub allow: u8,
-}
-const _: () = assert!(size_of::<PortRule>() == 8 && size_of::<PortTable>() == 4 + 8 * PORT_RULES_MAX);
-
 /// Syscalls that the exit program knows at most; numbers are below this on every architecture in use.
 pub const SYSCALLS_MAX: usize = 512;
 

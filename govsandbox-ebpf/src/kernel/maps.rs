@@ -5,14 +5,12 @@ use aya_ebpf::{
     macros::btf_map,
 };
 use govsandbox_ebpf::abi::{
+    egress::{AliasKey, EgressKey, EgressService, Original, PortTable, Server},
     event::EventRecord,
     exec::{ExecHits, ExecTable},
     ground::Ground,
     privilege::RefusalKey,
-    rule::{
-        Automaton, EgressKey, Loss, LossKey, PortTable, SYSCALLS_MAX, SandboxConfig, SyscallSpec, TagKey,
-        TagRule, TaskMark,
-    },
+    rule::{Automaton, Loss, LossKey, SYSCALLS_MAX, SandboxConfig, SyscallSpec, TagKey, TagRule, TaskMark},
 };
 
 use super::{
@@ -21,6 +19,8 @@ use super::{
     hooks::moved::Moved,
     object::{Matched, PathScan},
     program::ProgramScan,
+    socket::SocketTag,
+    socket_storage::SocketStorage,
     task_storage::TaskStorage,
     walk::Climb,
 };
@@ -127,6 +127,23 @@ pub static EXEC_TABLES: HashOfMaps<u32, Array<ExecTableWords, 1>, SANDBOXES_MAX>
 /// Networks of all sandboxes.
 #[btf_map]
 pub static EGRESS: LpmTrie<EgressKey, PortTable, 262144> = LpmTrie::new();
+
+/// Socket → whose it is, and where it leads; a connection has what the socket has that it came in through.
+#[btf_map]
+pub static SOCKETS: SocketStorage<SocketTag> = SocketStorage::new();
+
+/// Sandbox → its egress service.
+#[btf_map]
+pub static SERVICES: HashMap<u32, EgressService, SANDBOXES_MAX> = HashMap::new();
+
+/// Socket's cookie → whom it wanted before it was led to the service. A service looks when a connection arrives; an entry
+/// that is gone by then costs that connection.
+#[btf_map]
+pub static ORIGINALS: LruHashMap<u64, Original, 131072> = LruHashMap::new();
+
+/// Number of a server that was asked by UDP → its address.
+#[btf_map]
+pub static SERVERS: HashMap<AliasKey, Server, 65536, NO_PREALLOC> = HashMap::new();
 
 /// Slot → ring buffer for what was allowed.
 #[btf_map]

@@ -87,6 +87,21 @@ fn config_of(sandbox_id: u32) -> SandboxConfig {
 }
 
 impl Subject {
+    /// The current task for a sandbox that it may not be in: its socket is.
+    #[inline(always)]
+    pub fn here(sandbox_id: u32) -> Self {
+        // SAFETY: no arguments.
+        let task = unsafe { bpf_get_current_task_btf() };
+        Self { task, mark: core::ptr::null_mut(), sandbox_id, config: config_of(sandbox_id) }
+    }
+
+    /// A sandbox whose task is not at hand: who it was must be known otherwise.
+    #[inline(always)]
+    pub fn absent(sandbox_id: u32) -> Self {
+        let none = core::ptr::null_mut();
+        Self { task: none, mark: core::ptr::null_mut(), sandbox_id, config: config_of(sandbox_id) }
+    }
+
     /// The task's scratch; null when there was no memory for it.
     #[inline(always)]
     pub fn scratch(&self) -> *mut Scratch {

@@ -120,6 +120,8 @@ fn has_own_room(event: &Event) -> bool {
             | Kind::FileChange
             | Kind::NetConnect
             | Kind::NetSend
+            | Kind::NetListen
+            | Kind::NetClose
             | Kind::PrivilegeUse => false,
         }
 }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use govsandbox_ebpf::{
-    abi::rule::{PORT_RULES_MAX, PortRule, PortTable},
+    abi::egress::{ALLOW_RELAY, PORT_RULES_MAX, PortRule, PortTable},
     decide::egress::v4_mapped,
 };
 
@@ -88,16 +88,16 @@ fn is_named(list: &EgressLists, host: Network) -> bool {
 }
 
 fn table(network: Network, lists: &[Vec<(Network, PortRule)>]) -> Result<PortTable, TooManyPorts> {
-    let covering = |list: &[(Network, PortRule)], allow: u8| -> Vec<PortRule> {
+    let covering = |list: &[(Network, PortRule)], allow: bool| -> Vec<PortRule> {
         list.iter()
-            .filter(|(around, rule)| around.covers(network) && rule.allow == allow)
+            .filter(|(around, rule)| around.covers(network) && (rule.allow != 0) == allow)
             .map(|(_, rule)| *rule)
             .collect()
     };
-    let mut rules: Vec<PortRule> = lists.iter().flat_map(|list| covering(list, 0)).collect();
+    let mut rules: Vec<PortRule> = lists.iter().flat_map(|list| covering(list, false)).collect();
     let mut allowed: Option<Vec<PortRule>> = None;
     for list in lists {
-        let here = covering(list, 1);
+        let here = covering(list, true);
         allowed = Some(match allowed {
             None => here,
             Some(outer) => outer.iter().flat_map(|a| here.iter().filter_map(|b| intersect(*a, *b))).collect(),
@@ -118,7 +118,7 @@ fn table(network: Network, lists: &[Vec<(Network, PortRule)>]) -> Result<PortTab
     Ok(PortTable { count: count as u32, entries })
 }
 
-/// What both allow, in the name of the first.
+/// What both allow, in the name of the first; through the relay, where either wants that.
 fn intersect(a: PortRule, b: PortRule) -> Option<PortRule> {
     let (first, last) = (a.first.max(b.first), a.last.min(b.last));
     let protocol = match (a.protocol, b.protocol) {
@@ -126,7 +126,8 @@ fn intersect(a: PortRule, b: PortRule) -> Option<PortRule> {
         (one, other) if one == other => one,
         _ => return None,
     };
-    (first <= last).then_some(PortRule { first, last, protocol, ..a })
+    let allow = if b.allow == ALLOW_RELAY { b.allow } else { a.allow };
+    (first <= last).then_some(PortRule { first, last, protocol, allow, ..a })
 }
 
 fn contains(outer: PortRule, inner: PortRule) -> bool {

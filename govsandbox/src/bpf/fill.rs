@@ -4,16 +4,18 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     io,
     os::fd::{AsFd, BorrowedFd},
+    sync::Arc,
 };
 
-use aya::maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, lpm_trie::Key};
+use aya::maps::{Array, HashMap, Map, MapData, MapError};
 use govsandbox_ebpf::abi::{
+    egress::PortTable,
     event::RecordKind,
     exec::{ExecHits, ExecTable},
     ground::{Ground, PROC_TAG},
     rule::{
-        AUTOMATON_LENGTHS, AUTOMATON_STATES, Automaton, EgressKey, LOST_REFUSALS, Loss, LossKey, PortTable,
-        SandboxConfig, SyscallSpec, TagKey, TagRule, TaskMark,
+        AUTOMATON_LENGTHS, AUTOMATON_STATES, Automaton, LOST_REFUSALS, Loss, LossKey, SandboxConfig,
+        SyscallSpec, TagKey, TagRule, TaskMark,
     },
 };
 use rustix::process::{PidfdFlags, getpid, pidfd_open};
@@ -24,6 +26,7 @@ use super::{
     egress::Network,
     load::{LoadError, Loaded},
     lock::{LockError, lock},
+    networks::{self, Networks},
     reader::Rings,
     syscalls,
     tag::{Held, TagError},
@@ -37,7 +40,7 @@ use crate::{
 /// Sandbox ids are tried from the supervisor's pid on.
 const ID_TRIES: u32 = 1024;
 /// Kinds of records that can be lost.
-const KINDS: [RecordKind; 8] = [
+const KINDS: [RecordKind; 10] = [
     RecordKind::Exec,
     RecordKind::Exit,
     RecordKind::Open,
@@ -46,6 +49,8 @@ const KINDS: [RecordKind; 8] = [
     RecordKind::Send,
     RecordKind::Fork,
     RecordKind::Privilege,
+    RecordKind::Close,
+    RecordKind::Listen,
 ];
 
 /// The maps could not be filled.
@@ -106,7 +111,7 @@ pub struct Sandbox {
     pub id: SandboxId,
     maps: Maps,
     tags: Vec<u32>,
-    networks: Vec<Network>,
+    networks: Arc<Networks>,
     /// Keeps the tagged inodes in memory, and their tags with them.
     _held: Vec<Held>,
 }
@@ -121,7 +126,6 @@ struct Maps {
     exec_tag_rules: HashMap<MapData, TagKey, ExecHits>,
     grounds: HashMap<MapData, TagKey, Ground>,
     exec_tables: MapData,
-    egress: LpmTrie<MapData, EgressKey, PortTable>,
     events: MapData,
     denials: MapData,
     losses: HashMap<MapData, LossKey, Loss>,
@@ -135,7 +139,7 @@ impl Sandbox {
     pub fn create(loaded: &Loaded, contents: Contents<'_>) -> Result<(Self, Rings), FillError> {
         let _lock = lock()?;
         let mut maps = Maps::open(loaded)?;
-        maps.forget_orphans();
+        maps.forget_orphans(loaded)?;
         let id = maps.free_id()?;
         let mut syscalls: Array<_, SyscallSpec> = typed(loaded, "SYSCALLS", Map::Array)?;
         for (number, spec) in
@@ -155,7 +159,8 @@ impl Sandbox {
             epoch: epoch(),
             ..contents.config
         };
-        let mut sandbox = Self { id, maps, tags: Vec::new(), networks: Vec::new(), _held: Vec::new() };
+        let networks = Arc::new(Networks::open(loaded, id)?);
+        let mut sandbox = Self { id, maps, tags: Vec::new(), networks, _held: Vec::new() };
         // First, and as if its supervisor were gone: when this process dies on the way, the next run finds what is left.
         config.orphaned = 1;
         sandbox.maps.sandboxes.insert(id.0, config, 0).map_err(map_error("SANDBOXES"))?;
@@ -189,7 +194,7 @@ impl Sandbox {
         step(Step::Tags)?;
         let rings = sandbox.fill_slot(slot, contents.automaton, contents.exec)?;
         step(Step::Slot)?;
-        sandbox.set_egress(contents.egress)?;
+        sandbox.networks.set_egress(contents.egress)?;
         step(Step::Networks)?;
         // Before it exists, so that the kernel sees this process end whenever it does.
         sandbox.mark_supervisor()?;
@@ -221,29 +226,10 @@ impl Sandbox {
         Rings::of_slot(&self.maps.events, &self.maps.denials, slot, self.id).map_err(raw("EVENTS"))
     }
 
-    /// Replaces the networks: new ones first, so that what stays allowed is never refused in between.
-    ///
-    /// # Errors
-    /// [`FillError::Map`]; then the old ones hold, and what was new is there too.
-    pub fn set_egress(&mut self, tables: &BTreeMap<Network, PortTable>) -> Result<(), FillError> {
-        for (network, table) in tables {
-            self.maps.egress.insert(&self.key(*network), table, 0).map_err(map_error("EGRESS"))?;
-            if !self.networks.contains(network) {
-                self.networks.push(*network);
-            }
-        }
-        let gone: Vec<Network> =
-            self.networks.iter().copied().filter(|network| !tables.contains_key(network)).collect();
-        for network in gone {
-            self.maps.egress.remove(&self.key(network)).map_err(map_error("EGRESS"))?;
-            self.networks.retain(|kept| *kept != network);
-        }
-        Ok(())
-    }
-
-    fn key(&self, network: Network) -> Key<EgressKey> {
-        let sandbox_id_be = self.id.0.to_be_bytes();
-        Key::new(32 + u32::from(network.bits), EgressKey { sandbox_id_be, address: network.address })
+    /// Where it may connect to.
+    #[must_use]
+    pub fn networks(&self) -> &Arc<Networks> {
+        &self.networks
     }
 
     /// Marks a process as a member: one thread, stopped before the command's first instruction.
@@ -294,12 +280,8 @@ impl Sandbox {
 
 impl Drop for Sandbox {
     fn drop(&mut self) {
-        let id = self.id.0;
-        let networks: Vec<_> = self.networks.iter().map(|network| self.key(*network)).collect();
-        for key in networks {
-            self.maps.egress.remove(&key).ok(); // what can't be removed is refused: the sandbox is gone from the list
-        }
-        self.maps.forget(id, &self.tags);
+        self.networks.clear();
+        self.maps.forget(self.id.0, &self.tags);
     }
 }
 
@@ -313,7 +295,6 @@ impl Maps {
             exec_tag_rules: typed(loaded, "EXEC_TAG_RULES", Map::HashMap)?,
             grounds: typed(loaded, "GROUNDS", Map::HashMap)?,
             exec_tables: loaded.map("EXEC_TABLES")?,
-            egress: typed(loaded, "EGRESS", Map::LpmTrie)?,
             events: loaded.map("EVENTS")?,
             denials: loaded.map("DENIALS")?,
             losses: typed(loaded, "LOSSES", Map::HashMap)?,
@@ -333,7 +314,7 @@ impl Maps {
     }
 
     /// Removes what supervisors left that were killed. The kernel itself has seen them end, whatever their pid namespace.
-    fn forget_orphans(&mut self) {
+    fn forget_orphans(&mut self, loaded: &Loaded) -> Result<(), FillError> {
         let dead: Vec<u32> = self
             .sandboxes
             .iter()
@@ -349,17 +330,10 @@ impl Maps {
                 .filter(|key| key.sandbox_id == id)
                 .map(|key| key.tag)
                 .collect();
-            let networks: Vec<Key<EgressKey>> = self
-                .egress
-                .keys()
-                .flatten()
-                .filter(|key| key.data().sandbox_id_be == id.to_be_bytes())
-                .collect();
-            for key in networks {
-                self.egress.remove(&key).ok(); // as in `Sandbox::drop`
-            }
+            networks::forget(loaded, id)?;
             self.forget(id, &tags);
         }
+        Ok(())
     }
 
     /// Takes a sandbox out. Its entry goes first: a task that still bears the mark is refused everything from then on.

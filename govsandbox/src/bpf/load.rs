@@ -64,7 +64,13 @@ const PROGRAMS: &[(&str, Hook, &str)] = &[
     ("connect6", Hook::Cgroup, ""),
     ("sendmsg4", Hook::Cgroup, ""),
     ("sendmsg6", Hook::Cgroup, ""),
+    ("recvmsg4", Hook::Cgroup, ""),
+    ("recvmsg6", Hook::Cgroup, ""),
+    ("getpeername4", Hook::Cgroup, ""),
+    ("getpeername6", Hook::Cgroup, ""),
+    ("sock_create", Hook::Cgroup, ""),
     ("packet_out", Hook::Cgroup, ""),
+    ("connection_state", Hook::Tracepoint, "inet_sock_set_state"),
     ("task_alloc", Hook::Lsm, "task_alloc"),
     ("file_open", Hook::Lsm, "file_open"),
     ("file_receive", Hook::Lsm, "file_receive"),
@@ -440,6 +446,11 @@ fn attach(
                 program.take_link(link)?.into()
             }
             Program::CgroupSockAddr(program) => {
+                program.load()?;
+                let link = program.attach(cgroup, CgroupAttachMode::Single)?;
+                program.take_link(link)?.try_into()?
+            }
+            Program::CgroupSock(program) => {
                 program.load()?;
                 let link = program.attach(cgroup, CgroupAttachMode::Single)?;
                 program.take_link(link)?.try_into()?

@@ -7,6 +7,7 @@ pub mod load;
 pub mod lock;
 pub mod log;
 pub mod mount;
+pub mod networks;
 pub mod offsets;
 pub mod preemption;
 pub mod probe;

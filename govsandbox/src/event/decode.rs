@@ -131,14 +131,18 @@ impl Decoder {
                 object::walked(&record)
             }
             RecordKind::Open | RecordKind::Change => object::walked(&record),
-            RecordKind::Connect | RecordKind::Send => {
-                let place = usize::from(record.head.rule).checked_sub(1);
-                let name = place.and_then(|place| self.names.get(place)?.as_deref());
-                object::destination(&record.head, name)
+            RecordKind::Connect | RecordKind::Send | RecordKind::Listen => {
+                object::destination(&record.head, self.name(record.head.rule))
             }
+            RecordKind::Close => object::ended(&record.head, self.name(record.head.rule)),
             RecordKind::Privilege => return Ok(self.privilege(&record)),
         };
         Ok(Some(self.event(&record, object)))
+    }
+
+    /// What the policy calls what a rule is about.
+    fn name(&self, rule: u16) -> Option<&str> {
+        self.names.get(usize::from(rule).checked_sub(1)?)?.as_deref()
     }
 
     /// A call or hook that names no file. `None`: the kernel's own refusal, which is as without a sandbox.
@@ -277,6 +281,7 @@ impl Decoder {
             (Outcome::Denied | Outcome::WouldDeny, RecordKind::Connect | RecordKind::Send) => {
                 "default/network.allow"
             }
+            (Outcome::Denied | Outcome::WouldDeny, RecordKind::Listen) => "default/network.listen",
             (Outcome::Denied | Outcome::WouldDeny, RecordKind::Exec) if !record.has(FLAG_PATH_CUT) => {
                 "default/exec.allow"
             }
@@ -287,7 +292,7 @@ impl Decoder {
             ) => "builtin/path-unreadable",
             (
                 Outcome::Denied | Outcome::WouldDeny,
-                RecordKind::Exit | RecordKind::Fork | RecordKind::Privilege,
+                RecordKind::Exit | RecordKind::Fork | RecordKind::Privilege | RecordKind::Close,
             ) => return None,
         };
         Some(Rule { id: RuleId(id.to_owned()), layer: Layer::Builtin })

@@ -36,6 +36,12 @@ pub enum Kind {
     /// A datagram without `connect(2)`.
     #[serde(rename = "net.send")]
     NetSend,
+    /// A socket is listened on, or a connection came in.
+    #[serde(rename = "net.listen")]
+    NetListen,
+    /// A connection ended: bytes each way, how long it stood.
+    #[serde(rename = "net.close")]
+    NetClose,
     /// A refused privilege.
     #[serde(rename = "privilege.use")]
     PrivilegeUse,
@@ -68,6 +74,9 @@ pub enum Action {
     Mount,
     Connect,
     Send,
+    Listen,
+    Accept,
+    Close,
     Use,
     Gap,
     /// Of `privilege.use`: the system call or hook.
@@ -157,6 +166,15 @@ pub struct Object {
     /// The name of the rule that the address was allowed by.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub name: Option<String>,
+    /// Bytes that went out over the connection.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub bytes_sent: Option<u64>,
+    /// Bytes that came in.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub bytes_received: Option<u64>,
+    /// How long the connection stood.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub duration_ns: Option<u64>,
     /// Exit code of a process or of the run.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub exit_code: Option<i32>,
@@ -250,13 +268,15 @@ impl Kind {
             Self::FileChange => "file.change",
             Self::NetConnect => "net.connect",
             Self::NetSend => "net.send",
+            Self::NetListen => "net.listen",
+            Self::NetClose => "net.close",
             Self::PrivilegeUse => "privilege.use",
             Self::AuditGap => "audit.gap",
         }
     }
 
     /// All of them, in the order of the schema's table.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 12] = [
         Self::SessionStart,
         Self::SessionEnd,
         Self::ProcessExec,
@@ -265,6 +285,8 @@ impl Kind {
         Self::FileChange,
         Self::NetConnect,
         Self::NetSend,
+        Self::NetListen,
+        Self::NetClose,
         Self::PrivilegeUse,
         Self::AuditGap,
     ];
@@ -294,6 +316,9 @@ impl Action {
             Self::Mount => "mount",
             Self::Connect => "connect",
             Self::Send => "send",
+            Self::Listen => "listen",
+            Self::Accept => "accept",
+            Self::Close => "close",
             Self::Use => "use",
             Self::Gap => "gap",
             Self::Call(name) => name.as_str(),
@@ -428,7 +453,7 @@ mod tests {
         for outcome in Outcome::ALL {
             assert_eq!(serde_json::to_value(outcome).unwrap(), outcome.name());
         }
-        for action in [Action::Start, Action::Xattr, Action::Gap] {
+        for action in [Action::Start, Action::Xattr, Action::Accept, Action::Gap] {
             assert_eq!(serde_json::to_value(action).unwrap(), action.name());
         }
     }

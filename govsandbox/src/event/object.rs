@@ -31,6 +31,8 @@ pub(super) fn walked(record: &Record<'_>) -> Object {
         | RecordKind::Change
         | RecordKind::Connect
         | RecordKind::Send
+        | RecordKind::Listen
+        | RecordKind::Close
         | RecordKind::Fork
         | RecordKind::Privilege => record.second,
     };
@@ -71,6 +73,16 @@ pub(super) fn destination(head: &EventRecord, name: Option<&str>) -> Object {
         port: Some(head.port),
         name: name.map(str::to_owned),
         ..Object::default()
+    }
+}
+
+/// The same, with what went through.
+pub(super) fn ended(head: &EventRecord, name: Option<&str>) -> Object {
+    Object {
+        bytes_sent: Some(head.dev),
+        bytes_received: Some(head.ino),
+        duration_ns: Some(head.value),
+        ..destination(head, name)
     }
 }
 

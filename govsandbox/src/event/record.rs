@@ -125,6 +125,9 @@ impl<'a> Record<'a> {
             (RecordKind::Exit, _) => (Kind::ProcessExit, Action::Exit),
             (RecordKind::Connect, _) => (Kind::NetConnect, Action::Connect),
             (RecordKind::Send, _) => (Kind::NetSend, Action::Send),
+            (RecordKind::Listen, RecordAction::Accept) => (Kind::NetListen, Action::Accept),
+            (RecordKind::Listen, _) => (Kind::NetListen, Action::Listen),
+            (RecordKind::Close, _) => (Kind::NetClose, Action::Close),
             // Which call it is says [`super::privilege`].
             (RecordKind::Privilege, _) => (Kind::PrivilegeUse, Action::Call(CallName::UNKNOWN)),
             (RecordKind::Open, RecordAction::Read) => (Kind::FileOpen, Action::Read),
@@ -151,7 +154,8 @@ impl<'a> Record<'a> {
                 | RecordAction::Chmod
                 | RecordAction::Chown
                 | RecordAction::Xattr
-                | RecordAction::Mount,
+                | RecordAction::Mount
+                | RecordAction::Accept,
             )
             | (
                 RecordKind::Change,
@@ -159,7 +163,8 @@ impl<'a> Record<'a> {
                 | RecordAction::Read
                 | RecordAction::Write
                 | RecordAction::Execute
-                | RecordAction::List,
+                | RecordAction::List
+                | RecordAction::Accept,
             ) => return None,
         })
     }

@@ -209,6 +209,8 @@ fn last_link(record: &Record<'_>) -> LastLink {
         | RecordKind::Exit
         | RecordKind::Connect
         | RecordKind::Send
+        | RecordKind::Listen
+        | RecordKind::Close
         | RecordKind::Fork
         | RecordKind::Privilege => false,
     };

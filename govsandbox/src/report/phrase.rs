@@ -18,10 +18,17 @@ pub fn object(record: &Record) -> String {
         Kind::ProcessExec => exec(record),
         Kind::ProcessExit => ending(object).unwrap_or_default(),
         Kind::FileOpen | Kind::FileChange => file(object),
-        Kind::NetConnect | Kind::NetSend => address(object),
+        Kind::NetConnect | Kind::NetSend | Kind::NetListen => address(object),
+        Kind::NetClose => closed(object),
         Kind::PrivilegeUse => detail(object),
         Kind::AuditGap => gap(object),
     }
+}
+
+fn closed(object: &Object) -> String {
+    let bytes = |count: Option<u64>| count.unwrap_or_default();
+    let (sent, received) = (bytes(object.bytes_sent), bytes(object.bytes_received));
+    format!("{}: {sent} bytes sent, {received} received", address(object))
 }
 
 /// The base name of the program, or what stands for it.

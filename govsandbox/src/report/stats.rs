@@ -165,6 +165,8 @@ impl Counter {
             | Kind::ProcessExit
             | Kind::FileOpen
             | Kind::FileChange
+            | Kind::NetListen
+            | Kind::NetClose
             | Kind::PrivilegeUse => {}
         }
     }

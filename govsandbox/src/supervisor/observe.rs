@@ -213,7 +213,7 @@ impl Work {
         if self.observed.resolver.collect(Duration::ZERO) {
             let tables = self.observed.resolver.tables().map_err(|error| error.to_string());
             let written = tables.and_then(|tables| {
-                self.observed.sandbox.set_egress(&tables).map_err(|error| error.to_string())
+                self.observed.sandbox.networks().set_egress(&tables).map_err(|error| error.to_string())
             });
             if let Err(error) = written {
                 tracing::error!(error, "the addresses of names were not renewed");
@@ -240,6 +240,8 @@ fn gap(kind: RecordKind, loss: &Loss, count: u64, detail: &str) -> Event {
         RecordKind::Change => Kind::FileChange,
         RecordKind::Connect => Kind::NetConnect,
         RecordKind::Send => Kind::NetSend,
+        RecordKind::Listen => Kind::NetListen,
+        RecordKind::Close => Kind::NetClose,
         RecordKind::Privilege => Kind::PrivilegeUse,
     };
     Event::gap(to, kind.name(), count, (from, to), detail)

@@ -12,7 +12,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use govsandbox_ebpf::abi::rule::PortTable;
+use govsandbox_ebpf::abi::egress::PortTable;
 
 use crate::{
     bpf::egress::{self, Network, Resolved, TooManyPorts},

@@ -1,8 +1,10 @@
 //! One file for each operation. A hook gathers facts, asks the decision core, and reports.
 
+mod answer;
 mod attribute;
 mod change;
 mod connect;
+mod connection;
 mod exec;
 mod map;
 pub(super) mod moved;
@@ -10,6 +12,7 @@ mod open;
 mod packet;
 mod privilege;
 mod program;
+mod socket;
 mod syscall;
 mod task;
 

@@ -1,18 +1,27 @@
-//! Packets that leave: those that a route of the sender's own leads elsewhere than to the address that was judged.
+//! Packets that leave: what no rule allows, by whatever way it got here.
 
 use core::mem::MaybeUninit;
 
 use aya_ebpf::{macros::cgroup_skb, programs::SkBuffContext};
 use govsandbox_ebpf::{
     abi::event::{EventRecord, RecordKind},
-    decide::{Decision, egress::v4_mapped},
+    decide::{
+        Decision,
+        egress::{is_loopback, is_v4},
+    },
 };
 
 use super::{
     conclude,
-    connect::{AF_INET, AF_INET6, in_order},
+    connect::{AF_INET6, judge},
 };
-use crate::kernel::{emit, subject};
+use crate::kernel::{
+    emit,
+    lead::{self, AF_INET, IPPROTO_TCP, IPPROTO_UDP},
+    maps,
+    socket::{self, Ends, LED, LOOPBACK, OWN, Receiver, SocketTag, mapped, octets, same},
+    subject::{self, Subject},
+};
 
 /// Verdicts of a packet's program.
 const PASS: i32 = 1;
@@ -21,36 +30,180 @@ const DROP: i32 = 0;
 const IPPROTO_IGMP: u8 = 2;
 /// A routing header follows (RFC 8200, 4.4). Whoever has no privilege sets no header before it.
 const IPPROTO_ROUTING: u8 = 43;
+const TCP: u8 = IPPROTO_TCP as u8;
+const UDP: u8 = IPPROTO_UDP as u8;
+/// Lengths of the headers of IPv4 and IPv6, without options.
+const HEADER4: usize = 20;
+const HEADER6: usize = 40;
+/// Flags of TCP (RFC 9293, 3.1), and where they stand.
+const TCP_FLAGS: usize = 13;
+const SYN: u8 = 2;
+const ACK: u8 = 16;
 
-/// Source routes come with a datagram (`IP_RETOPTS`, `IPV6_RTHDR` of cmsg(3)), after `sendmsg4` and `sendmsg6` were asked;
-/// setsockopt(2) sets none. So nothing with options of IPv4, or a routing header, leaves a sandbox.
+/// What is known of a packet.
+struct Packet {
+    family: u16,
+    protocol: u8,
+    /// Where the header of its protocol begins.
+    begin: usize,
+    /// It chooses its own route, or has other options.
+    routed: bool,
+}
+
+/// Connections are judged when they are asked for; here it is held that those to the service and to own sockets stay on
+/// this machine. Datagrams are judged here, each: a connect of theirs sends nothing, and source routes come with
+/// ancillary data (`IP_RETOPTS`, `IPV6_RTHDR` of cmsg(3)), after `sendmsg4` and `sendmsg6` were asked.
 #[cgroup_skb(egress)]
 pub fn packet_out(ctx: SkBuffContext) -> i32 {
-    let Ok(first) = ctx.load::<u8>(0) else { return PASS };
-    let family = match first {
-        0x45 => return PASS,
-        0x46..=0x4f if ctx.load::<u8>(9) != Ok(IPPROTO_IGMP) => AF_INET,
-        0x60..=0x6f if ctx.load::<u8>(6) == Ok(IPPROTO_ROUTING) => AF_INET6,
-        _ => return PASS,
-    };
+    // SAFETY: the verifier checks which fields of the context may be read.
+    let socket = unsafe { (*ctx.skb.skb).__bindgen_anon_2.sk };
+    if socket.is_null() {
+        return PASS;
+    }
+    // SAFETY: not null; the tag lives as long as its socket, which the packet holds.
+    let tag = unsafe { maps::SOCKETS.get(socket) };
+    let Some(packet) = read(&ctx) else { return PASS };
+    if tag.is_null() {
+        return of_stranger(&ctx, &packet);
+    }
+    // SAFETY: as above.
+    let (sandbox_id, flags) = unsafe { ((*tag).sandbox_id, (*tag).flags) };
+    // SAFETY: as above.
+    let device = unsafe { (*ctx.skb.skb).ifindex };
+    if flags & (LED | OWN) != 0 && device != LOOPBACK {
+        return DROP;
+    }
+    if packet.protocol == TCP && !packet.routed {
+        let first = ctx.load::<u8>(packet.begin + TCP_FLAGS).unwrap_or(SYN) & (SYN | ACK) == SYN;
+        if !first || flags & (LED | OWN) == 0 {
+            return PASS;
+        }
+        let Some(ends) = ends(&ctx, &packet) else { return DROP };
+        if is_forged(&ends) {
+            return DROP;
+        }
+        // SAFETY: such a program may look up sockets.
+        let arrives =
+            || unsafe { socket::receiver(&ctx, &ends, true, false, sandbox_id) } != Receiver::Foreign;
+        return if flags & OWN == 0 || arrives() { PASS } else { DROP };
+    }
+    let subject = Subject::here(sandbox_id);
+    if subject.config.orphaned != 0 {
+        return DROP;
+    }
+    judge_datagram(&ctx, &packet, &subject, tag, device)
+}
+
+/// Of a socket without a tag: one that was made outside. A member may have it still, and send by it.
+#[inline(always)]
+fn of_stranger(ctx: &SkBuffContext, packet: &Packet) -> i32 {
+    if packet.protocol != UDP && !packet.routed {
+        return PASS;
+    }
     let Some(subject) = subject::current_member() else { return PASS };
     if subject.config.orphaned != 0 {
         return DROP;
     }
+    judge_datagram(ctx, packet, &subject, core::ptr::null_mut(), LOOPBACK + 1)
+}
+
+#[inline(always)]
+fn judge_datagram(
+    ctx: &SkBuffContext,
+    packet: &Packet,
+    subject: &Subject,
+    tag: *mut SocketTag,
+    device: u32,
+) -> i32 {
+    let Some(ends) = ends(ctx, packet) else { return DROP };
+    let mut decision = Decision::DENY_DEFAULT;
+    if packet.protocol == UDP && !packet.routed && !is_forged(&ends) {
+        let is_here = device == LOOPBACK;
+        if let Some(service) = lead::service_of(subject.sandbox_id) {
+            if is_here && lead::service_number(service, ends.to, ends.to_port).is_some() {
+                return PASS;
+            }
+        }
+        (decision, _) = judge(subject, ends.to, ends.to_port, IPPROTO_UDP);
+        if !decision.allow && decision.rule == 0 && is_here {
+            // SAFETY: such a program may look up sockets.
+            let receiver = unsafe { socket::receiver(ctx, &ends, false, false, subject.sandbox_id) };
+            if receiver == Receiver::Own {
+                return PASS;
+            }
+        }
+        if decision.allow {
+            return PASS;
+        }
+    }
     let mut record = MaybeUninit::<EventRecord>::uninit();
     let record = record.as_mut_ptr();
-    // SAFETY: the record is this program's own; the context is the packet's.
+    // SAFETY: the record is this program's own; the context is the packet's; a tag lives as long as its socket.
     unsafe {
         subject.begin_as(record, RecordKind::Send, ctx.get_socket_uid());
-        (*record).address = if family == AF_INET {
-            v4_mapped(ctx.load::<[u8; 4]>(16).unwrap_or_default())
-        } else {
-            in_order(ctx.load::<[u32; 4]>(24).unwrap_or_default())
-        };
-        (*record).family = family;
-        (*record).protocol = u16::from(ctx.load::<u8>(9).unwrap_or_default());
-        let refuse = conclude(&subject, Decision::DENY_DEFAULT, false, record);
-        emit::bare(&ctx, &subject, record);
+        (*record).address = octets(ends.to);
+        (*record).port = ends.to_port;
+        (*record).family = packet.family;
+        (*record).protocol = u16::from(packet.protocol);
+        let refuse = conclude(subject, decision, false, record);
+        if refuse || is_new(tag, &ends) {
+            emit::bare(ctx, subject, record);
+        }
         if refuse { DROP } else { PASS }
     }
+}
+
+/// Nothing is refused in audit mode, so that there may be thousands: the first to each address is told.
+#[inline(always)]
+unsafe fn is_new(tag: *mut SocketTag, ends: &Ends) -> bool {
+    if tag.is_null() {
+        return true;
+    }
+    // SAFETY: the caller vouches for the tag.
+    unsafe {
+        let known = same((*tag).told, ends.to) && (*tag).told_port == ends.to_port;
+        (*tag).told = ends.to;
+        (*tag).told_port = ends.to_port;
+        !known
+    }
+}
+
+/// Does it go to ::1 and say that it comes from elsewhere? Whoever answers it would send there.
+#[inline(always)]
+fn is_forged(ends: &Ends) -> bool {
+    !is_v4(ends.to) && is_loopback(ends.to) && !is_loopback(ends.from)
+}
+
+#[inline(always)]
+fn read(ctx: &SkBuffContext) -> Option<Packet> {
+    let first = ctx.load::<u8>(0).ok()?;
+    Some(match first {
+        0x45 => Packet { family: AF_INET, protocol: ctx.load(9).ok()?, begin: HEADER4, routed: false },
+        0x46..=0x4f => {
+            let protocol = ctx.load(9).ok()?;
+            let routed = protocol != IPPROTO_IGMP;
+            Packet { family: AF_INET, protocol, begin: HEADER4, routed }
+        }
+        0x60..=0x6f => {
+            let protocol = ctx.load(6).ok()?;
+            Packet { family: AF_INET6, protocol, begin: HEADER6, routed: protocol == IPPROTO_ROUTING }
+        }
+        _ => return None,
+    })
+}
+
+/// Where it comes from and goes to; ports where it has such.
+#[inline(always)]
+fn ends(ctx: &SkBuffContext, packet: &Packet) -> Option<Ends> {
+    let (from, to) = if packet.family == AF_INET {
+        (mapped(ctx.load(12).ok()?), mapped(ctx.load(16).ok()?))
+    } else {
+        (ctx.load(8).ok()?, ctx.load(24).ok()?)
+    };
+    let has_ports = !packet.routed && (packet.protocol == TCP || packet.protocol == UDP);
+    let port = |at| match has_ports {
+        true => ctx.load::<u16>(packet.begin + at).map_or(0, u16::from_be),
+        false => 0,
+    };
+    Some(Ends { from, to, from_port: port(0), to_port: port(2) })
 }

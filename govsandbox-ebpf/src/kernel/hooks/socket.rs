@@ -1,0 +1,34 @@
+//! Sockets that a sandbox makes: each gets a tag, and there are none but of TCP and UDP.
+
+use aya_ebpf::{macros::cgroup_sock, programs::SockContext};
+use govsandbox_ebpf::decide::privilege::may_create_socket;
+
+use crate::kernel::{maps, subject};
+
+/// Verdicts of a program at the creation of a socket.
+const PASS: i32 = 1;
+const REFUSE: i32 = 0;
+
+/// Sockets of IPv4 and IPv6 alone come here. What the filter and the hook refuse before is told there.
+#[cgroup_sock(sock_create)]
+pub fn sock_create(ctx: SockContext) -> i32 {
+    let Some(subject) = subject::current_member() else { return PASS };
+    if subject.config.orphaned != 0 {
+        return REFUSE;
+    }
+    // SAFETY: the context is the socket; its tag lives as long.
+    unsafe {
+        let (family, kind) = ((*ctx.sock).family as i32, (*ctx.sock).type_ as i32);
+        let protocol = (*ctx.sock).protocol;
+        if subject.config.audit_mode == 0 && !may_create_socket(family, kind, protocol as i32) {
+            return REFUSE;
+        }
+        let tag = maps::SOCKETS.get_or_create(ctx.sock);
+        if tag.is_null() {
+            return REFUSE;
+        }
+        (*tag).sandbox_id = subject.sandbox_id;
+        (*tag).protocol = protocol as u16;
+    }
+    PASS
+}
