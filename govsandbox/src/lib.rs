@@ -8,6 +8,7 @@ pub mod backend;
 pub mod bpf;
 pub mod cli;
 pub mod diagnostic;
+pub mod egress;
 pub mod event;
 pub mod fault;
 pub mod id;

@@ -3,6 +3,7 @@
 pub mod automaton;
 pub mod egress;
 pub mod exec;
+pub mod name;
 pub mod path;
 pub mod privilege;
 

@@ -3,6 +3,7 @@
 pub mod audit;
 pub mod completions;
 pub mod doctor;
+pub mod egress_service;
 pub mod policy;
 pub mod run;
 pub mod unload;
@@ -29,6 +30,8 @@ enum Command {
     Audit(audit::AuditArgs),
     Completions(completions::CompletionsArgs),
     Doctor(doctor::DoctorArgs),
+    #[command(hide = true)]
+    EgressService(egress_service::EgressServiceArgs),
     Man(completions::ManArgs),
     Policy(policy::PolicyArgs),
     Unload(unload::UnloadArgs),
@@ -62,6 +65,7 @@ pub fn main() -> ExitCode {
         Command::Audit(args) => args.run(&mut out),
         Command::Completions(args) => args.run(&mut out),
         Command::Doctor(args) => args.run(&mut out),
+        Command::EgressService(args) => args.run(),
         Command::Man(args) => args.run(&mut out),
         Command::Policy(args) => args.run(&mut out),
         Command::Unload(args) => args.run(&mut out),

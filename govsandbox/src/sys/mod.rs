@@ -1,9 +1,11 @@
 //! System calls that no crate wraps as we need them: one file for each, safe on the outside.
 
 pub mod account;
+pub mod async_descriptor;
 pub mod bpf;
 pub mod clone;
 pub mod close_range;
+pub mod datagram;
 pub mod exec;
 pub mod fanotify;
 pub mod file_call;

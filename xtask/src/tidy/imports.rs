@@ -25,7 +25,8 @@ const ALLOWED: [(&str, &[&str]); 15] = [
         "launch",
         &["id", "fault", "sys", "diagnostic", "policy::compile", "ebpf::abi", "ebpf::decide::privilege"],
     ),
-    ("egress", &["id", "sys", "policy::compile", "ebpf::abi"]),
+    // `ebpf::decide`: which rule holds for a name is asked of the decision core.
+    ("egress", &["id", "sys", "policy::compile", "ebpf::abi", "ebpf::decide"]),
     // `ebpf::decide`: what answers fanotify's questions asks the decision core. `policy::automaton`: names that do not
     // exist yet become patterns. `policy::git_config`: what a protected config may become is pure.
     (
@@ -67,7 +68,8 @@ const ALLOWED: [(&str, &[&str]); 15] = [
         ],
     ),
     // `audit`, `event`: `audit show` and `tail` select records by what is in them, and write them out.
-    // `backend::machine`, `backend::unload`: `doctor` and `unload` need no supervisor.
+    // `backend::machine`, `backend::unload`: `doctor` and `unload` need no supervisor. `egress::service`: a process of its
+    // own, which the supervisor starts.
     (
         "cli",
         &[
@@ -80,6 +82,7 @@ const ALLOWED: [(&str, &[&str]); 15] = [
             "backend::machine",
             "backend::unload",
             "diagnostic",
+            "egress::service",
         ],
     ),
 ];

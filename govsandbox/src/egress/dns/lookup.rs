@@ -1,0 +1,154 @@
+//! One lookup, from the question to the reply and the event.
+
+use std::net::{IpAddr, Ipv6Addr, UdpSocket};
+
+use govsandbox_ebpf::decide::{Decision, name::is_name};
+use hickory_proto::{
+    op::ResponseCode,
+    rr::{Record, RecordType},
+};
+
+use super::{
+    question::{Head, Parsed, Question, text},
+    records::Chain,
+    reply::encode,
+    smuggling::looks_like_data,
+    upstream::Nothing,
+};
+use crate::egress::{
+    channel::{Answer, Origin, Outcome, Permit, Query, Refusal},
+    names::Transport,
+    service::Shared,
+};
+
+/// The reply to what was parsed, and what to record. `None`: nothing to reply to, or no reply can be written.
+pub(super) async fn lookup(
+    shared: &Shared,
+    parsed: Parsed,
+    origin: Origin,
+    transport: Transport,
+) -> Option<(Vec<u8>, Query)> {
+    let (head, done) = match parsed {
+        Parsed::Nothing => return None,
+        Parsed::Refused(head, code, outcome) => (head, Done { code, outcome, ..Done::default() }),
+        Parsed::Question(head, question) => {
+            let done = resolve(shared, &question, origin).await;
+            (head, done)
+        }
+    };
+    let query = done.query(&head, origin, transport);
+    Some((encode(&head, done.code, done.records, transport)?, query))
+}
+
+/// How it ended.
+struct Done {
+    code: ResponseCode,
+    outcome: Outcome,
+    records: Vec<Record>,
+    rule: u16,
+    would_deny: bool,
+    withheld: Vec<IpAddr>,
+}
+
+impl Default for Done {
+    fn default() -> Self {
+        Self {
+            code: ResponseCode::NoError,
+            outcome: Outcome::Empty,
+            records: Vec::new(),
+            rule: 0,
+            would_deny: false,
+            withheld: Vec::new(),
+        }
+    }
+}
+
+async fn resolve(shared: &Shared, question: &Question, origin: Origin) -> Done {
+    let name = text(&question.name);
+    let refuses = shared.settings.enforce;
+    let refused = |outcome, rule| {
+        let code = match shared.settings.refusal {
+            Refusal::Nxdomain => ResponseCode::NXDomain,
+            Refusal::Refused => ResponseCode::Refused,
+        };
+        Done { code, outcome, rule, ..Done::default() }
+    };
+    // This machine under its own name (RFC 6761, 6.3), whatever the rules: whether it may be connected to is the kernel's
+    // to say, and nobody else learns of it.
+    let is_local = question.name.is_localhost();
+    let mut decision = if is_local { Decision::ALLOW } else { shared.names.decide_lookup(&name) };
+    if decision == Decision::DENY_DEFAULT && shared.settings.ask && is_name(name.as_bytes()) {
+        let permitted = shared.supervisor.permit(Permit { origin, name: name.clone() }).await;
+        decision = Decision { allow: permitted.allow, rule: permitted.rule };
+    }
+    if !decision.allow && refuses {
+        return refused(Outcome::Refused, decision.rule);
+    }
+    let done = Done { rule: decision.rule, would_deny: !decision.allow, ..Done::default() };
+    let upstream = shared.upstream.borrow().clone();
+    let found = match upstream.lookup(&question.name, question.kind).await {
+        Ok(found) => found,
+        Err(Nothing::Said(code)) => return Done { code, ..done },
+        Err(Nothing::Failed) => {
+            return Done { code: ResponseCode::ServFail, outcome: Outcome::Failed, ..done };
+        }
+    };
+    let mut chain = Chain::of(&question.name, question.kind, found);
+    // An alias needs no rule of its own, but one that is denied leads nowhere.
+    let denied = chain.aliases.iter().map(|alias| shared.names.decide_lookup(alias));
+    if let Some(denied) = denied.clone().find(|it| !it.allow && it.rule != 0).filter(|_| refuses) {
+        return refused(Outcome::RefusedAlias, denied.rule);
+    }
+    chain.keep_addresses(has_route);
+    let addresses = chain.addresses();
+    let mut withheld = Vec::new();
+    if !addresses.is_empty() && !is_local {
+        let asked = Answer { origin, name, rule: decision.rule, addresses: addresses.clone() };
+        let entered = shared.supervisor.answer(asked).await;
+        chain.keep_addresses(|address| entered.allowed.contains(&address));
+        withheld.extend(addresses.iter().map(|(it, _)| *it).filter(|it| !entered.allowed.contains(it)));
+        if withheld.len() == addresses.len() {
+            return Done { withheld, ..refused(Outcome::RefusedAddresses, decision.rule) };
+        }
+    }
+    let has_answer = chain.records.iter().any(|record| record.record_type() == question.kind);
+    let outcome = if has_answer { Outcome::Answered } else { Outcome::Empty };
+    Done { outcome, records: chain.records, withheld, ..done }
+}
+
+/// A connection that is led to the relay is always established: a client would take an IPv6 address that this machine
+/// can't reach for one that answers, and not try the next.
+fn has_route(address: IpAddr) -> bool {
+    let IpAddr::V6(v6) = address else { return true };
+    // Connecting a datagram socket sends nothing.
+    UdpSocket::bind((Ipv6Addr::UNSPECIFIED, 0)).is_ok_and(|socket| socket.connect((v6, 443)).is_ok())
+}
+
+impl Done {
+    fn query(&self, head: &Head, origin: Origin, transport: Transport) -> Query {
+        let (name, kind) = match &head.query {
+            Some(query) => (text(query.name()), kind_text(query.query_type())),
+            None => (String::new(), String::new()),
+        };
+        Query {
+            origin,
+            transport,
+            smuggling: looks_like_data(&name),
+            name,
+            kind,
+            outcome: self.outcome,
+            rule: self.rule,
+            would_deny: self.would_deny,
+            addresses: self.records.iter().filter_map(|record| record.data.ip_addr()).collect(),
+            withheld: self.withheld.clone(),
+        }
+    }
+}
+
+/// The mnemonic; of types without one `TYPE` and the number (RFC 3597, 5).
+fn kind_text(kind: RecordType) -> String {
+    match kind {
+        RecordType::Unknown(number) => format!("TYPE{number}"),
+        known => known.to_string(),
+    }
+}

@@ -1,0 +1,193 @@
+//! The relay: connections to addresses that are allowed by name. It looks at the first bytes, without taking them from
+//! the socket, for whom the client wants to talk to; asks whether it may; then connects and has the kernel pass bytes on,
+//! both ways, unread.
+
+use std::{io, net::SocketAddr, os::fd::AsFd as _, rc::Rc, sync::Arc, time::Duration};
+
+use rustix::net::sockopt::{
+    set_socket_keepalive, set_socket_linger, set_tcp_keepcnt, set_tcp_keepidle, set_tcp_keepintvl,
+    set_tcp_nodelay,
+};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+    time::timeout,
+};
+
+use self::{
+    hello::{Hello, Port},
+    pipes::Pipes,
+};
+use super::{
+    accept::accept,
+    channel::{Event, Limit, Origin, Reset, ResetReason, Verdict, Verify, Who},
+    names::Transport,
+    service::Shared,
+};
+
+pub mod hello;
+mod http;
+mod listen;
+mod pipes;
+mod splice;
+mod tls;
+
+/// Connections at once.
+pub(super) const CONNECTIONS_MAX: usize = 10_000;
+/// For the connection to the server; the kernel would try for two minutes.
+const CONNECT_PATIENCE: Duration = Duration::from_secs(60);
+/// A server that has gone without a word is found out after two minutes: the client's own probes end at the relay.
+const KEEP_ALIVE_IDLE: Duration = Duration::from_secs(60);
+const KEEP_ALIVE_EVERY: Duration = Duration::from_secs(10);
+const KEEP_ALIVE_COUNT: u32 = 6;
+
+/// What all connections share.
+#[derive(Clone)]
+pub(super) struct Relay {
+    connections: Arc<Semaphore>,
+    pipes: Rc<Pipes>,
+}
+
+impl Relay {
+    pub(super) fn new() -> Self {
+        Self { connections: Arc::new(Semaphore::new(CONNECTIONS_MAX)), pipes: Rc::new(Pipes::default()) }
+    }
+}
+
+/// Takes connections for as long as the service lives.
+pub(super) async fn serve(listener: TcpListener, shared: Rc<Shared>, relay: Relay) -> io::Result<()> {
+    loop {
+        let (client, peer) = accept(&listener).await?;
+        let Ok(permit) = Arc::clone(&relay.connections).try_acquire_owned() else {
+            shared.supervisor.count(Limit::Connections);
+            reset(client);
+            continue;
+        };
+        let (shared, pipes) = (Rc::clone(&shared), Rc::clone(&relay.pipes));
+        tokio::task::spawn_local(async move {
+            connection(client, peer, &shared, &pipes).await;
+            drop(permit);
+        });
+    }
+}
+
+async fn connection(client: TcpStream, peer: SocketAddr, shared: &Shared, pipes: &Pipes) {
+    let Ok(local) = client.local_addr() else { return };
+    let who = Who { transport: Transport::Tcp, local, peer };
+    let Some(origin) = shared.supervisor.who(who).await else {
+        shared.supervisor.tell(Event::Stranger(who));
+        return reset(client);
+    };
+    let port = Port::of(origin.port);
+    let passed = match port {
+        Port::Web => web(&client, origin, shared, pipes).await,
+        Port::Other => other(&client, origin, shared, pipes).await,
+    };
+    match passed {
+        Ok(()) => {}
+        Err(Broken::Refused(refused)) => {
+            shared.supervisor.tell(Event::Reset(refused));
+            reset(client);
+        }
+        // As one end was: the other end is told in the same way.
+        Err(Broken::Connection) => reset(client),
+    }
+}
+
+/// Why a connection did not come to its ordinary end.
+enum Broken {
+    /// It is reset, and that is an event.
+    Refused(Reset),
+    /// Either end was reset or lost.
+    Connection,
+}
+
+/// Whom it wants comes first, then the connection.
+async fn web(client: &TcpStream, origin: Origin, shared: &Shared, pipes: &Pipes) -> Result<(), Broken> {
+    judge(client, origin, shared, Port::Web).await?;
+    let server = connect(origin).await?;
+    let both = async {
+        tokio::try_join!(splice::pass(client, &server, pipes), splice::pass(&server, client, pipes))
+    };
+    if both.await.is_err() {
+        reset(server);
+        return Err(Broken::Connection);
+    }
+    Ok(())
+}
+
+/// Where servers may speak first: what they say passes, and what the client says when it has been judged.
+async fn other(client: &TcpStream, origin: Origin, shared: &Shared, pipes: &Pipes) -> Result<(), Broken> {
+    let server = connect(origin).await?;
+    let up = async {
+        judge(client, origin, shared, Port::Other).await?;
+        splice::pass(client, &server, pipes).await.map_err(|_| Broken::Connection)
+    };
+    let down = async { splice::pass(&server, client, pipes).await.map_err(|_| Broken::Connection) };
+    if let Err(broken) = async { tokio::try_join!(up, down) }.await {
+        reset(server);
+        return Err(broken);
+    }
+    Ok(())
+}
+
+/// May the connection go on, by its first bytes?
+async fn judge(client: &TcpStream, origin: Origin, shared: &Shared, port: Port) -> Result<(), Broken> {
+    let refused = |reason, seen, verdict: Verdict| {
+        let reset = Reset { origin, reason, seen, expected: verdict.names, rule: verdict.rule };
+        if shared.settings.enforce {
+            return Err(Broken::Refused(reset));
+        }
+        shared.supervisor.tell(Event::Reset(reset));
+        Ok(())
+    };
+    let (speech, name) = match listen::first_words(client, port).await {
+        Ok(Hello::Named(speech, name)) => (speech, Some(name)),
+        Ok(Hello::Nameless(speech)) => (speech, None),
+        Ok(Hello::Other) if port == Port::Other => return Ok(()),
+        Ok(Hello::Other) => return refused(ResetReason::Protocol, None, Verdict::default()),
+        Ok(Hello::Malformed) => return refused(ResetReason::Malformed, None, Verdict::default()),
+        Err(error) if error.kind() == io::ErrorKind::TimedOut => {
+            return refused(ResetReason::Silent, None, Verdict::default());
+        }
+        // Closed before it said anything: there is nothing to pass on, and nothing was refused.
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
+        Err(_) => return Err(Broken::Connection),
+    };
+    let verify = Verify { origin, name: name.clone(), speech };
+    let Some(verdict) = shared.supervisor.verify(verify).await else {
+        return refused(ResetReason::Unanswered, name, Verdict::default());
+    };
+    if verdict.allow {
+        return Ok(());
+    }
+    let reason = if name.is_some() { ResetReason::Name } else { ResetReason::NoName };
+    refused(reason, name, verdict)
+}
+
+async fn connect(origin: Origin) -> Result<TcpStream, Broken> {
+    let address = SocketAddr::new(origin.address, origin.port);
+    let connected = match timeout(CONNECT_PATIENCE, TcpStream::connect(address)).await {
+        Ok(connected) => connected,
+        Err(_) => Err(io::Error::from_raw_os_error(libc::ETIMEDOUT)),
+    };
+    let server = connected.and_then(|server| {
+        let socket = server.as_fd();
+        set_socket_keepalive(socket, true)?;
+        set_tcp_keepidle(socket, KEEP_ALIVE_IDLE)?;
+        set_tcp_keepintvl(socket, KEEP_ALIVE_EVERY)?;
+        set_tcp_keepcnt(socket, KEEP_ALIVE_COUNT)?;
+        set_tcp_nodelay(socket, true)?; // what the client held back it has held back already
+        Ok(server)
+    });
+    server.map_err(|error| {
+        let reason = ResetReason::Unreachable(error.raw_os_error().unwrap_or(0));
+        Broken::Refused(Reset { origin, reason, seen: None, expected: Vec::new(), rule: origin.rule })
+    })
+}
+
+/// Closes with RST, as a connection that the kernel refuses ends.
+fn reset(stream: TcpStream) {
+    set_socket_linger(stream.as_fd(), Some(Duration::ZERO)).ok(); // else it is closed in the ordinary way
+    drop(stream);
+}
