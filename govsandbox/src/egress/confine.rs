@@ -20,14 +20,14 @@ use seccompiler::{
 
 use crate::sys;
 
-/// Descriptors: two sockets for each connection and a pipe for each direction that waits, those for lookups, and some.
-pub(super) const OPEN_FILES_MAX: u64 = 72 * 1024;
+/// Two sockets for each connection and a pipe for each direction that waits, those for lookups, and some.
+const OPEN_FILES_WANTED: u64 = 72 * 1024;
 /// Memory that it may ask for; more is a leak or an attack.
 const DATA_BYTES_MAX: u64 = 512 << 20;
 
 /// Gives up all but one user and group, which nobody else has.
 pub(super) fn become_nobody(uid: u32, gid: u32) -> io::Result<()> {
-    limit(Resource::Nofile, OPEN_FILES_MAX)?;
+    sys::open_files::raise(OPEN_FILES_WANTED); // with fewer there are fewer connections
     limit(Resource::Data, DATA_BYTES_MAX)?;
     limit(Resource::Core, 0)?;
     limit(Resource::Fsize, 0)?;
@@ -177,4 +177,74 @@ fn is(index: u8, value: u64) -> io::Result<SeccompCondition> {
 
 fn has_none_of(index: u8, bits: i32) -> io::Result<SeccompCondition> {
     condition(index, SeccompCmpOp::MaskedEq(u64::from(bits.cast_unsigned())), 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        fs::File,
+        io::ErrorKind,
+        net::{TcpListener, UdpSocket},
+        process::Command,
+    };
+
+    use rustix::process::{Pid, test_kill_process};
+
+    use super::*;
+
+    /// What is tried, and whether it came out as it must.
+    type Attempt = (&'static str, fn() -> bool);
+
+    /// Confines a thread of its own, which then tries; filters and domains are a thread's.
+    fn confined<T: Send + 'static>(confine: fn() -> io::Result<()>, attempt: fn() -> T) -> T {
+        let work = move || {
+            set_no_new_privs(true).unwrap();
+            confine().unwrap();
+            attempt()
+        };
+        std::thread::spawn(work).join().unwrap()
+    }
+
+    fn is_refused<T>(result: io::Result<T>) -> bool {
+        result.is_err_and(|error| error.kind() == ErrorKind::PermissionDenied)
+    }
+
+    #[test]
+    fn the_filter_leaves_no_way_to_a_file_a_process_or_another_kind_of_socket() {
+        let attempts: [Attempt; 9] = [
+            ("open", || is_refused(File::open("/etc/hosts"))),
+            ("create", || is_refused(File::create("/tmp/egress-attempt"))),
+            ("exec", || is_refused(Command::new("/bin/true").status())),
+            ("unix socket", || is_refused(std::os::unix::net::UnixDatagram::unbound())),
+            ("listen", || is_refused(TcpListener::bind("127.0.0.1:0"))),
+            ("memfd", || {
+                is_refused(
+                    rustix::fs::memfd_create(c"x", rustix::fs::MemfdFlags::CLOEXEC).map_err(Into::into),
+                )
+            }),
+            ("uid", || is_refused(set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT).map_err(Into::into))),
+            ("signal", || is_refused(test_kill_process(Pid::INIT).map_err(Into::into))),
+            ("connect and send", || {
+                !is_refused(UdpSocket::bind("127.0.0.1:0").and_then(|it| it.connect("127.0.0.1:9")))
+            }),
+        ];
+        for (what, attempt) in attempts {
+            assert!(confined(deny_calls, attempt), "{what}");
+        }
+        // Positive control: they are refused by the filter alone.
+        assert!(File::open("/etc/hosts").is_ok() && Command::new("/bin/true").status().is_ok());
+    }
+
+    #[test]
+    fn the_domain_by_itself_leaves_no_file_open() {
+        let attempts: [Attempt; 4] = [
+            ("open", || is_refused(File::open("/etc/hosts"))),
+            ("list", || is_refused(std::fs::read_dir("/etc"))),
+            ("create", || is_refused(File::create("/tmp/egress-attempt"))),
+            ("exec", || is_refused(Command::new("/bin/true").status())),
+        ];
+        for (what, attempt) in attempts {
+            assert!(confined(deny_files, attempt), "{what}");
+        }
+    }
 }

@@ -116,7 +116,7 @@ impl Service {
             .name("egress".to_owned())
             .spawn(move || match keeper.launch() {
                 Ok(running) if first.send(Ok(())).is_ok() => keeper.keep(running),
-                Ok(running) => running.end(),
+                Ok(running) => drop(running.end()),
                 Err(error) => drop(first.send(Err(error))),
             })
             .map_err(system("start a thread"))?;
@@ -181,7 +181,10 @@ impl Keeper {
         let mut pause = PAUSE_FIRST;
         loop {
             let why = match self.serve(&mut running) {
-                End::Asked => return running.end(),
+                End::Asked => {
+                    running.end();
+                    return;
+                }
                 End::Died(why) => why,
             };
             if running.since.elapsed() > STEADY {
@@ -221,6 +224,9 @@ impl Keeper {
         let running = Running { child, line: Line(Arc::new(ours)), files, since: Instant::now() };
         match self.hand_over(&running) {
             Ok(()) => Ok(running),
+            Err(ServiceError::NotServing { why }) if why.is_empty() => {
+                Err(ServiceError::NotServing { why: running.end() })
+            }
             Err(error) => {
                 running.end();
                 Err(error)
@@ -240,7 +246,7 @@ impl Keeper {
             Ok(Some((Message::Ready, _))) => return Ok(()),
             Ok(Some((Message::Failed(why), _))) => why,
             Ok(Some((other, _))) => format!("it said {other:?}"),
-            Ok(None) => "it ended".to_owned(),
+            Ok(None) => String::new(), // how it ended says more
             Err(error) => error.to_string(),
         };
         Err(ServiceError::NotServing { why })
@@ -317,10 +323,10 @@ fn respond<T: Default + Into<Reply> + Serialize>(number: u64, line: &Line) -> Re
 }
 
 impl Running {
-    /// Kills it if it lives, and waits for its end.
-    fn end(mut self) {
+    /// Kills it if it lives, waits for its end, and says how that was.
+    fn end(mut self) -> String {
         drop(self.child.kill()); // it may have ended
-        drop(self.child.wait());
+        self.status()
     }
 
     /// How it ended, in words; it has closed its channel, which only its end does.

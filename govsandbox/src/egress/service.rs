@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use rustix::process::{Signal, set_parent_process_death_signal};
+use rustix::process::{Resource, Signal, getrlimit, set_parent_process_death_signal};
 use serde::de::DeserializeOwned;
 use tokio::{
     net::{TcpListener, UdpSocket},
@@ -61,18 +61,26 @@ struct Parts {
     sockets: Vec<(Place, OwnedFd)>,
     resolvers: Resolvers,
     settings: Option<Settings>,
+    open_files_max: usize,
 }
 
 fn start(channel: &Channel) -> io::Result<(tokio::runtime::Runtime, Parts)> {
-    set_parent_process_death_signal(Some(Signal::KILL))?;
-    let parts = receive(channel)?;
+    let mut parts = receive(channel)?;
     rustix::stdio::dup2_stdin(File::open("/dev/null")?)?;
-    let settings = parts.settings.as_ref().ok_or_else(|| io::Error::other("no settings came"))?;
+    let (uid, gid) = match &parts.settings {
+        Some(settings) => (settings.uid, settings.gid),
+        None => return Err(io::Error::other("no settings came")),
+    };
     rustix::thread::set_name(c"govsandbox-egr")?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_io().enable_time().build()?;
     let during =
         |what: &'static str| move |error: io::Error| io::Error::new(error.kind(), format!("{what}: {error}"));
-    confine::become_nobody(settings.uid, settings.gid).map_err(during("privileges"))?;
+    confine::become_nobody(uid, gid).map_err(during("privileges"))?;
+    // A change of credentials takes it away (commit_creds of kernel/cred.c).
+    set_parent_process_death_signal(Some(Signal::KILL))?;
+    // The kernel has a limit where a process has none.
+    let open_files = getrlimit(Resource::Nofile).current;
+    parts.open_files_max = open_files.and_then(|most| usize::try_from(most).ok()).unwrap_or(usize::MAX);
     confine::deny_files().map_err(during("Landlock"))?;
     confine::deny_calls().map_err(during("seccomp"))?;
     Ok((runtime, parts))
@@ -126,7 +134,7 @@ async fn serve(channel: Channel, parts: Parts) -> io::Result<()> {
 
     // One that ends has failed, and the service with it: the supervisor starts it again.
     let mut tasks = JoinSet::new();
-    let (limits, passing) = (dns::Limits::new(), relay::Relay::new());
+    let (limits, passing) = (dns::Limits::new(), relay::Relay::new(parts.open_files_max));
     for (place, socket) in parts.sockets {
         let shared = Rc::clone(&shared);
         match place {

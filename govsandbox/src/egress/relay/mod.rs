@@ -33,7 +33,11 @@ mod splice;
 mod tls;
 
 /// Connections at once.
-pub(super) const CONNECTIONS_MAX: usize = 10_000;
+const CONNECTIONS_MAX: usize = 10_000;
+/// Descriptors that are not the relay's: lookups and their servers.
+const OTHER_FILES: usize = 1536;
+/// Pipes that there is room for at least, where a process may have few descriptors.
+const PIPES_MIN: usize = 1280;
 /// For the connection to the server; the kernel would try for two minutes.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(60);
 /// A server that has gone without a word is found out after two minutes: the client's own probes end at the relay.
@@ -49,9 +53,20 @@ pub(super) struct Relay {
 }
 
 impl Relay {
-    pub(super) fn new() -> Self {
-        Self { connections: Arc::new(Semaphore::new(CONNECTIONS_MAX)), pipes: Rc::new(Pipes::default()) }
+    /// For a process that may have so many files open.
+    pub(super) fn new(open_files_max: usize) -> Self {
+        let (connections, pipes) = room(open_files_max);
+        Self { connections: Arc::new(Semaphore::new(connections)), pipes: Rc::new(Pipes::new(pipes)) }
     }
+}
+
+/// How many connections, and pipes for what waits in them, there is room for. Two sockets are a connection, and two
+/// descriptors a pipe.
+#[must_use]
+pub fn room(open_files_max: usize) -> (usize, usize) {
+    let pairs = open_files_max.saturating_sub(OTHER_FILES) / 2;
+    let connections = pairs.saturating_sub(PIPES_MIN).clamp(1, CONNECTIONS_MAX);
+    (connections, pairs.saturating_sub(connections).clamp(1, 2 * connections))
 }
 
 /// Takes connections for as long as the service lives.
@@ -74,7 +89,7 @@ pub(super) async fn serve(listener: TcpListener, shared: Rc<Shared>, relay: Rela
 async fn connection(client: TcpStream, peer: SocketAddr, shared: &Shared, pipes: &Pipes) {
     let Ok(local) = client.local_addr() else { return };
     let who = Who { transport: Transport::Tcp, local, peer };
-    let Some(origin) = shared.supervisor.who(who).await else {
+    let Some(origin) = Box::pin(shared.supervisor.who(who)).await else {
         shared.supervisor.tell(Event::Stranger(who));
         return reset(client);
     };
@@ -104,8 +119,9 @@ enum Broken {
 
 /// Whom it wants comes first, then the connection.
 async fn web(client: &TcpStream, origin: Origin, shared: &Shared, pipes: &Pipes) -> Result<(), Broken> {
-    judge(client, origin, shared, Port::Web).await?;
-    let server = connect(origin).await?;
+    // In a box: what judging needs is gone when bytes pass, for as long as they do.
+    Box::pin(judge(client, origin, shared, Port::Web)).await?;
+    let server = Box::pin(connect(origin)).await?;
     let both = async {
         tokio::try_join!(splice::pass(client, &server, pipes), splice::pass(&server, client, pipes))
     };
@@ -118,9 +134,9 @@ async fn web(client: &TcpStream, origin: Origin, shared: &Shared, pipes: &Pipes)
 
 /// Where servers may speak first: what they say passes, and what the client says when it has been judged.
 async fn other(client: &TcpStream, origin: Origin, shared: &Shared, pipes: &Pipes) -> Result<(), Broken> {
-    let server = connect(origin).await?;
+    let server = Box::pin(connect(origin)).await?;
     let up = async {
-        judge(client, origin, shared, Port::Other).await?;
+        Box::pin(judge(client, origin, shared, Port::Other)).await?;
         splice::pass(client, &server, pipes).await.map_err(|_| Broken::Connection)
     };
     let down = async { splice::pass(&server, client, pipes).await.map_err(|_| Broken::Connection) };

@@ -20,10 +20,10 @@ const ROUNDS_MAX: u32 = 16;
 pub(super) async fn pass(from: &TcpStream, to: &TcpStream, pipes: &Pipes) -> io::Result<()> {
     loop {
         from.readable().await?;
-        let pipe = pipes.take()?;
+        let pipe = pipes.take().await?;
         // A pipe that an error leaves filled is closed with what is in it.
         let end = drain(from, to, &pipe).await?;
-        pipes.give_back(pipe);
+        pipe.give_back();
         if end == End::Stream {
             return Ok(shutdown(to.as_fd(), Shutdown::Write)?);
         }
@@ -40,10 +40,10 @@ enum End {
 }
 
 /// Passes on what there is; the pipe is empty before and after.
-async fn drain(from: &TcpStream, to: &TcpStream, pipe: &Pipe) -> io::Result<End> {
+async fn drain(from: &TcpStream, to: &TcpStream, pipe: &Pipe<'_>) -> io::Result<End> {
     let flags = SpliceFlags::MOVE | SpliceFlags::NONBLOCK;
     for _ in 0..ROUNDS_MAX {
-        let fill = || Ok(splice(from.as_fd(), None, &pipe.into, None, PIPE_BYTES, flags)?);
+        let fill = || Ok(splice(from.as_fd(), None, pipe.into(), None, PIPE_BYTES, flags)?);
         let mut left = match from.try_io(Interest::READABLE, fill) {
             Ok(0) => return Ok(End::Stream),
             Ok(bytes) => bytes,
@@ -51,7 +51,7 @@ async fn drain(from: &TcpStream, to: &TcpStream, pipe: &Pipe) -> io::Result<End>
             Err(error) => return Err(error),
         };
         while left > 0 {
-            let empty = || Ok(splice(&pipe.out, None, to.as_fd(), None, left, flags)?);
+            let empty = || Ok(splice(pipe.out(), None, to.as_fd(), None, left, flags)?);
             left -= to.async_io(Interest::WRITABLE, empty).await?;
         }
     }

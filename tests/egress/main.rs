@@ -1,0 +1,21 @@
+//! The egress service as a process, in a network of the test's own: real servers of DNS, TLS and HTTP behind it, and a
+//! supervisor that stands in for the sandbox's.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test's way to fail"
+)]
+
+#[path = "../bed/mod.rs"]
+mod bed;
+
+mod broker;
+mod dns;
+mod hostile;
+mod many;
+mod process;
+mod relay;
+mod servers;
+mod stage;

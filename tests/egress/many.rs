@@ -1,0 +1,61 @@
+//! As many connections at once as there is room for: ten thousand, where a process may have the descriptors.
+
+use std::{
+    fs,
+    io::{Read as _, Write as _},
+    net::{TcpListener, TcpStream},
+    time::{Duration, Instant},
+};
+
+use crate::{
+    bed::procs,
+    stage::{Stage, WEB_SERVER},
+};
+
+const MEMORY_BYTES_MAX: u64 = 64 << 20;
+
+/// Memory of a process that is its own, bytes.
+fn memory(pid: u32) -> u64 {
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.split_whitespace().next().unwrap().parse::<u64>().unwrap() * 1024
+}
+
+#[test]
+fn as_many_connections_as_there_is_room_for_take_64_mib_at_most_and_each_still_passes() {
+    govsandbox::sys::open_files::raise(73_728);
+    let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current.unwrap();
+    let (connections, _) = govsandbox::egress::relay::room(usize::try_from(files).unwrap());
+    let stage = Stage::new();
+    let listener = TcpListener::bind((WEB_SERVER, 0)).unwrap();
+    let relay = stage.lead(WEB_SERVER, listener.local_addr().unwrap().port());
+    let begin = Instant::now();
+    let mut pairs: Vec<(TcpStream, TcpStream)> = Vec::with_capacity(connections);
+    for round in 0..connections {
+        let mut client = TcpStream::connect(relay).unwrap();
+        client.write_all(&[0, round as u8]).unwrap();
+        let mut server = listener.accept().unwrap().0;
+        server.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        server.read_exact(&mut [0; 2]).unwrap();
+        pairs.push((client, server));
+    }
+    let took = begin.elapsed();
+    let used = memory(stage.pid());
+    println!("{connections} connections in {took:?}: {} KiB", used / 1024);
+    assert!(used <= MEMORY_BYTES_MAX, "{used} bytes");
+    // One more is turned away, and those that are there go on.
+    let mut late = TcpStream::connect(relay).unwrap();
+    late.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    assert!(late.read(&mut [0; 1]).is_err(), "one too many was taken");
+    for (client, server) in pairs.iter_mut().rev().step_by(97) {
+        server.write_all(b"x").unwrap();
+        client.read_exact(&mut [0; 1]).unwrap();
+    }
+    drop(pairs);
+    let gone = || {
+        let mut again = TcpStream::connect(relay).unwrap();
+        again.write_all(b"\0").is_ok()
+            && listener.accept().unwrap().0.read(&mut [0; 1]).is_ok_and(|it| it == 1)
+    };
+    assert!(procs::until(Duration::from_secs(30), gone), "there is no room again");
+}
