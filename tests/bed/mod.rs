@@ -9,7 +9,9 @@ pub(crate) mod net;
 pub(crate) mod procs;
 pub(crate) mod programs;
 pub(crate) mod pty;
+pub(crate) mod service;
 pub(crate) mod sys;
+pub(crate) mod wire;
 pub(crate) mod worker;
 
 use std::{

@@ -30,6 +30,75 @@ pub(crate) fn private_network(addresses: &[&str]) {
     settle(&bare.chain(["127.0.0.1", "::1"]).collect::<Vec<_>>());
 }
 
+/// Another machine: a network of its own, joined to the calling thread's by a cable. Here is `10.99.0.1` and `fd99::1`, there
+/// is `10.99.0.2` and `fd99::2`.
+pub(crate) struct Neighbour {
+    holder: std::process::Child,
+}
+
+impl Neighbour {
+    pub(crate) fn new() -> Self {
+        let holder = Command::new("unshare").args(["-n", "sleep", "infinity"]).spawn().unwrap();
+        let neighbour = Self { holder };
+        let there = neighbour.holder.id().to_string();
+        let own = std::fs::read_link("/proc/thread-self/ns/net").unwrap();
+        let name = format!("/proc/{there}/ns/net");
+        let begin = Instant::now();
+        while std::fs::read_link(&name).is_ok_and(|its| its == own) {
+            assert!(begin.elapsed() < Duration::from_secs(10), "unshare does not");
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        ip(&["link", "add", "here", "type", "veth", "peer", "name", "there", "netns", &there]);
+        for (address, nodad) in [("10.99.0.1/24", &[][..]), ("fd99::1/64", &["nodad"])] {
+            ip(&[&["addr", "add", address, "dev", "here"], nodad].concat());
+        }
+        ip(&["link", "set", "here", "up"]);
+        neighbour.does("ip addr add 10.99.0.2/24 dev there; ip addr add fd99::2/64 dev there nodad");
+        neighbour.does("ip link set lo up; ip link set there up");
+        settle_with(&neighbour);
+        neighbour
+    }
+
+    /// Runs a script there.
+    pub(crate) fn does(&self, script: &str) -> std::process::Output {
+        let there = self.holder.id().to_string();
+        let output =
+            Command::new("nsenter").args(["-t", &there, "-n", "sh", "-ec", script]).output().unwrap();
+        assert!(output.status.success(), "{script}: {output:?}");
+        output
+    }
+
+    /// What a worker's step there comes to, outside of any sandbox.
+    pub(crate) fn worker(&self, program: &[std::ffi::OsString], verb: &str, argument: &str) -> String {
+        let there = self.holder.id().to_string();
+        let mut command = Command::new("nsenter");
+        command.args(["-t", &there, "-n"]).args(program).args([verb, argument]);
+        let output = command.output().unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8_lossy(&output.stdout).trim_end().to_owned()
+    }
+}
+
+impl Drop for Neighbour {
+    fn drop(&mut self) {
+        let _ = self.holder.kill();
+        let _ = self.holder.wait();
+    }
+}
+
+fn settle_with(neighbour: &Neighbour) {
+    let listener = Listener::udp("fd99::1");
+    let begin = Instant::now();
+    while listener.arrived(1) == 0 {
+        assert!(begin.elapsed() < Duration::from_secs(20), "nothing comes over the cable");
+        let port = listener.address.port();
+        let _ = Command::new("nsenter")
+            .args(["-t", &neighbour.holder.id().to_string(), "-n", "bash", "-c"])
+            .arg(format!("echo x > /dev/udp/fd99::1/{port}"))
+            .output();
+    }
+}
+
 /// Waits until datagrams arrive without a break: for some tenths of a second after its link came up, IPv6 may say that
 /// there is no route, or drop what was sent.
 fn settle(addresses: &[&str]) {

@@ -4,7 +4,7 @@
 use std::{
     ffi::{CStr, CString},
     io::{self, Write},
-    net::{SocketAddrV4, SocketAddrV6, UdpSocket},
+    net::{IpAddr, SocketAddr, SocketAddrV4, SocketAddrV6, UdpSocket},
     os::{
         fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
         unix::ffi::OsStrExt,
@@ -78,6 +78,38 @@ pub(crate) fn send_with(
         libc::sendmsg(socket.as_raw_fd(), &raw const message, 0)
     };
     if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Sends a datagram that says it comes from an address which may be anybody's (`IPV6_FREEBIND`, `IPV6_PKTINFO`: ipv6(7)).
+pub(crate) fn send_from(from: IpAddr, to: SocketAddrV6) -> io::Result<()> {
+    let socket = UdpSocket::bind("[::]:0")?;
+    set_option(&socket, libc::IPPROTO_IPV6, IPV6_FREEBIND, &1_i32.to_ne_bytes())?;
+    let IpAddr::V6(from) = from else { return Err(io::Error::from_raw_os_error(libc::EINVAL)) };
+    let info = [from.octets().as_slice(), &0_u32.to_ne_bytes()].concat();
+    send_with(&socket, Some(to), (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO), &info)
+}
+
+/// A socket that is bound to an address which may be anybody's.
+pub(crate) fn freebound(from: SocketAddr) -> io::Result<UdpSocket> {
+    let socket = UdpSocket::from(rustix::net::socket(AddressFamily::INET6, SocketType::DGRAM, None)?);
+    set_option(&socket, libc::IPPROTO_IPV6, IPV6_FREEBIND, &1_i32.to_ne_bytes())?;
+    rustix::net::bind(&socket, &from)?;
+    Ok(socket)
+}
+
+/// `SO_BINDTODEVICE` (socket(7)): whoever has no privilege may bind what is not bound yet.
+pub(crate) fn bind_to_device(socket: &impl AsRawFd, device: &str) -> io::Result<()> {
+    set_option(socket, libc::SOL_SOCKET, libc::SO_BINDTODEVICE, device.as_bytes())
+}
+
+/// include/uapi/linux/in6.h
+const IPV6_FREEBIND: i32 = 78;
+
+fn set_option(socket: &impl AsRawFd, level: i32, option: i32, value: &[u8]) -> io::Result<()> {
+    let length = value.len() as libc::socklen_t;
+    // SAFETY: the value is of the length that is named.
+    let set = unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, value.as_ptr().cast(), length) };
+    if set < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
 /// Gives the calling thread, and what it starts, a network namespace of its own.

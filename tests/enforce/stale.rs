@@ -78,6 +78,10 @@ impl<'bed> Inside<'bed> {
         assert!(output.status.success(), "{command:?}: {output:?}");
     }
 
+    pub(crate) fn supervisor(&self) -> u32 {
+        self.child.id()
+    }
+
     pub(crate) fn end(self) -> Run {
         let Self { start, child, ask, tell } = self;
         drop((ask, tell));

@@ -39,12 +39,19 @@ pub const fn may_create_socket(family: i32, kind: i32, protocol: i32) -> bool {
     }
 }
 
-/// May this option of a socket be set? Not one that sends packets by way of an address that no other layer judges.
+/// What decides who of many that listen on one port gets a connection: `SO_ATTACH_REUSEPORT_CBPF`, `…_EBPF`
+/// (include/uapi/asm-generic/socket.h).
+const REUSEPORT_PROGRAMS: [i32; 2] = [51, 52];
+const SOL_SOCKET: i32 = 1;
+
+/// May this option of a socket be set? Not one that sends packets by way of an address that no other layer judges, nor one
+/// by which a server outside gets what an own one would: look-ups don't ask it.
 #[inline(always)]
 #[must_use]
 pub const fn may_set_option(level: i32, option: i32) -> bool {
     match level {
         IPPROTO_IP => option != IP_OPTIONS,
+        SOL_SOCKET => option != REUSEPORT_PROGRAMS[0] && option != REUSEPORT_PROGRAMS[1],
         IPPROTO_IPV6 => option != IPV6_ROUTES[0] && option != IPV6_ROUTES[1] && option != IPV6_ROUTES[2],
         _ => true,
     }
@@ -112,6 +119,7 @@ mod tests {
     fn a_route_of_the_senders_own_is_refused_at_its_level_alone() {
         assert!(!may_set_option(IPPROTO_IP, IP_OPTIONS) && may_set_option(IPPROTO_TCP, IP_OPTIONS));
         assert!(IPV6_ROUTES.iter().all(|option| !may_set_option(IPPROTO_IPV6, *option)));
+        assert!(REUSEPORT_PROGRAMS.iter().all(|option| !may_set_option(SOL_SOCKET, *option)));
     }
 
     #[test]

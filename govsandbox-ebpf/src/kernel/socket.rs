@@ -3,7 +3,7 @@
 use aya_ebpf::{
     EbpfContext,
     bindings::{BPF_F_CURRENT_NETNS, bpf_sock, bpf_sock_tuple},
-    helpers::generated::{bpf_sk_lookup_udp, bpf_sk_release, bpf_skc_lookup_tcp},
+    helpers::generated::{bpf_ktime_get_boot_ns, bpf_sk_lookup_udp, bpf_sk_release, bpf_skc_lookup_tcp},
 };
 use govsandbox_ebpf::{
     abi::event::{EventRecord, RecordKind},
@@ -27,6 +27,8 @@ pub const OWN: u32 = 4;
 pub const ACCEPTED: u32 = 8;
 /// The end of its connection was told.
 pub const CLOSED: u32 = 16;
+/// It asks the service, which tells what.
+pub const ASKS: u32 = 32;
 
 /// Of a socket of a sandbox: whose it is, and what it was last connected to.
 #[repr(C)]
@@ -47,7 +49,7 @@ pub struct SocketTag {
     pub rule: u16,
     pub family: u16,
     pub protocol: u16,
-    /// In audit mode: the last destination of a datagram that was told.
+    /// The last far end that was told of, where each is told once in a row.
     pub told: Words,
     pub told_port: u16,
     pub _pad: [u8; 6],
@@ -62,13 +64,9 @@ impl SocketTag {
     pub unsafe fn connect(tag: *mut Self, record: *const EventRecord, address: Words, flags: u32) {
         // SAFETY: the caller vouches for both.
         unsafe {
+            Self::used(tag, record);
             (*tag).time_boot_ns = (*record).time_boot_ns;
-            (*tag).start_boot_ns = (*record).start_boot_ns;
             (*tag).address = address;
-            (*tag).tgid = (*record).tgid;
-            (*tag).tid = (*record).tid;
-            (*tag).ppid = (*record).ppid;
-            (*tag).uid = (*record).uid;
             (*tag).port = (*record).port;
             (*tag).rule = (*record).rule;
             (*tag).family = (*record).family;
@@ -77,15 +75,46 @@ impl SocketTag {
         }
     }
 
+    /// Keeps who a record is about: whoever makes, connects or listens on the socket.
+    ///
+    /// # Safety
+    /// As [`Self::connect`].
+    #[inline(always)]
+    pub unsafe fn used(tag: *mut Self, record: *const EventRecord) {
+        // SAFETY: the caller vouches for both.
+        unsafe {
+            (*tag).start_boot_ns = (*record).start_boot_ns;
+            (*tag).tgid = (*record).tgid;
+            (*tag).tid = (*record).tid;
+            (*tag).ppid = (*record).ppid;
+            (*tag).uid = (*record).uid;
+        }
+    }
+
+    /// Is the address and port another one than that which was last told of this socket? Then it is that from now on.
+    ///
+    /// # Safety
+    /// `tag` points to one.
+    #[inline(always)]
+    pub unsafe fn is_news(tag: *mut Self, address: Words, port: u16) -> bool {
+        // SAFETY: the caller vouches for the tag.
+        unsafe {
+            let known = same((*tag).told, address) && (*tag).told_port == port;
+            (*tag).told = address;
+            (*tag).told_port = port;
+            !known
+        }
+    }
+
     /// Zeroes a record and writes whose socket it is about, and where that leads.
     ///
     /// # Safety
     /// Both point to what they say.
     #[inline(always)]
-    pub unsafe fn begin(tag: *const Self, record: *mut EventRecord, kind: RecordKind, time_boot_ns: u64) {
+    pub unsafe fn begin(tag: *const Self, record: *mut EventRecord, kind: RecordKind) {
         // SAFETY: the caller vouches for both.
         unsafe {
-            (*record).time_boot_ns = time_boot_ns;
+            (*record).time_boot_ns = bpf_ktime_get_boot_ns();
             (*record).start_boot_ns = (*tag).start_boot_ns;
             (*record).dev = 0;
             (*record).ino = 0;

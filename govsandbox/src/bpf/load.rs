@@ -19,6 +19,7 @@ use govsandbox_ebpf::abi::ABI_VERSION;
 
 use super::{
     btf::{BtfError, KernelBtf, VMLINUX},
+    hooks::{Hook, PROGRAMS},
     lock::{LockError, lock},
     mount::{self, MountError},
     offsets, unload,
@@ -40,85 +41,6 @@ pub(super) const COMPLETE: &str = "complete";
 const IN_INODES: [&str; 2] = ["TAGS", "FOLDERS"];
 /// Remembered where the kernel tells when what is kept of a folder goes stale.
 const KEEPS_FOLDERS: &str = "keeps-folders";
-
-/// How a program is attached.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Hook {
-    Lsm,
-    /// Of a kernel newer than the oldest that the backend takes: seccomp refuses the same on its own.
-    LaterLsm,
-    /// A hook that older kernels don't have, or have with other arguments: another program is there for them, or another
-    /// hook of theirs sees the same.
-    LsmSince,
-    Tracepoint,
-    Cgroup,
-}
-
-/// Every program of the object. The name of a program is that of its hook where no other has it.
-const PROGRAMS: &[(&str, Hook, &str)] = &[
-    ("task_newtask", Hook::Tracepoint, "task_newtask"),
-    ("process_exec", Hook::Tracepoint, "sched_process_exec"),
-    ("process_exit", Hook::Tracepoint, "sched_process_exit"),
-    ("sys_exit", Hook::Tracepoint, "sys_exit"),
-    ("connect4", Hook::Cgroup, ""),
-    ("connect6", Hook::Cgroup, ""),
-    ("sendmsg4", Hook::Cgroup, ""),
-    ("sendmsg6", Hook::Cgroup, ""),
-    ("recvmsg4", Hook::Cgroup, ""),
-    ("recvmsg6", Hook::Cgroup, ""),
-    ("getpeername4", Hook::Cgroup, ""),
-    ("getpeername6", Hook::Cgroup, ""),
-    ("sock_create", Hook::Cgroup, ""),
-    ("packet_out", Hook::Cgroup, ""),
-    ("connection_state", Hook::Tracepoint, "inet_sock_set_state"),
-    ("task_alloc", Hook::Lsm, "task_alloc"),
-    ("file_open", Hook::Lsm, "file_open"),
-    ("file_receive", Hook::Lsm, "file_receive"),
-    ("path_notify", Hook::Lsm, "path_notify"),
-    ("bprm_check_security", Hook::Lsm, "bprm_check_security"),
-    ("bprm_place", Hook::Lsm, "bprm_check_security"),
-    ("mmap_file", Hook::Lsm, "mmap_file"),
-    ("file_mprotect", Hook::Lsm, "file_mprotect"),
-    ("path_mkdir", Hook::Lsm, "path_mkdir"),
-    ("path_mknod", Hook::Lsm, "path_mknod"),
-    ("path_symlink", Hook::Lsm, "path_symlink"),
-    ("path_unlink", Hook::Lsm, "path_unlink"),
-    ("path_rmdir", Hook::Lsm, "path_rmdir"),
-    ("path_truncate", Hook::Lsm, "path_truncate"),
-    ("path_chmod", Hook::Lsm, "path_chmod"),
-    ("path_chown", Hook::Lsm, "path_chown"),
-    ("path_rename", Hook::Lsm, "path_rename"),
-    ("path_rename_to", Hook::Lsm, "path_rename"),
-    ("path_link", Hook::Lsm, "path_link"),
-    ("path_link_to", Hook::Lsm, "path_link"),
-    ("inode_setxattr", Hook::Lsm, "inode_setxattr"),
-    ("inode_removexattr", Hook::Lsm, "inode_removexattr"),
-    ("ptrace_access_check", Hook::Lsm, "ptrace_access_check"),
-    ("ptrace_traceme", Hook::Lsm, "ptrace_traceme"),
-    ("task_kill", Hook::Lsm, "task_kill"),
-    ("task_setnice", Hook::Lsm, "task_setnice"),
-    ("task_setioprio", Hook::Lsm, "task_setioprio"),
-    ("task_setscheduler", Hook::Lsm, "task_setscheduler"),
-    ("lsm_bpf", Hook::Lsm, "bpf"),
-    ("lsm_perf_event_open", Hook::Lsm, "perf_event_open"),
-    ("sb_mount", Hook::Lsm, "sb_mount"),
-    ("move_mount", Hook::Lsm, "move_mount"),
-    ("sb_umount", Hook::Lsm, "sb_umount"),
-    ("sb_remount", Hook::Lsm, "sb_remount"),
-    ("sb_pivotroot", Hook::Lsm, "sb_pivotroot"),
-    ("userns_create", Hook::LaterLsm, "userns_create"),
-    ("socket_create", Hook::Lsm, "socket_create"),
-    ("socket_setsockopt", Hook::Lsm, "socket_setsockopt"),
-    ("terminal_ioctl", Hook::Lsm, "file_ioctl"),
-    ("path_chroot", Hook::Lsm, "path_chroot"),
-    ("inode_set_acl", Hook::LsmSince, "inode_set_acl"),
-    ("inode_remove_acl", Hook::LsmSince, "inode_remove_acl"),
-    ("inode_setattr", Hook::LsmSince, "inode_setattr"),
-    ("inode_setattr_to_6_8", Hook::LsmSince, "inode_setattr"),
-    ("file_truncate", Hook::LsmSince, "file_truncate"),
-    ("file_ioctl", Hook::Lsm, "file_ioctl"),
-    ("file_ioctl_compat", Hook::LsmSince, "file_ioctl_compat"),
-];
 
 /// The kernel side could not be set up.
 #[derive(Debug, thiserror::Error, miette::Diagnostic)]
@@ -457,7 +379,8 @@ fn attach(
             }
             Program::CgroupSkb(program) => {
                 program.load()?;
-                let link = program.attach(cgroup, CgroupSkbAttachType::Egress, CgroupAttachMode::Single)?;
+                let way = program.expected_attach_type().unwrap_or(CgroupSkbAttachType::Egress);
+                let link = program.attach(cgroup, way, CgroupAttachMode::Single)?;
                 program.take_link(link)?.try_into()?
             }
             _ => return Err(ProgramError::UnexpectedProgramType.into()),

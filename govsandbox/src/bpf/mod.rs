@@ -3,6 +3,7 @@
 pub mod btf;
 pub mod egress;
 pub mod fill;
+mod hooks;
 pub mod load;
 pub mod lock;
 pub mod log;

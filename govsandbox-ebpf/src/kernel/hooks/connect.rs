@@ -21,7 +21,7 @@ use crate::kernel::{
     emit,
     lead::{self, AF_INET, IPPROTO_TCP, IPPROTO_UDP, LOCALHOST4, LOCALHOST6},
     maps,
-    socket::{self, Ends, LED, OWN, Receiver, SocketTag, mapped, octets},
+    socket::{self, ASKS, Ends, LED, OWN, Receiver, SocketTag, mapped, octets},
     subject::{self, Subject},
 };
 
@@ -80,7 +80,7 @@ fn connect(ctx: &SockAddrContext, family: u16) -> i32 {
         let mut flags = 0;
         if let Some(service) = service.filter(|_| is_query(protocol, port)) {
             if lead::query(ctx, service, record, (family, address)) {
-                SocketTag::connect(tag, record, address, LED);
+                SocketTag::connect(tag, record, address, LED | ASKS);
                 return PASS; // the service tells what was asked
             }
         } else {

@@ -14,7 +14,7 @@ use crate::kernel::{
     lead::IPPROTO_TCP,
     maps,
     offsets::{self, probed},
-    socket::{ACCEPTED, CLOSED, SocketTag, mapped},
+    socket::{ACCEPTED, ASKS, CLOSED, SocketTag, mapped, octets},
     subject::Subject,
 };
 
@@ -50,7 +50,8 @@ pub fn connection_state(ctx: BtfTracePointContext) -> i32 {
             // A connection that came in has what its listener has, until here.
             (LISTEN, SYN_RECEIVED) => (*tag).flags = ACCEPTED,
             (SYN_RECEIVED, ESTABLISHED) if (*tag).flags & ACCEPTED != 0 => accepted(&ctx, tag, socket),
-            (LISTEN | SYN_SENT | SYN_RECEIVED, _) | (_, LISTEN) => {}
+            (_, LISTEN) => listened(&ctx, tag, socket),
+            (LISTEN | SYN_SENT | SYN_RECEIVED, _) => {}
             (_, CLOSE) => closed(&ctx, tag, socket),
             (_, FIN_WAIT1 | LAST_ACK) if probed::<u8>(socket, &offsets::SOCK_SK_SHUTDOWN) == BOTH_WAYS => {
                 closed(&ctx, tag, socket);
@@ -59,6 +60,29 @@ pub fn connection_state(ctx: BtfTracePointContext) -> i32 {
         }
     }
     0
+}
+
+/// Whoever calls listen(2) is the current task.
+#[inline(always)]
+unsafe fn listened<C: EbpfContext>(ctx: &C, tag: *mut SocketTag, socket: u64) {
+    let mut record = MaybeUninit::<EventRecord>::uninit();
+    let record = record.as_mut_ptr();
+    // SAFETY: the caller vouches for both; the record is this program's own.
+    unsafe {
+        let subject = Subject::here((*tag).sandbox_id);
+        subject.begin(record, RecordKind::Listen);
+        SocketTag::used(tag, record);
+        let family: u16 = probed(socket, &offsets::SOCK_SKC_FAMILY);
+        (*record).family = family;
+        (*record).protocol = IPPROTO_TCP;
+        (*record).port = probed(socket, &offsets::SOCK_SKC_NUM);
+        (*record).address = octets(match family {
+            AF_INET6 => probed(socket, &offsets::SOCK_SKC_V6_RCV_SADDR),
+            _ => mapped(probed(socket, &offsets::SOCK_SKC_RCV_SADDR)),
+        });
+        (*record).outcome = RecordOutcome::Allowed as u8;
+        emit::bare(ctx, &subject, record);
+    }
 }
 
 #[inline(always)]
@@ -78,7 +102,7 @@ unsafe fn accepted<C: EbpfContext>(ctx: &C, tag: *mut SocketTag, socket: u64) {
         let Some(subject) = of(tag) else { return };
         let mut record = MaybeUninit::<EventRecord>::uninit();
         let record = record.as_mut_ptr();
-        SocketTag::begin(tag, record, RecordKind::Listen, (*tag).time_boot_ns);
+        SocketTag::begin(tag, record, RecordKind::Listen);
         (*record).action = RecordAction::Accept as u8;
         (*record).outcome = RecordOutcome::Allowed as u8;
         emit::bare(ctx, &subject, record);
@@ -89,16 +113,15 @@ unsafe fn accepted<C: EbpfContext>(ctx: &C, tag: *mut SocketTag, socket: u64) {
 unsafe fn closed<C: EbpfContext>(ctx: &C, tag: *mut SocketTag, socket: u64) {
     // SAFETY: the caller vouches for both.
     unsafe {
-        if (*tag).time_boot_ns == 0 || (*tag).flags & CLOSED != 0 {
+        if (*tag).time_boot_ns == 0 || (*tag).flags & (CLOSED | ASKS) != 0 {
             return;
         }
         (*tag).flags |= CLOSED;
         let Some(subject) = of(tag) else { return };
-        let now_ns = bpf_ktime_get_boot_ns();
         let mut record = MaybeUninit::<EventRecord>::uninit();
         let record = record.as_mut_ptr();
-        SocketTag::begin(tag, record, RecordKind::Close, now_ns);
-        (*record).value = now_ns - (*tag).time_boot_ns;
+        SocketTag::begin(tag, record, RecordKind::Close);
+        (*record).value = (*record).time_boot_ns - (*tag).time_boot_ns;
         let sent: u64 = probed(socket, &offsets::TCP_BYTES_SENT);
         let again: u64 = probed(socket, &offsets::TCP_BYTES_RETRANS);
         let (written, next): (u32, u32) =

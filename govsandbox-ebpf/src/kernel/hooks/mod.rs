@@ -1,6 +1,7 @@
 //! One file for each operation. A hook gathers facts, asks the decision core, and reports.
 
 mod answer;
+mod arrival;
 mod attribute;
 mod change;
 mod connect;

@@ -7,7 +7,7 @@ use govsandbox_ebpf::{
     abi::event::{EventRecord, RecordKind},
     decide::{
         Decision,
-        egress::{is_loopback, is_v4},
+        egress::{Words, is_loopback, is_v4},
     },
 };
 
@@ -19,19 +19,19 @@ use crate::kernel::{
     emit,
     lead::{self, AF_INET, IPPROTO_TCP, IPPROTO_UDP},
     maps,
-    socket::{self, Ends, LED, LOOPBACK, OWN, Receiver, SocketTag, mapped, octets, same},
+    socket::{self, Ends, LED, LOOPBACK, OWN, Receiver, SocketTag, mapped, octets},
     subject::{self, Subject},
 };
 
 /// Verdicts of a packet's program.
-const PASS: i32 = 1;
-const DROP: i32 = 0;
+pub(super) const PASS: i32 = 1;
+pub(super) const DROP: i32 = 0;
 /// IGMP (RFC 3376) has an option in each packet, and the kernel sends it.
 const IPPROTO_IGMP: u8 = 2;
 /// A routing header follows (RFC 8200, 4.4). Whoever has no privilege sets no header before it.
 const IPPROTO_ROUTING: u8 = 43;
-const TCP: u8 = IPPROTO_TCP as u8;
-const UDP: u8 = IPPROTO_UDP as u8;
+pub(super) const TCP: u8 = IPPROTO_TCP as u8;
+pub(super) const UDP: u8 = IPPROTO_UDP as u8;
 /// Lengths of the headers of IPv4 and IPv6, without options.
 const HEADER4: usize = 20;
 const HEADER6: usize = 40;
@@ -41,9 +41,9 @@ const SYN: u8 = 2;
 const ACK: u8 = 16;
 
 /// What is known of a packet.
-struct Packet {
-    family: u16,
-    protocol: u8,
+pub(super) struct Packet {
+    pub(super) family: u16,
+    pub(super) protocol: u8,
     /// Where the header of its protocol begins.
     begin: usize,
     /// It chooses its own route, or has other options.
@@ -70,12 +70,14 @@ pub fn packet_out(ctx: SkBuffContext) -> i32 {
     let (sandbox_id, flags) = unsafe { ((*tag).sandbox_id, (*tag).flags) };
     // SAFETY: as above.
     let device = unsafe { (*ctx.skb.skb).ifindex };
-    if flags & (LED | OWN) != 0 && device != LOOPBACK {
-        return DROP;
-    }
     if packet.protocol == TCP && !packet.routed {
-        let first = ctx.load::<u8>(packet.begin + TCP_FLAGS).unwrap_or(SYN) & (SYN | ACK) == SYN;
-        if !first || flags & (LED | OWN) == 0 {
+        if flags & (LED | OWN) == 0 {
+            return PASS;
+        }
+        if device != LOOPBACK {
+            return DROP;
+        }
+        if !is_first(&ctx, &packet) {
             return PASS;
         }
         let Some(ends) = ends(&ctx, &packet) else { return DROP };
@@ -125,7 +127,7 @@ fn judge_datagram(
             }
         }
         (decision, _) = judge(subject, ends.to, ends.to_port, IPPROTO_UDP);
-        if !decision.allow && decision.rule == 0 && is_here {
+        if !decision.allow && decision.rule == 0 && is_here && !is_for_many(ends.to) {
             // SAFETY: such a program may look up sockets.
             let receiver = unsafe { socket::receiver(ctx, &ends, false, false, subject.sandbox_id) };
             if receiver == Receiver::Own {
@@ -146,26 +148,29 @@ fn judge_datagram(
         (*record).family = packet.family;
         (*record).protocol = u16::from(packet.protocol);
         let refuse = conclude(subject, decision, false, record);
-        if refuse || is_new(tag, &ends) {
+        if refuse || tag.is_null() || SocketTag::is_news(tag, ends.to, ends.to_port) {
             emit::bare(ctx, subject, record);
         }
         if refuse { DROP } else { PASS }
     }
 }
 
-/// Nothing is refused in audit mode, so that there may be thousands: the first to each address is told.
+/// May more than one socket get it? Then what a look-up finds says nothing.
 #[inline(always)]
-unsafe fn is_new(tag: *mut SocketTag, ends: &Ends) -> bool {
-    if tag.is_null() {
-        return true;
+fn is_for_many(to: Words) -> bool {
+    let first = u32::from_be(to[0]);
+    let v4 = u32::from_be(to[3]);
+    match is_v4(to) {
+        // RFC 1112, 4; and the broadcast addresses of loopback and of all.
+        true => v4 >> 28 == 0xe || v4 == 0x7fff_ffff || v4 == u32::MAX,
+        false => first >> 24 == 0xff,
     }
-    // SAFETY: the caller vouches for the tag.
-    unsafe {
-        let known = same((*tag).told, ends.to) && (*tag).told_port == ends.to_port;
-        (*tag).told = ends.to;
-        (*tag).told_port = ends.to_port;
-        !known
-    }
+}
+
+/// Does it ask for a connection of TCP?
+#[inline(always)]
+pub(super) fn is_first(ctx: &SkBuffContext, packet: &Packet) -> bool {
+    ctx.load::<u8>(packet.begin + TCP_FLAGS).unwrap_or(SYN) & (SYN | ACK) == SYN
 }
 
 /// Does it go to ::1 and say that it comes from elsewhere? Whoever answers it would send there.
@@ -174,8 +179,9 @@ fn is_forged(ends: &Ends) -> bool {
     !is_v4(ends.to) && is_loopback(ends.to) && !is_loopback(ends.from)
 }
 
+/// What a packet says at its beginning; `None`: it is of neither family.
 #[inline(always)]
-fn read(ctx: &SkBuffContext) -> Option<Packet> {
+pub(super) fn read(ctx: &SkBuffContext) -> Option<Packet> {
     let first = ctx.load::<u8>(0).ok()?;
     Some(match first {
         0x45 => Packet { family: AF_INET, protocol: ctx.load(9).ok()?, begin: HEADER4, routed: false },
@@ -194,7 +200,7 @@ fn read(ctx: &SkBuffContext) -> Option<Packet> {
 
 /// Where it comes from and goes to; ports where it has such.
 #[inline(always)]
-fn ends(ctx: &SkBuffContext, packet: &Packet) -> Option<Ends> {
+pub(super) fn ends(ctx: &SkBuffContext, packet: &Packet) -> Option<Ends> {
     let (from, to) = if packet.family == AF_INET {
         (mapped(ctx.load(12).ok()?), mapped(ctx.load(16).ok()?))
     } else {

@@ -1,9 +1,14 @@
 //! Sockets that a sandbox makes: each gets a tag, and there are none but of TCP and UDP.
 
-use aya_ebpf::{macros::cgroup_sock, programs::SockContext};
-use govsandbox_ebpf::decide::privilege::may_create_socket;
+use core::mem::MaybeUninit;
 
-use crate::kernel::{maps, subject};
+use aya_ebpf::{macros::cgroup_sock, programs::SockContext};
+use govsandbox_ebpf::{
+    abi::event::{EventRecord, RecordKind},
+    decide::privilege::may_create_socket,
+};
+
+use crate::kernel::{maps, socket::SocketTag, subject};
 
 /// Verdicts of a program at the creation of a socket.
 const PASS: i32 = 1;
@@ -16,7 +21,7 @@ pub fn sock_create(ctx: SockContext) -> i32 {
     if subject.config.orphaned != 0 {
         return REFUSE;
     }
-    // SAFETY: the context is the socket; its tag lives as long.
+    // SAFETY: the context is the socket; its tag lives as long; the record is this program's own.
     unsafe {
         let (family, kind) = ((*ctx.sock).family as i32, (*ctx.sock).type_ as i32);
         let protocol = (*ctx.sock).protocol;
@@ -27,6 +32,9 @@ pub fn sock_create(ctx: SockContext) -> i32 {
         if tag.is_null() {
             return REFUSE;
         }
+        let mut record = MaybeUninit::<EventRecord>::uninit();
+        subject.begin(record.as_mut_ptr(), RecordKind::Listen);
+        SocketTag::used(tag, record.as_ptr());
         (*tag).sandbox_id = subject.sandbox_id;
         (*tag).protocol = protocol as u16;
     }

@@ -148,8 +148,10 @@ const NEW_NAMESPACES: u32 = (libc::CLONE_NEWNS
 const NEW_TIME: u32 = 0x80;
 
 /// Options of `setsockopt(2)`, by level, that send packets by way of an address that no other layer judges: source routes
-/// of IPv4 (`IP_OPTIONS`) and IPv6 (`IPV6_RTHDR`, and `IPV6_2292RTHDR` and `IPV6_2292PKTOPTIONS` of include/uapi/linux/in6.h).
-const ROUTES: [(i32, &[u32]); 2] = [(libc::IPPROTO_IP, &[4]), (libc::IPPROTO_IPV6, &[57, 5, 6])];
+/// of IPv4 (`IP_OPTIONS`) and IPv6 (`IPV6_RTHDR`, and `IPV6_2292RTHDR` and `IPV6_2292PKTOPTIONS` of include/uapi/linux/in6.h);
+/// or that decide who of many that listen on one port gets what comes (`SO_ATTACH_REUSEPORT_CBPF`, `…_EBPF`).
+const OPTIONS: [(i32, &[u32]); 3] =
+    [(libc::IPPROTO_IP, &[4]), (libc::IPPROTO_IPV6, &[57, 5, 6]), (libc::SOL_SOCKET, &[51, 52])];
 
 /// `SOCK_TYPE_MASK` of include/linux/net.h: the rest are flags.
 const SOCKET_KIND: u32 = 0xf;
@@ -293,7 +295,7 @@ fn commands(block: &mut Program, plan: &SeccompPlan) {
 }
 
 fn options(block: &mut Program) {
-    for (level, options) in ROUTES {
+    for (level, options) in OPTIONS {
         let mut of_level = Program::default();
         of_level.load(argument(2));
         for option in options {

@@ -90,6 +90,9 @@ fn packets_are_sent_by_no_route_of_the_senders_own() {
     }
     assert_eq!(set(libc::IPPROTO_IP, libc::IP_TTL as u64), ALLOW);
     assert_eq!(set(libc::IPPROTO_IPV6, libc::IPV6_V6ONLY as u64), ALLOW);
+    for option in [51, 52] {
+        assert_eq!(set(libc::SOL_SOCKET, option), errno(libc::EPERM), "{option}");
+    }
     // The same numbers mean other things at other levels.
     assert_eq!(set(libc::SOL_SOCKET, libc::SO_BROADCAST as u64), ALLOW);
     assert_eq!(set(libc::IPPROTO_TCP, libc::TCP_KEEPINTVL as u64), ALLOW);
