@@ -146,7 +146,6 @@ struct Policy {
     compiled: Compiled,
     /// What must not be changed from inside.
     own_files: Vec<PathBuf>,
-    own_rule: RuleIndex,
     /// Allows resolv.conf's servers.
     dns_rule: RuleIndex,
     review: Review,
@@ -182,11 +181,11 @@ fn load_policy(options: &RunOptions, identity: &Identity) -> miette::Result<(Pol
         compiled.rules.push(RuleInfo { id: RuleId(format!("builtin/{name}")), layer: Layer::Builtin });
         RuleIndex(u16::try_from(compiled.rules.len()).unwrap_or(u16::MAX))
     };
-    let (own_rule, dns_rule) = (builtin("own-files"), builtin("dns"));
+    let dns_rule = builtin("dns");
     let mut own_files = loaded.files;
     own_files.push(compiled.audit_log.clone());
     own_files.push(std::env::current_exe().map_err(system("tell where govsandbox itself lies"))?);
-    Ok((Policy { compiled, own_files, own_rule, dns_rule, review }, loaded.automaton))
+    Ok((Policy { compiled, own_files, dns_rule, review }, loaded.automaton))
 }
 
 /// Opens the log where the sandbox can't write.
@@ -374,13 +373,13 @@ impl Start<'_> {
     }
 
     fn layers(&self) -> miette::Result<Layers> {
-        let Policy { compiled, own_files, own_rule, .. } = &self.policy;
+        let Policy { compiled, own_files, .. } = &self.policy;
         let programs = programs::find(&compiled.exec, &self.env)?;
         namespaces::check(compiled, self.kind, &self.identity, programs.as_ref())?;
         match self.kind {
             Kind::Lsm => {
                 let mut kernel =
-                    lsm::prepare(&compiled.paths, &self.automaton, programs.as_ref(), own_files, own_rule.0)?;
+                    lsm::prepare(&compiled.paths, &self.automaton, programs.as_ref(), own_files)?;
                 let not_held = std::mem::take(&mut kernel.not_held);
                 let open = namespaces::open(compiled, &kernel.automaton, programs.as_ref())?;
                 let keyed = match compiled.mode {
@@ -410,7 +409,6 @@ impl Start<'_> {
                     paths: &compiled.paths,
                     automaton: self.automaton.clone(),
                     own_files: own_files.clone(),
-                    own_rule: own_rule.0,
                     mode,
                     programs: programs.as_ref(),
                 })

@@ -19,6 +19,9 @@ pub struct Hits {
     pub protect: u16,
 }
 
+/// The number of the rule that holds govsandbox's own files, before all others: never changed from inside, in any mode.
+pub const RULE_OWN: u16 = 1;
+
 /// In the place of a rule's number: a folder may not be renamed, because other rules by name hold below its new path than
 /// below its old one.
 pub const RULE_MOVED: u16 = u16::MAX;
@@ -84,10 +87,8 @@ pub struct TagRule {
     pub hits: Hits,
     /// For the inode's own name only: a rule that would be got around if it were renamed or removed. 0: none.
     pub pinned: u16,
-    /// For the inode and everything below it: govsandbox's own files, never changed from inside, in any mode. 0: none.
-    pub own: u16,
 }
-const _: () = assert!(size_of::<TagRule>() == 8);
+const _: () = assert!(size_of::<TagRule>() == 6);
 
 /// Which opens are recorded: `trace.opens`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -3,7 +3,7 @@
 use super::Decision;
 use crate::abi::{
     ground::Lists,
-    rule::{Hits, RULE_READ, RULE_WRITE},
+    rule::{Hits, RULE_OWN, RULE_READ, RULE_WRITE},
 };
 
 /// What a subject wants to do to a path.
@@ -17,11 +17,14 @@ pub enum Operation {
 
 /// Decides by the rules that match the object or any folder above it.
 ///
-/// Deny wins over protect; a protected object can be read. What the write and read allow-lists say is Landlock's, or
+/// govsandbox's own files come first: readable, never changed. Then deny wins over protect; a protected object can be read. What the write and read allow-lists say is Landlock's, or
 /// [`decide_lists`]'s.
 #[inline(always)]
 #[must_use]
 pub const fn decide_path(hits: Hits, operation: Operation) -> Decision {
+    if let (Operation::Change, RULE_OWN) = (operation, hits.protect) {
+        return Decision::deny(RULE_OWN);
+    }
     if hits.deny != 0 {
         return Decision::deny(hits.deny);
     }
@@ -39,16 +42,6 @@ pub const fn decide_lists(granted: Lists, required: Lists, operation: Operation)
         Operation::Read if required.read & !granted.read != 0 => Decision::deny(RULE_READ),
         Operation::Change if required.write & !granted.write != 0 => Decision::deny(RULE_WRITE),
         Operation::Read | Operation::Change => Decision::ALLOW,
-    }
-}
-
-/// Decides by govsandbox's own files: readable, never changed. Holds in every mode.
-#[inline(always)]
-#[must_use]
-pub const fn decide_own(own: u16, operation: Operation) -> Decision {
-    match operation {
-        Operation::Change if own != 0 => Decision::deny(own),
-        Operation::Change | Operation::Read => Decision::ALLOW,
     }
 }
 
@@ -74,6 +67,13 @@ mod tests {
         let other = Lists { read: 0b11, write: 0b01 };
         assert_eq!(decide_lists(other, required, Operation::Read), Decision::ALLOW);
         assert_eq!(decide_lists(other, required, Operation::Change), Decision::deny(RULE_WRITE));
+    }
+
+    #[test]
+    fn an_own_file_is_one_whatever_else_holds_it() {
+        let own = Hits { deny: 0, protect: RULE_OWN }.or(Hits { deny: 7, protect: 2 });
+        assert_eq!(decide_path(own, Operation::Change), Decision::deny(RULE_OWN));
+        assert_eq!(decide_path(own, Operation::Read), Decision::deny(7));
     }
 
     #[test]

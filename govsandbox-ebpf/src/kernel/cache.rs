@@ -74,8 +74,6 @@ pub struct Known {
     pub hits: Hits,
     /// The automaton's state behind the folder's path and a slash.
     pub state: u32,
-    /// A rule of govsandbox's own files, of it or of a folder above it.
-    pub own: u32,
 }
 
 /// Whose folder: what an entry has to fit.

@@ -26,12 +26,9 @@ pub struct Matched {
     pub hits: Hits,
     /// A rule that holds the object's own name ([`TagRule::pinned`]).
     pub pinned: u16,
-    /// The rule of govsandbox's own files ([`TagRule::own`]).
-    pub own: u16,
-    /// [`Matched::hits`] and [`Matched::own`] without what the object's own tag says.
-    pub above: Hits,
-    pub own_above: u16,
     pub _pad: u16,
+    /// [`Matched::hits`] without what the object's own tag says.
+    pub above: Hits,
     /// Not 0: everything above it was looked at.
     pub whole: u32,
 }
@@ -61,35 +58,27 @@ pub unsafe fn by_tags(sandbox_id: u32, scratch: *mut Scratch, dentry: *const u8)
     let mut ascent = Ascent { at: dentry, scratch, sandbox_id, _pad: 0 };
     // SAFETY: the callback's type is what the helper calls; the context outlives the loop.
     unsafe {
-        (*scratch).matched = Matched {
-            hits: Hits::NONE,
-            pinned: 0,
-            own: 0,
-            above: Hits::NONE,
-            own_above: 0,
-            _pad: 0,
-            whole: 0,
-        };
+        (*scratch).matched = Matched { hits: Hits::NONE, pinned: 0, _pad: 0, above: Hits::NONE, whole: 0 };
         bpf_loop(PATH_DEPTH_MAX as u32, ascent_step as *mut c_void, (&raw mut ascent).cast(), 0);
         (&raw const (*scratch).matched).read_volatile()
     }
 }
 
-/// What an inode's own tag says: the rules, and the one of govsandbox's own files.
+/// What an inode's own tag says.
 ///
 /// # Safety
 /// `inode` is a pointer to an inode that the verifier knows as such.
 #[inline(always)]
-pub unsafe fn by_tag(sandbox_id: u32, inode: *const u8) -> (Hits, u16) {
+pub unsafe fn by_tag(sandbox_id: u32, inode: *const u8) -> Hits {
     // SAFETY: the caller vouches for `inode`; an entry is replaced whole.
     unsafe {
         let tag = maps::TAGS.get_ptr_mut(inode.cast_mut().cast());
         if tag.is_null() {
-            return (Hits::NONE, 0);
+            return Hits::NONE;
         }
         match maps::TAG_RULES.get_ptr(&TagKey { sandbox_id, tag: *tag }) {
-            Some(rule) => ((*rule).hits, (*rule).own),
-            None => (Hits::NONE, 0),
+            Some(rule) => (*rule).hits,
+            None => Hits::NONE,
         }
     }
 }
@@ -134,14 +123,10 @@ unsafe fn gather(ascent: *mut Ascent, tag: u32, lowest: bool) {
         let Some(rule) = maps::TAG_RULES.get_ptr(&key) else { return };
         let matched = &raw mut (*(*ascent).scratch).matched;
         (*matched).hits = (*matched).hits.or((*rule).hits);
-        if (*rule).own != 0 {
-            (*matched).own = (*rule).own;
-        }
         if lowest {
             (*matched).pinned = (*rule).pinned;
         } else {
             (*matched).above = (*matched).above.or((*rule).hits);
-            (*matched).own_above = (*matched).own;
         }
     }
 }

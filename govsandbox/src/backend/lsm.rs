@@ -8,7 +8,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use govsandbox_ebpf::abi::rule::{Hits, SandboxConfig, TagRule};
+use govsandbox_ebpf::abi::rule::{Hits, RULE_OWN, SandboxConfig, TagRule};
 use rustix::process::{WaitOptions, waitpid};
 
 use super::programs::Programs;
@@ -38,6 +38,8 @@ const OPEN_FILES_PER_RULE: u64 = 4;
 const PLACES_MAX: usize = 2048;
 const REPLACED_NOT_HELD: &str = "files that rules name, once a process outside puts another in their place: the policy names \
     more than the table of patterns has room for";
+
+const OWN: RuleIndex = RuleIndex(RULE_OWN);
 
 /// Why LSM programs do not hold here.
 #[derive(Debug, thiserror::Error)]
@@ -96,7 +98,6 @@ pub fn prepare(
     automaton: &PathTable,
     programs: Option<&Programs>,
     own_files: &[PathBuf],
-    own_rule: u16,
 ) -> Result<Prepared, PrepareError> {
     let mounts = mountinfo::read(Path::new("/proc/self/mountinfo")).map_err(PrepareError::Mountinfo)?;
     let points: Vec<PathBuf> = mounts.into_iter().map(|mount| mount.point).collect();
@@ -111,7 +112,7 @@ pub fn prepare(
         match path.canonicalize() {
             Ok(resolved) => {
                 let hits = effect.hits(*rule);
-                holding.path(&resolved, TagRule { hits, pinned: rule.0, own: 0 }, &points)?;
+                holding.path(&resolved, TagRule { hits, pinned: rule.0 }, &points)?;
                 // Where a file may come back as another inode its path is what stays.
                 let is_unstable = file_system::unstable(&resolved).is_some();
                 if is_unstable { &mut more_globs } else { &mut places }
@@ -123,8 +124,12 @@ pub fn prepare(
     }
     for path in own_files.iter().filter(|path| path.exists()) {
         let way = Way::of(path);
-        holding.path(&way.end, TagRule { hits: Hits::NONE, pinned: own_rule, own: own_rule }, &points)?;
-        holding.pin(way.names(), own_rule)?;
+        let hits = PathEffect::Protect.hits(OWN);
+        holding.path(&way.end, TagRule { hits, pinned: RULE_OWN }, &points)?;
+        holding.pin(way.names(), RULE_OWN)?;
+        // Who saves it from outside puts another inode there.
+        more_globs
+            .extend(way.links.iter().chain([&way.end]).map(|path| by_path(path, PathEffect::Protect, OWN)));
     }
     let mut held = holding.into_held();
     for (path, hits) in programs.iter().flat_map(|programs| &programs.held) {
@@ -185,7 +190,7 @@ fn open_two_files(loaded: &Loaded, folder: &Path) -> Result<i32, FillError> {
     for path in [&denied, &allowed] {
         std::fs::write(path, "").map_err(raw)?;
     }
-    let rule = TagRule { hits: Hits { deny: 1, protect: 0 }, pinned: 0, own: 0 };
+    let rule = TagRule { hits: Hits { deny: 1, protect: 0 }, pinned: 0 };
     let held = Held::open(&denied, rule).map_err(FillError::from)?.into_iter().collect();
     let config = SandboxConfig { path_hooks: 1, ..SandboxConfig::default() };
     let contents = Contents {

@@ -83,12 +83,8 @@ impl Held {
 
     /// Both rules; several may be about one inode.
     pub(super) fn rule_joined(&self, other: TagRule) -> TagRule {
-        let first = |a: u16, b: u16| if a == 0 { b } else { a };
-        TagRule {
-            hits: self.rule.hits.or(other.hits),
-            pinned: first(other.pinned, self.rule.pinned),
-            own: first(other.own, self.rule.own),
-        }
+        let better = |a: u16, b: u16| if a == 0 || (b != 0 && b < a) { b } else { a };
+        TagRule { hits: self.rule.hits.or(other.hits), pinned: better(other.pinned, self.rule.pinned) }
     }
 }
 
@@ -127,7 +123,7 @@ impl Holding {
     /// # Errors
     /// As [`Self::path`].
     pub fn pin<'a>(&mut self, names: impl Iterator<Item = &'a Path>, pin: u16) -> Result<(), TagError> {
-        let pinned = TagRule { hits: Hits::NONE, pinned: pin, own: 0 };
+        let pinned = TagRule { hits: Hits::NONE, pinned: pin };
         names.into_iter().try_for_each(|name| self.add(name, pinned))
     }
 
@@ -165,8 +161,7 @@ pub(super) fn give(loaded: &Loaded, held: &mut [Held]) -> Result<(), FillError> 
 mod tests {
     use super::*;
 
-    const DENY: fn(u16) -> TagRule =
-        |rule| TagRule { hits: Hits { deny: rule, protect: 0 }, pinned: rule, own: 0 };
+    const DENY: fn(u16) -> TagRule = |rule| TagRule { hits: Hits { deny: rule, protect: 0 }, pinned: rule };
 
     #[test]
     fn an_inode_is_held_once_by_whatever_name_with_the_better_rule() {
@@ -187,7 +182,7 @@ mod tests {
         holding.pin(other.ancestors().skip(1), 9).unwrap();
         let held = holding.into_held();
         assert_eq!(held.len(), with_one + 1);
-        assert_eq!(held[0].rule, TagRule { pinned: 7, ..DENY(3) });
-        assert_eq!(held[1].rule, TagRule { hits: Hits::NONE, pinned: 7, own: 0 }, "the folder is pinned");
+        assert_eq!(held[0].rule, DENY(3));
+        assert_eq!(held[1].rule, TagRule { hits: Hits::NONE, pinned: 3 }, "the folder is pinned");
     }
 }

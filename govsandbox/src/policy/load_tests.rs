@@ -171,6 +171,7 @@ fn rules_are_numbered_by_precedence() {
     assert_eq!(
         ids,
         [
+            ("builtin/own-files", Layer::Builtin),
             ("policy/filesystem.deny/0", Layer::System),
             ("session/filesystem.deny/0", Layer::Session),
             ("session/filesystem.deny/1", Layer::Session),
@@ -184,7 +185,7 @@ fn rules_are_numbered_by_precedence() {
     );
     let literal =
         loaded.compiled.paths.literals.iter().find(|literal| literal.path == Path::new("/p")).unwrap();
-    assert_eq!((literal.effect, literal.rule.0), (PathEffect::Protect, 6));
+    assert_eq!((literal.effect, literal.rule.0), (PathEffect::Protect, 7));
     assert_eq!(loaded.compiled.paths.globs.len(), 1);
 }
 

@@ -4,11 +4,11 @@ use aya_ebpf::{EbpfContext, macros::lsm, programs::LsmContext};
 use govsandbox_ebpf::{
     abi::{
         event::{FLAG_TARGET_FIRST, RecordAction, RecordKind},
-        rule::RULE_PROC,
+        rule::{RULE_OWN, RULE_PROC},
     },
     decide::{
         Decision,
-        path::{Operation, decide_own, decide_path},
+        path::{Operation, decide_path},
     },
 };
 
@@ -226,10 +226,6 @@ unsafe fn weigh(subject: &Subject, scratch: *mut Scratch, name: Name, written: W
             object::by_path(subject.config.slot, scratch, 0, written.length),
         )
     };
-    let own = decide_own(tags.own, Operation::Change);
-    if !own.allow {
-        return (own, true);
-    }
     let decision = if tags.whole == 0 || !written.whole {
         Decision::DENY_DEFAULT
     } else if name.leaves && tags.pinned != 0 {
@@ -243,5 +239,6 @@ unsafe fn weigh(subject: &Subject, scratch: *mut Scratch, name: Name, written: W
             by_rules
         }
     };
-    (decision, false)
+    // The way to an own file is one of its own too.
+    (decision, decision.rule == RULE_OWN)
 }

@@ -4,11 +4,11 @@ use aya_ebpf::{EbpfContext, macros::lsm, programs::LsmContext};
 use govsandbox_ebpf::{
     abi::{
         event::{EventRecord, FLAG_PATH_CUT, RecordAction, RecordKind, RecordOutcome},
-        rule::{Hits, TraceOpens},
+        rule::{Hits, RULE_OWN, TraceOpens},
     },
     decide::{
         Decision,
-        path::{Operation, decide_own, decide_path},
+        path::{Operation, decide_path},
     },
 };
 
@@ -105,10 +105,7 @@ unsafe fn watch<C: EbpfContext>(ctx: &C, subject: &Subject, path: *const u8) -> 
         let location = Location::of_path(path as u64);
         let written = ground::write_path(subject, scratch, 0, location, dentry, About::Object);
         let by_path = object::by_path(subject.config.slot, scratch, 0, written.length);
-        let own = decide_own(tags.own, Operation::Read);
-        let decision = if !own.allow {
-            own
-        } else if tags.whole != 0 && written.whole {
+        let decision = if tags.whole != 0 && written.whole {
             let by_rules = decide_path(tags.hits.or(by_path), Operation::Read);
             if by_rules.allow { ground::decide(subject, scratch, Operation::Read) } else { by_rules }
         } else {
@@ -125,7 +122,7 @@ unsafe fn watch<C: EbpfContext>(ctx: &C, subject: &Subject, path: *const u8) -> 
         if !written.whole {
             (*record).flags |= FLAG_PATH_CUT;
         }
-        let refuse = conclude(subject, decision, !own.allow, record);
+        let refuse = conclude(subject, decision, false, record);
         emit::with_text(ctx, subject, scratch);
         if refuse { answer(EPERM) } else { 0 }
     }
@@ -144,13 +141,10 @@ unsafe fn is_free(subject: &Subject, file: *const u8, place: &Place, now: &Now) 
         let dentry: *const u8 = typed(file.add(offsets::FILE_F_PATH.load() as usize), &offsets::PATH_DENTRY);
         let Some(by_name) = object::by_name(subject.config.slot, known.state, dentry) else { return false };
         let inode: *const u8 = typed(file, &offsets::FILE_F_INODE);
-        let (tag_hits, tag_own) = object::by_tag(subject.sandbox_id, inode);
-        let hits = known.hits.or(by_name).or(tag_hits);
+        let hits = known.hits.or(by_name).or(object::by_tag(subject.sandbox_id, inode));
         let action = action(typed(inode, &offsets::INODE_I_MODE), typed(file, &offsets::FILE_F_FLAGS));
         let operation = operation(action);
-        let free =
-            decide_own(known.own as u16 | tag_own, operation).allow && decide_path(hits, operation).allow;
-        if !free {
+        if !decide_path(hits, operation).allow {
             return false;
         }
         let opens = subject.config.trace_opens;
@@ -211,12 +205,7 @@ unsafe fn judge<C: EbpfContext>(
         {
             let scan = &raw const (*scratch).scan;
             let hits = tags.above.or((*scan).folder_hits);
-            cache::keep(
-                subject,
-                &place,
-                now,
-                Known { hits, state: (*scan).folder_state, own: u32::from(tags.own_above) },
-            );
+            cache::keep(subject, &place, now, Known { hits, state: (*scan).folder_state });
         }
 
         let record = &raw mut (*scratch).record;
@@ -228,10 +217,7 @@ unsafe fn judge<C: EbpfContext>(
         }
         let operation =
             if (*record).action == RecordAction::Write as u8 { Operation::Change } else { Operation::Read };
-        let own = decide_own(tags.own, operation);
-        let decision = if !own.allow {
-            own
-        } else if tags.whole != 0 && written.whole {
+        let decision = if tags.whole != 0 && written.whole {
             let by_rules = decide_path(hits, operation);
             if by_rules.allow {
                 ground::decide(subject, scratch, of_device(inode, operation))
@@ -241,8 +227,8 @@ unsafe fn judge<C: EbpfContext>(
         } else {
             Decision::DENY_DEFAULT
         };
-        let (decision, _) = settle(scratch, decision, false);
-        let refuse = conclude(subject, decision, !own.allow, record);
+        let (decision, own) = settle(scratch, decision, decision.rule == RULE_OWN);
+        let refuse = conclude(subject, decision, own, record);
         if (!below || !decision.allow) && wanted(subject, record) {
             emit::with_text(ctx, subject, scratch);
         }

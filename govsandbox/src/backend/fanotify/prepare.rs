@@ -11,7 +11,10 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use govsandbox_ebpf::abi::{exec::ExecHits, rule::Hits};
+use govsandbox_ebpf::abi::{
+    exec::ExecHits,
+    rule::{Hits, RULE_OWN},
+};
 
 use super::{
     NOT_HELD,
@@ -48,8 +51,6 @@ pub struct Input<'a> {
     pub automaton: PathTable,
     /// Policy files, log, state folder, binary: never changed from inside, in either mode.
     pub own_files: Vec<PathBuf>,
-    /// The rule that they are held by.
-    pub own_rule: u16,
     /// `mode` of the policy.
     pub mode: Mode,
     /// The policy's exec rules.
@@ -74,7 +75,7 @@ pub struct Setup {
 /// # Errors
 /// A named path can't be looked up (other than by not existing), the mount table can't be read.
 pub fn prepare(input: Input<'_>) -> io::Result<Setup> {
-    let Input { paths, automaton, own_files, own_rule, mode, programs } = input;
+    let Input { paths, automaton, own_files, mode, programs } = input;
     let table = MountTable::read()?;
     let mut setup = Setup {
         mounts: MountPlan::default(),
@@ -90,7 +91,6 @@ pub fn prepare(input: Input<'_>) -> io::Result<Setup> {
             links: Vec::new(),
             inodes: HashMap::new(),
             held: Vec::new(),
-            own_rule,
             programs: None,
         },
         not_held: NOT_HELD.iter().map(|text| (*text).to_owned()).collect(),
@@ -100,7 +100,7 @@ pub fn prepare(input: Input<'_>) -> io::Result<Setup> {
         setup.mounts.writable.extend(resolve(&path.path)?);
     }
     for path in &own_files {
-        setup.hold_own(path, own_rule)?;
+        setup.hold_own(path)?;
     }
     for literal in &paths.literals {
         let hits = literal.effect.hits(literal.rule);
@@ -157,7 +157,6 @@ pub fn prepare_contents(programs: &Programs, automaton: PathTable) -> io::Result
         links: Vec::new(),
         inodes: HashMap::new(),
         held: Vec::new(),
-        own_rule: 0,
         programs: Some(rules),
     };
     Ok((plan, rules))
@@ -197,8 +196,8 @@ impl Setup {
     }
 
     /// One of govsandbox's own files: by a mount, by its names, and under the others that it has.
-    fn hold_own(&mut self, path: &Path, rule: u16) -> io::Result<()> {
-        let hits = Hits { deny: 0, protect: rule };
+    fn hold_own(&mut self, path: &Path) -> io::Result<()> {
+        let hits = Hits { deny: 0, protect: RULE_OWN };
         let Way { end, links } = Way::of(path);
         self.rules.links.extend(links.iter().map(|link| (bytes(link), hits)));
         self.rules.literals.push((bytes(&end), hits));

@@ -3,7 +3,7 @@
 use std::{collections::HashMap, fs::File};
 
 use govsandbox_ebpf::{
-    abi::rule::{Hits, RULE_SYMLINK},
+    abi::rule::{Hits, RULE_OWN, RULE_SYMLINK},
     decide::{
         Decision,
         automaton::{START, Scan, decide_symlink, next, scan},
@@ -29,8 +29,6 @@ pub struct PathRules {
     pub(super) inodes: HashMap<(u64, u64), Hits>,
     /// Those objects, in the supervisor alone: while they are open, their numbers do not become other files'.
     pub(super) held: Vec<File>,
-    /// The rule of govsandbox's own files, which holds in every mode; 0: there are none.
-    pub(super) own_rule: u16,
     /// What may be executed; `None`: everything.
     pub(super) programs: Option<ProgramRules>,
 }
@@ -69,8 +67,8 @@ impl PathRules {
 
     /// Does a rule refuse in this mode, or is it told of alone?
     #[must_use]
-    pub fn refuses(&self, rule: u16, mode: Mode) -> bool {
-        mode == Mode::Enforce || (rule != 0 && rule == self.own_rule)
+    pub fn refuses(rule: u16, mode: Mode) -> bool {
+        mode == Mode::Enforce || rule == RULE_OWN
     }
 
     /// May a symlink stand at this path? Not in the place of a folder below which rules hold by name.
@@ -136,7 +134,6 @@ mod tests {
             links: vec![(b"/home/u/conf".to_vec(), DENY_LITERAL)],
             inodes: HashMap::from([((8, 42), PROTECT_INODE)]),
             held: Vec::new(),
-            own_rule: 0,
             programs: None,
         }
     }

@@ -264,7 +264,7 @@ impl Judge {
         if namespace_of(event.tid).is_ok_and(|namespace| namespace != self.namespace) {
             return Verdict::Allow;
         }
-        let refused = self.rules.refuses(rule, self.mode);
+        let refused = PathRules::refuses(rule, self.mode);
         let refusal = Refusal {
             time_boot_ns: now_boot_ns(),
             tgid: tgid_of(event.tid).unwrap_or(0),

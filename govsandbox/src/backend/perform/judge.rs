@@ -104,7 +104,7 @@ impl Judge<'_> {
 
     /// Tells of it, then refuses; in audit mode tells alone.
     pub(super) fn refuse(&self, deed: Deed<'_>, rule: u16) -> Result<(), Failed> {
-        let refused = self.rules.refuses(rule, self.mode);
+        let refused = PathRules::refuses(rule, self.mode);
         let told = Told {
             tid: deed.caller.tid,
             action: deed.action,

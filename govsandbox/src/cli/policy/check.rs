@@ -112,7 +112,8 @@ fn write_result(
 ) -> Result<(), PolicyCommandError> {
     match result {
         Ok(loaded) => {
-            let (rules, warnings) = (loaded.compiled.rules.len(), loaded.warnings.len());
+            // The first is not the policy's.
+            let (rules, warnings) = (loaded.compiled.rules.len().saturating_sub(1), loaded.warnings.len());
             write!(out, "ok       {policy}: {rules} {}", plural(rules, "rule"))?;
             if warnings > 0 {
                 write!(out, ", {warnings} {}", plural(warnings, "warning"))?;

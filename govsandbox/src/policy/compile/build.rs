@@ -88,7 +88,7 @@ pub fn compile(layered: &Layered, context: &Context) -> Result<Outcome, CompileE
     }
     let slots = std::mem::take(&mut plan.slots);
     let mut builder = Builder::new(context, plan);
-    for (number, slot) in (1..).zip(&slots) {
+    for (number, slot) in (govsandbox_ebpf::abi::rule::RULE_OWN + 1..).zip(&slots) {
         builder.add(RuleIndex(number), slot);
     }
     let name = layered.policies.first().map(|(name, _)| name.clone()).unwrap_or_default();
@@ -269,7 +269,7 @@ impl<'a> Builder<'a> {
         let allow = vec![AllowLists::default(); plan.path_places];
         Self {
             context,
-            rules: Vec::new(),
+            rules: vec![RuleInfo { id: RuleId("builtin/own-files".to_owned()), layer: Layer::Builtin }],
             paths: PathPlan { allow, ..PathPlan::default() },
             exec: ExecPlan { rules: Vec::new(), allow_lists: plan.exec_places },
             egress: vec![EgressLists::default(); plan.egress_places],
