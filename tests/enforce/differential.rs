@@ -73,6 +73,12 @@ impl Operation {
         }
     }
 
+    /// Numbers of the files that it is about, as far as they are there.
+    fn objects(&self) -> Vec<u64> {
+        let named = [Some(&self.path), self.target.as_ref()].into_iter().flatten();
+        named.filter_map(|path| fs::metadata(path).ok()).map(|found| found.ino()).collect()
+    }
+
     /// What an event calls it.
     fn actions(&self) -> &'static [&'static str] {
         match self.verb {
@@ -135,7 +141,7 @@ struct Known {
     /// What literal rules found.
     named: HashSet<PathBuf>,
     writable: Vec<PathBuf>,
-    /// What rules matched by some name at the start: `fanotify` holds it under its other names too.
+    /// What rules matched by some name at the start: it is held under its other names too.
     matched: HashMap<u64, BTreeSet<String>>,
 }
 
@@ -181,8 +187,9 @@ impl Known {
             }
             rules.insert("builtin/renamed-folder".to_owned());
         }
-        let inode = fs::metadata(&operation.path).ok().map(|found| found.ino());
-        rules.extend(inode.and_then(|inode| self.matched.get(&inode)).into_iter().flatten().cloned());
+        rules.extend(
+            operation.objects().iter().filter_map(|inode| self.matched.get(inode)).flatten().cloned(),
+        );
         // What leads to a named place is held by a mount (`fanotify`), and a pattern may match it too.
         for answer in denying.iter().filter(|answer| answer.why == Why::Way) {
             rules.extend(
@@ -329,6 +336,7 @@ fn one_policy(bed: &TestBed, random: &mut Random, count: usize, seed: u64, sum: 
         let in_place =
             operation.new_symlink().is_some_and(|place| !may_be_symlink(&tables, &loaded.automaton, &place));
         let must = in_place || denying.iter().any(|refusal| known.is_held(&operation, refusal, landlock));
+        let objects = operation.objects();
         let inode = fs::metadata(&operation.path).ok().map(|found| found.ino());
         // A folder stays where it is when rules by name would mean something else below its new path.
         let moves_names = operation.verb == "rename" && operation.path.is_dir();
@@ -350,8 +358,8 @@ fn one_policy(bed: &TestBed, random: &mut Random, count: usize, seed: u64, sum: 
         if makes_sense && denying.is_empty() && !in_place && refused {
             // Where a mount holds a rule's place, names don't cross it.
             let by_mount = ["EXDEV", "EBUSY", "EROFS"].contains(&answer.as_str()) && operation.verb != "read";
-            let by_other_name = inode.is_some_and(|inode| known.matched.contains_key(&inode));
-            let is_known = backend() == "fanotify" && (by_mount || by_other_name);
+            let by_other_name = objects.iter().any(|inode| known.matched.contains_key(inode));
+            let is_known = by_other_name || (backend() == "fanotify" && by_mount);
             assert!(is_known || moves_names, "the kernel refuses more: {}", tell());
             sum.not_compared += 1;
         } else if must {

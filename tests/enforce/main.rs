@@ -21,6 +21,7 @@ mod git;
 mod honest;
 mod led;
 mod limits;
+mod links;
 mod lists;
 mod loopback;
 mod members;

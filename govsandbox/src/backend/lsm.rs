@@ -11,7 +11,7 @@ use std::{
 use govsandbox_ebpf::abi::rule::{Hits, RULE_OWN, SandboxConfig, TagRule};
 use rustix::process::{WaitOptions, waitpid};
 
-use super::programs::Programs;
+use super::{links, programs::Programs};
 use crate::{
     bpf::{
         fill::{Contents, FillError, Sandbox},
@@ -102,10 +102,11 @@ pub fn prepare(
     let mounts = mountinfo::read(Path::new("/proc/self/mountinfo")).map_err(PrepareError::Mountinfo)?;
     let points: Vec<PathBuf> = mounts.into_iter().map(|mount| mount.point).collect();
     // For each rule its file, the mounts below and the links on the way; the folders above are the same for many.
-    open_files::raise(OPEN_FILES_USUAL + OPEN_FILES_PER_RULE * paths.literals.len() as u64);
+    let for_rules = OPEN_FILES_PER_RULE * paths.literals.len() as u64;
+    open_files::raise(OPEN_FILES_USUAL + for_rules + links::FILES_MAX as u64);
     let mut holding = Holding::default();
     // Patterns that there must be, and those for what is held by inode: another inode may take its place from outside.
-    let (mut more_globs, mut places) = (Vec::new(), Vec::new());
+    let (mut more_globs, mut places, mut folders) = (Vec::new(), Vec::new(), Vec::new());
     for literal in &paths.literals {
         let LiteralRule { path, effect, rule } = literal;
         let way = Way::of(path);
@@ -113,6 +114,7 @@ pub fn prepare(
             Ok(resolved) => {
                 let hits = effect.hits(*rule);
                 holding.path(&resolved, TagRule { hits, pinned: rule.0 }, &points)?;
+                folders.push((resolved.clone(), hits));
                 // Where a file may come back as another inode its path is what stays.
                 let is_unstable = file_system::unstable(&resolved).is_some();
                 if is_unstable { &mut more_globs } else { &mut places }
@@ -131,6 +133,14 @@ pub fn prepare(
         more_globs
             .extend(way.links.iter().chain([&way.end]).map(|path| by_path(path, PathEffect::Protect, OWN)));
     }
+    let writable =
+        paths.allow.iter().flat_map(|lists| &lists.write).filter_map(|entry| entry.path.canonicalize().ok());
+    // Without patterns there is nothing to be found in a folder that no rule names.
+    let writable = writable.filter(|_| !paths.globs.is_empty()).map(|folder| (folder, Hits::NONE));
+    let linked = links::find(automaton, folders.into_iter().chain(writable));
+    for (path, hits) in linked.files {
+        holding.path(&path, TagRule { hits, pinned: 0 }, &[])?;
+    }
     let mut held = holding.into_held();
     for (path, hits) in programs.iter().flat_map(|programs| &programs.held) {
         held.extend(Held::program(path, *hits)?);
@@ -140,11 +150,14 @@ pub fn prepare(
         more => automaton::build(&[paths.globs.as_slice(), more].concat()),
     };
     let all = [more_globs.as_slice(), &places].concat();
-    let (automaton, not_held) = match (places.len() <= PLACES_MAX).then(|| build(&all)) {
+    let mut not_held: Vec<String> =
+        if linked.complete { Vec::new() } else { vec![links::NOT_ALL_HELD.to_owned()] };
+    let automaton = match (places.len() <= PLACES_MAX).then(|| build(&all)) {
         None | Some(Err(AutomatonError::TooLarge { .. })) => {
-            (build(&more_globs)?, vec![REPLACED_NOT_HELD.to_owned()])
+            not_held.push(REPLACED_NOT_HELD.to_owned());
+            build(&more_globs)?
         }
-        Some(built) => (built?, Vec::new()),
+        Some(built) => built?,
     };
     Ok(Prepared { held, automaton, not_held })
 }

@@ -5,6 +5,7 @@ mod checks;
 pub mod fanotify;
 pub mod grounds;
 pub mod guarantee;
+mod links;
 pub mod lsm;
 pub mod machine;
 pub mod perform;

@@ -17,12 +17,25 @@ const UNSTABLE: [(u64, &str); 11] = [
     (0x2011_bab0, "exFAT"),
 ];
 
+/// What the kernel makes up: proc, sysfs, cgroup2, debugfs, tracefs, bpffs.
+const OF_THE_KERNEL: [u64; 6] = [0x9fa0, 0x6265_6572, 0x6367_7270, 0x6462_6720, 0x7472_6163, 0xcafe_4a11];
+
+/// Does the path lie on a file system of the kernel's own, where nothing has a second name?
+#[must_use]
+pub fn is_of_the_kernel(path: &Path) -> bool {
+    magic(path).is_some_and(|magic| OF_THE_KERNEL.contains(&magic))
+}
+
+fn magic(path: &Path) -> Option<u64> {
+    // The type is a signed number of another width on some architectures.
+    Some(rustix::fs::statfs(path).ok()?.f_type as u64 & 0xffff_ffff)
+}
+
 /// The name of the file system that a path lies on, if a file there may come back as another inode: by a server's word,
 /// after it left memory, or when a layer is copied up. `None` too where it can't be told.
 #[must_use]
 pub fn unstable(path: &Path) -> Option<&'static str> {
-    // The type is a signed number of another width on some architectures.
-    let magic = rustix::fs::statfs(path).ok()?.f_type as u64 & 0xffff_ffff;
+    let magic = magic(path)?;
     UNSTABLE.iter().find(|(known, _)| *known == magic).map(|(_, name)| *name)
 }
 
@@ -34,5 +47,6 @@ mod tests {
     fn a_file_system_in_memory_is_stable_and_what_is_not_there_is_not_told() {
         assert_eq!(unstable(Path::new("/dev/shm")), None);
         assert_eq!(unstable(Path::new("/no/such/path")), None);
+        assert!(is_of_the_kernel(Path::new("/proc/self")) && !is_of_the_kernel(Path::new("/")));
     }
 }

@@ -25,7 +25,7 @@ use super::{
     verdicts::Mode,
 };
 use crate::{
-    backend::programs::Programs,
+    backend::{links, programs::Programs},
     launch::{
         mount::{MountPlan, resolve, table::MountTable},
         plan::FanotifyPlan,
@@ -119,18 +119,8 @@ pub fn prepare(input: Input<'_>) -> io::Result<Setup> {
     if let Some(programs) = programs {
         setup.hold_programs(programs)?;
     }
-    if !paths.globs.is_empty() && mode == Mode::Enforce {
-        let Existing { matches, complete } = existing::find(&setup.rules.automaton, &setup.mounts.writable);
-        for (path, hits) in matches {
-            setup.hold_existing(path, hits)?;
-        }
-        if !complete {
-            setup.not_held.push(
-                "hard links, made before the run, of files that match a pattern: the writable folders hold too many names to \
-                 look at them all"
-                    .to_owned(),
-            );
-        }
+    if mode == Mode::Enforce {
+        setup.hold_matches(paths)?;
     }
     if mode == Mode::Audit {
         let own_files = std::mem::take(&mut setup.mounts.own_files);
@@ -205,6 +195,31 @@ impl Setup {
             self.hold_inode(&path, hits)?;
             self.fanotify.all_mounts |= self.mounts.is_writable(&path);
             self.mounts.own_files.push(path);
+        }
+        Ok(())
+    }
+
+    /// What patterns match already, and what else has a second name outside of a folder that is held.
+    fn hold_matches(&mut self, paths: &PathPlan) -> io::Result<()> {
+        let mut found = Existing { matches: Vec::new(), complete: true };
+        if !paths.globs.is_empty() {
+            found = existing::find(&self.rules.automaton, &self.mounts.writable);
+        }
+        let named = self.mounts.deny.iter().chain(&self.mounts.protect);
+        let named = named.filter_map(|path| Some((path.clone(), self.rules.hits(&bytes(path), (0, 0))?)));
+        let folders: Vec<_> = named.chain(found.matches.iter().cloned()).collect();
+        for (path, hits) in found.matches {
+            self.hold_existing(path, hits)?;
+        }
+        let linked = links::find(&self.rules.automaton, folders);
+        for (path, hits) in linked.files {
+            match self.hold_object(&path, hits) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                held => held?,
+            }
+        }
+        if !found.complete || !linked.complete {
+            self.not_held.push(links::NOT_ALL_HELD.to_owned());
         }
         Ok(())
     }
