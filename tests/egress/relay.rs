@@ -141,7 +141,7 @@ fn http_passes_for_a_name_of_the_address_and_for_no_other() {
         &["--request-target", "http://other.test/"],
         &["--request-target", "http://other.test/", "-H", "Host: www.test"],
         &["-X", "CONNECT", "--request-target", "other.test:443", "-H", "Host: www.test"],
-        &["--http2-prior-knowledge"],
+        &["--http2-prior-knowledge", "-H", "Host: other.test"],
     ] {
         let refused = curl(&stage, "http://www.test/", "x", words);
         assert!(!refused.status.success(), "{words:?}: {}", text(&refused));

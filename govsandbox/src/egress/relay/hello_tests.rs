@@ -104,7 +104,6 @@ fn the_host_of_a_request_is_read() {
         ("CONNECT a.example:443 HTTP/1.1\r\nHost: a.example:443\r\n\r\n", http("a.example")),
         ("GET / HTTP/1.0\r\n\r\n", Some(Hello::Nameless(Speech::Http1))),
         ("GET / HTTP/1.1\r\nHost:\r\n\r\n", Some(Hello::Nameless(Speech::Http1))),
-        ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", Some(Hello::Nameless(Speech::Http2))),
     ] {
         assert_eq!(read(text.as_bytes()), expected, "{text}");
     }
@@ -125,11 +124,74 @@ fn a_request_that_servers_may_read_in_two_ways_is_malformed() {
         "GET / HTTP/1.1\r\nHost: [::1]\r\n\r\n",
         "GET / HTTP/1.1\r\nHost: a.example\0\r\n\r\n",
         "GET / HTTP/3.1\r\nHost: a.example\r\n\r\n",
+        "GET\t/ HTTP/1.1\r\nHost: a.example\r\n\r\n",
+        "GET /\tHTTP/1.1\r\nHost: a.example\r\n\r\n",
+        "GET \x0b/\x0bhttp/1.1\r\nHost: a.example\r\n\r\n",
     ] {
         assert_eq!(read(text.as_bytes()), Some(Hello::Malformed), "{text}");
     }
     let long = format!("GET /{} HTTP/1.1\r\n", "x".repeat(40_000));
     assert_eq!(read(long.as_bytes()), Some(Hello::Malformed));
+}
+
+/// The first bytes of curl with `--http2-prior-knowledge`: preface, SETTINGS, WINDOW_UPDATE, and HEADERS without Huffman
+/// coding or the dynamic table.
+fn http2(fields: &[(&str, &str)]) -> Vec<u8> {
+    let frame = |kind: u8, flags: u8, stream: u8, payload: &[u8]| {
+        let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+        [&length[1..], &[kind, flags, 0, 0, 0, stream], payload].concat()
+    };
+    let mut block = Vec::new();
+    for (name, value) in fields {
+        block.extend([0, u8::try_from(name.len()).unwrap()]);
+        block.extend(name.as_bytes());
+        block.push(u8::try_from(value.len()).unwrap());
+        block.extend(value.as_bytes());
+    }
+    let settings = frame(4, 0, 0, &[0, 3, 0, 0, 0, 100, 0, 4, 2, 0, 0, 0]);
+    let (half, rest) = block.split_at(block.len() / 2);
+    [
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(),
+        settings,
+        frame(8, 0, 0, &[1, 0, 0, 0]),
+        frame(1, 1, 1, half),
+        frame(9, 4, 1, rest),
+    ]
+    .concat()
+}
+
+#[test]
+fn the_authority_of_a_request_of_http2_is_read() {
+    let request = |more: &[(&str, &str)]| {
+        let usual = [(":method", "GET"), (":scheme", "http"), (":path", "/")];
+        http2(&[&usual, more].concat())
+    };
+    let h2 = |name| named(Speech::Http2, name);
+    for (fields, expected) in [
+        (&[(":authority", "A.example:80")][..], h2("a.example")),
+        (&[(":authority", "a.example"), ("host", "a.example")], h2("a.example")),
+        (&[("host", "a.example.")], h2("a.example")),
+        (&[], Some(Hello::Nameless(Speech::Http2))),
+        (&[(":authority", "a.example"), ("host", "b.example")], Some(Hello::Malformed)),
+        (&[(":authority", "192.0.2.1:80"), ("host", "a.example")], Some(Hello::Malformed)),
+        (&[("host", "a.example"), ("host", "b.example")], Some(Hello::Malformed)),
+    ] {
+        let bytes = request(fields);
+        assert_eq!(read(&bytes), expected, "{fields:?}");
+        for cut in 0..bytes.len() {
+            assert_eq!(read(&bytes[..cut]), None, "{fields:?} {cut}");
+        }
+        // What comes behind changes nothing, nonsense neither.
+        assert_eq!(read(&[&bytes[..], &[0xff; 200]].concat()), expected, "{fields:?}");
+    }
+    assert_eq!(read(b"PRI * HTTP/2.0\r\n\r\nXX\r\n\r\n"), Some(Hello::Malformed));
+    let mut long = request(&[]);
+    long.truncate(45);
+    // Settings again and again.
+    while long.len() < 40_000 {
+        long.extend([0, 0, 0, 4, 0, 0, 0, 0, 0]);
+    }
+    assert_eq!(read(&long), Some(Hello::Malformed));
 }
 
 #[test]

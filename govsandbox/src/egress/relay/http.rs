@@ -2,7 +2,10 @@
 
 use httparse::{EMPTY_HEADER, Request, Status};
 
-use super::hello::{Hello, folded};
+use super::{
+    hello::{Hello, folded},
+    http2,
+};
 use crate::egress::channel::Speech;
 
 /// Longest head, as servers have it: nginx takes 32 KiB, Node 16.
@@ -22,19 +25,22 @@ pub(super) fn read(bytes: &[u8]) -> Option<Hello> {
     let method = head.iter().position(|byte| !is_token(*byte));
     match method {
         None if head.len() <= METHOD_BYTES_MAX => return None,
-        Some(length) if (1..=METHOD_BYTES_MAX).contains(&length) && head.get(length) == Some(&b' ') => {}
+        // Lenient servers take other white space than the one blank.
+        Some(length)
+            if (1..=METHOD_BYTES_MAX).contains(&length)
+                && head.get(length).is_some_and(|byte| is_space(*byte)) => {}
         None | Some(_) => return Some(Hello::Other),
     }
     if PREFACE.starts_with(head.get(..PREFACE.len()).unwrap_or(head)) {
-        // Whom it wants comes in compressed headers, later.
-        return (head.len() >= PREFACE.len()).then_some(Hello::Nameless(Speech::Http2));
+        return if head.len() < PREFACE.len() { None } else { http2::read(head) };
     }
     let line = head.iter().position(|byte| *byte == b'\n').and_then(|end| head.get(..end));
     let Some(line) = line else {
         return if bytes.len() >= HEAD_BYTES_MAX { Some(Hello::Malformed) } else { None };
     };
     let line = line.strip_suffix(b"\r").unwrap_or(line);
-    if !line.windows(b" HTTP/".len()).any(|part| part.eq_ignore_ascii_case(b" HTTP/")) {
+    let is_version = |part: &[u8]| matches!(part, [space, rest @ ..] if is_space(*space) && rest.eq_ignore_ascii_case(b"HTTP/"));
+    if !line.windows(b" HTTP/".len()).any(is_version) {
         return Some(Hello::Other);
     }
     let ends = head.windows(3).any(|part| part == b"\n\r\n") || head.windows(2).any(|part| part == b"\n\n");
@@ -48,6 +54,10 @@ pub(super) fn read(bytes: &[u8]) -> Option<Hello> {
 /// `tchar` of RFC 9110, 5.6.2.
 fn is_token(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte)
+}
+
+fn is_space(byte: u8) -> bool {
+    matches!(byte, b' ' | b'\t' | 0x0b | 0x0c | b'\r')
 }
 
 fn parse(bytes: &[u8]) -> Hello {
@@ -92,7 +102,7 @@ fn parse(bytes: &[u8]) -> Hello {
 }
 
 /// `host` or `host:port`.
-fn without_port(authority: &str) -> Option<&str> {
+pub(super) fn without_port(authority: &str) -> Option<&str> {
     match authority.split_once(':') {
         None => Some(authority),
         Some((host, port)) => port.bytes().all(|byte| byte.is_ascii_digit()).then_some(host),

@@ -27,6 +27,7 @@ use super::{
 
 pub mod hello;
 mod http;
+mod http2;
 mod listen;
 mod pipes;
 mod splice;
