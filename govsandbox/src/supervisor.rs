@@ -31,6 +31,7 @@ use crate::{
         programs::Programs,
     },
     bpf::{
+        egress,
         fill::{Contents, Sandbox},
         load::{self, Loaded},
         log::KernelLog,
@@ -248,6 +249,7 @@ impl Start<'_> {
         let (config, proc) = namespaces::told(layers.open.as_ref(), config);
         let automaton = (self.kind == Kind::Lsm).then_some(&*layers.kernel.automaton);
         let tables = resolver.tables()?;
+        let listen = egress::tables(&compiled.listen, &egress::Resolved::new())?;
         let exec = layers.programs.as_ref().map(|programs| &*programs.table);
         let refusable: Vec<u32> = seccomp::numbers().collect();
         let contents = Contents {
@@ -261,6 +263,7 @@ impl Start<'_> {
             automaton,
             exec,
             egress: &tables,
+            listen: &listen,
             proc,
             refusable: &refusable,
         };

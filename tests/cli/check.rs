@@ -78,7 +78,8 @@ fn what_this_version_does_not_enforce_is_refused() {
     for (key, policy) in [
         ("verify", "[network]\nverify = 'sni'"),
         ("wildcard host", "[network]\nallow = ['*.example.com']"),
-        ("listen", "[network]\nlisten = ['*']"),
+        ("ports of `localhost`", "[network]\nlisten = ['localhost:8080']"),
+        ("empty `network.listen`", "[network]\nlisten = []"),
         ("unix", "[network]\nunix = ['{runtime}/pulse/native']"),
         ("dns_refusal", "[network]\ndns_refusal = 'refused'"),
         ("icmp", "[network]\nicmp = 'allow'"),

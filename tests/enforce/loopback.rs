@@ -178,3 +178,30 @@ fn servers_are_reached_from_this_machine_and_from_no_other() {
     assert_eq!(listened.len(), 3, "{run}");
     assert_eq!(listened[0].0["object"]["port"], ports[0], "{run}");
 }
+
+#[test]
+fn an_address_that_the_policy_listens_on_is_reached_from_elsewhere() {
+    private_network(&[]);
+    let neighbour = Neighbour::new();
+    let bed = TestBed::new("loopback-listen");
+    let program = bed.program_of_tests(crate::bed::worker::MARK);
+    let there = |verb: &str, to: &str| neighbour.worker(&program, verb, to);
+    let policy = policy(&bed, "listen = [\"localhost\", \"10.99.0.1\"]");
+    let mut inside = crate::stale::Inside::start_with(&bed, &policy);
+    let mut port = |verb: &str| {
+        let answer = inside.step(&[verb.as_ref(), "[::]:0".as_ref()]);
+        let address: std::net::SocketAddr = answer.strip_prefix("ok ").expect(&answer).parse().unwrap();
+        address.port()
+    };
+    let (tcp, udp) = (port("listen"), port("listen-udp"));
+    assert_eq!(there("connect", &format!("10.99.0.1:{tcp}")), "ok");
+    assert_eq!(there("send-to", &format!("10.99.0.1:{udp}")), "ok");
+    let answer = there("connect", &format!("[fd99::1]:{tcp}"));
+    assert!(answer.contains("timed out"), "{answer}");
+    assert_eq!(there("send-to", &format!("[fd99::1]:{udp}")), "ok");
+    assert_eq!(inside.step(&["heard".as_ref(), "[::]:0".as_ref()]), "ok 1");
+    let run = inside.end();
+    let refused: Vec<_> =
+        run.log.all_denied("net.listen").iter().map(|event| event.object("address")).collect();
+    assert_eq!(refused, ["fd99::2", "fd99::2"], "{run}");
+}

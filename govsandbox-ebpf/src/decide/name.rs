@@ -137,7 +137,18 @@ mod tests {
             long_name[at] = b'.';
         }
         let odd: [&[u8]; 12] = [
-            b"", b".", b"a.", b"a..b", b"A.example", b"a b", b"a\0b", b"a/b", b"*", b"\xc3\xbc", &long_label, &long_name,
+            b"",
+            b".",
+            b"a.",
+            b"a..b",
+            b"A.example",
+            b"a b",
+            b"a\0b",
+            b"a/b",
+            b"*",
+            b"\xc3\xbc",
+            &long_label,
+            &long_name,
         ];
         for name in odd {
             assert_eq!(patterns_of(name).count(), 0, "{name:?}");
@@ -148,8 +159,12 @@ mod tests {
     #[test]
     fn the_narrowest_pattern_comes_first() {
         let found: Vec<_> = patterns_of(b"a.b.c").collect();
-        let expected =
-            [NamePattern::Exact(b"a.b.c"), NamePattern::Below(b"b.c"), NamePattern::Below(b"c"), NamePattern::Any];
+        let expected = [
+            NamePattern::Exact(b"a.b.c"),
+            NamePattern::Below(b"b.c"),
+            NamePattern::Below(b"c"),
+            NamePattern::Any,
+        ];
         assert_eq!(found, expected);
     }
 

@@ -128,6 +128,10 @@ pub static EXEC_TABLES: HashOfMaps<u32, Array<ExecTableWords, 1>, SANDBOXES_MAX>
 #[btf_map]
 pub static EGRESS: LpmTrie<EgressKey, PortTable, 262144> = LpmTrie::new();
 
+/// Own addresses where connections and datagrams may arrive from elsewhere.
+#[btf_map]
+pub static LISTEN: LpmTrie<EgressKey, PortTable, 16384> = LpmTrie::new();
+
 /// Socket → whose it is, and where it leads; a connection has what the socket has that it came in through.
 #[btf_map]
 pub static SOCKETS: SocketStorage<SocketTag> = SocketStorage::new();

@@ -212,6 +212,7 @@ fn open_two_files(loaded: &Loaded, folder: &Path) -> Result<i32, FillError> {
         automaton: None,
         exec: None,
         egress: &BTreeMap::new(),
+        listen: &BTreeMap::new(),
         proc: None,
         refusable: &[],
     };

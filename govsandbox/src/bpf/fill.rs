@@ -98,6 +98,8 @@ pub struct Contents<'a> {
     pub exec: Option<&'a ExecTable>,
     /// Egress.
     pub egress: &'a BTreeMap<Network, PortTable>,
+    /// Own addresses that are reached from other machines.
+    pub listen: &'a BTreeMap<Network, PortTable>,
     /// Where namespaces are allowed, what is known of whatever `proc` there is.
     pub proc: Option<Ground>,
     /// Numbers of the system calls that the sandbox's filter may refuse.
@@ -195,6 +197,7 @@ impl Sandbox {
         let rings = sandbox.fill_slot(slot, contents.automaton, contents.exec)?;
         step(Step::Slot)?;
         sandbox.networks.set_egress(contents.egress)?;
+        sandbox.networks.set_listen(contents.listen)?;
         step(Step::Networks)?;
         // Before it exists, so that the kernel sees this process end whenever it does.
         sandbox.mark_supervisor()?;

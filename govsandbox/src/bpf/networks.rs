@@ -34,6 +34,8 @@ struct Maps {
     originals: HashMap<MapData, u64, Original>,
     servers: HashMap<MapData, AliasKey, Server>,
     entered: BTreeSet<Network>,
+    listen: LpmTrie<MapData, EgressKey, PortTable>,
+    listened: Vec<Network>,
     /// The sandbox is gone: its number may be another's.
     cleared: bool,
 }
@@ -72,6 +74,19 @@ impl Networks {
     /// [`FillError::Map`].
     pub fn remove_network(&self, network: Network) -> Result<(), FillError> {
         self.maps().leave(self.id, network)
+    }
+
+    /// Own addresses that are reached from other machines; once, at the start.
+    ///
+    /// # Errors
+    /// [`FillError::Map`].
+    pub(super) fn set_listen(&self, tables: &BTreeMap<Network, PortTable>) -> Result<(), FillError> {
+        let mut maps = self.maps();
+        for (network, table) in tables {
+            maps.listen.insert(&key(self.id, *network), table, 0).map_err(map_error("LISTEN"))?;
+            maps.listened.push(*network);
+        }
+        Ok(())
     }
 
     /// Leads queries, and connections that are allowed by name, to this service from now on.
@@ -120,6 +135,10 @@ impl Networks {
         for network in entered {
             maps.egress.remove(&key(self.id, network)).ok();
         }
+        let listened = std::mem::take(&mut maps.listened);
+        for network in listened {
+            maps.listen.remove(&key(self.id, network)).ok();
+        }
         maps.forget_service(self.id.0);
     }
 
@@ -142,6 +161,8 @@ impl Maps {
             originals: typed(loaded, "ORIGINALS", Map::LruHashMap)?,
             servers: typed(loaded, "SERVERS", Map::HashMap)?,
             entered: BTreeSet::new(),
+            listen: typed(loaded, "LISTEN", Map::LpmTrie)?,
+            listened: Vec::new(),
             cleared: false,
         })
     }
@@ -177,9 +198,11 @@ impl Maps {
 pub(super) fn forget(loaded: &Loaded, id: u32) -> Result<(), FillError> {
     let mut maps = Maps::open(loaded)?;
     let own = |key: &Key<EgressKey>| key.data().sandbox_id_be == id.to_be_bytes();
-    let networks: Vec<Key<EgressKey>> = maps.egress.keys().flatten().filter(own).collect();
-    for key in networks {
-        maps.egress.remove(&key).ok(); // as in `Networks::clear`
+    for trie in [&mut maps.egress, &mut maps.listen] {
+        let networks: Vec<Key<EgressKey>> = trie.keys().flatten().filter(own).collect();
+        for key in networks {
+            trie.remove(&key).ok(); // as in `Networks::clear`
+        }
     }
     maps.forget_service(id);
     Ok(())

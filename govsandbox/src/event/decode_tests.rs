@@ -77,6 +77,7 @@ fn compiled() -> Compiled {
                 rule: NETWORK,
             }],
         }],
+        listen: Vec::new(),
         trace_opens: TraceOpens::All,
         trace_args: true,
         audit_log: PathBuf::new(),

@@ -148,6 +148,7 @@ pub fn check(raw: &RawPolicy, found: Found) -> Result<(Policy, Vec<Problem>), Ve
         exec_deny: checker.exec("exec.deny", &raw.exec.deny),
         network_allow: raw.network.allow.as_ref().map(|list| checker.egress(EgressList::Allow, list)),
         network_deny: checker.egress(EgressList::Deny, &raw.network.deny),
+        network_listen: raw.network.listen.as_ref().map(|list| checker.listen(list)),
     };
     checker.unenforced_rules(raw);
     checker.unenforced_values(raw);
@@ -289,6 +290,7 @@ impl Checker {
         let key = match list {
             EgressList::Allow => "network.allow",
             EgressList::Deny => "network.deny",
+            EgressList::Listen => "network.listen",
         };
         let mut entries = Vec::with_capacity(raw.len());
         for (index, rule) in raw.iter().enumerate() {
@@ -303,6 +305,17 @@ impl Checker {
             }
         }
         entries
+    }
+
+    fn listen(&mut self, raw: &[Spanned<String>]) -> Vec<Entry<EgressPattern>> {
+        let rules: Vec<Spanned<RawEgressRule>> = raw
+            .iter()
+            .map(|address| Spanned {
+                value: RawEgressRule::Text(address.value.clone()),
+                span: address.span.clone(),
+            })
+            .collect();
+        self.egress(EgressList::Listen, &rules)
     }
 
     fn exec(&mut self, key: &'static str, raw: &[Spanned<RawExecRule>]) -> Vec<Entry<ExecPattern>> {
@@ -320,10 +333,6 @@ impl Checker {
     fn unenforced_rules(&mut self, raw: &RawPolicy) {
         for socket in raw.network.unix.iter().filter(|socket| !socket.value.starts_with('@')) {
             self.finish(PathPattern::parse(&socket.value), &socket.span);
-        }
-        for address in raw.network.listen.iter().flatten() {
-            let rule = RawEgressRule::Text(address.value.clone());
-            self.finish(EgressPattern::check(&rule, EgressList::Allow), &address.span);
         }
         let mut ids = HashSet::new();
         for Spanned { value: rule, span } in &raw.rule {

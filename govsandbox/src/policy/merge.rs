@@ -73,6 +73,8 @@ pub struct Lists {
     pub network_allow: Option<Vec<Entry<EgressPattern>>>,
     /// `network.deny`.
     pub network_deny: Vec<Entry<EgressPattern>>,
+    /// `network.listen`.
+    pub network_listen: Option<Vec<Entry<EgressPattern>>>,
 }
 
 /// Values that are not lists. `None` is absent.
@@ -159,6 +161,7 @@ impl Lists {
             exec_deny: joined(self.exec_deny, later.exec_deny),
             network_allow: joined_if_any(self.network_allow, later.network_allow),
             network_deny: joined(self.network_deny, later.network_deny),
+            network_listen: joined_if_any(self.network_listen, later.network_listen),
         }
     }
 }

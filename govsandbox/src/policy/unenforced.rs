@@ -60,8 +60,12 @@ fn network(raw: &RawPolicy, add: &mut impl FnMut(&Span, &str, &'static str)) {
             "write `verify = \"address\"`: names are held by their addresses",
         );
     }
-    for address in network.listen.iter().flatten().filter(|address| address.value != "localhost") {
-        add(&address.span, "`network.listen` beyond `localhost`", LEAVE_OUT);
+    // What arrives over loopback is let through.
+    if network.listen.as_ref().is_some_and(Vec::is_empty) {
+        add(&(0..0), "an empty `network.listen`", "leave it out: nothing but this machine is let in then");
+    }
+    for address in network.listen.iter().flatten().filter(|address| address.value.starts_with("localhost:")) {
+        add(&address.span, "`network.listen` with ports of `localhost`", "write `localhost`");
     }
     for socket in &network.unix {
         add(&socket.span, "`network.unix`", LEAVE_OUT);

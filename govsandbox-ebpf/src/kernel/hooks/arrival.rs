@@ -2,10 +2,13 @@
 
 use core::mem::MaybeUninit;
 
-use aya_ebpf::{macros::cgroup_skb, programs::SkBuffContext};
+use aya_ebpf::{btf_maps::lpm_trie::Key, macros::cgroup_skb, programs::SkBuffContext};
 use govsandbox_ebpf::{
-    abi::event::{EventRecord, RecordAction, RecordKind},
-    decide::Decision,
+    abi::{
+        egress::EgressKey,
+        event::{EventRecord, RecordAction, RecordKind},
+    },
+    decide::egress::decide_egress,
 };
 
 use super::{
@@ -21,8 +24,11 @@ use crate::kernel::{
     subject::Subject,
 };
 
-/// Binding and listening are not refused: a server on all addresses is reached over loopback (`network.listen` is
-/// `localhost`). What comes from elsewhere is refused, but for datagrams of those whom the sandbox may send to.
+/// Bits of a whole key: sandbox and address.
+const KEY_BITS: u32 = 32 + 128;
+
+/// Binding and listening are not refused: a server on all addresses is reached over loopback. What comes from elsewhere is
+/// refused where `network.listen` does not name the address, and datagrams but for those of whom the sandbox may send to.
 #[cgroup_skb(ingress)]
 pub fn packet_in(ctx: SkBuffContext) -> i32 {
     // SAFETY: the verifier checks which fields of the context may be read; a tag lives as long as its socket, which the
@@ -57,6 +63,12 @@ pub fn packet_in(ctx: SkBuffContext) -> i32 {
         if packet.protocol == UDP && judge(&subject, ends.from, ends.from_port, IPPROTO_UDP).0.allow {
             return PASS;
         }
+        let key = EgressKey { sandbox_id_be: subject.sandbox_id.to_be_bytes(), address: octets(ends.to) };
+        let decision =
+            decide_egress(maps::LISTEN.get(&Key::new(KEY_BITS, key)), ends.to_port, packet.protocol);
+        if decision.allow {
+            return PASS;
+        }
         let mut record = MaybeUninit::<EventRecord>::uninit();
         let record = record.as_mut_ptr();
         SocketTag::begin(tag, record, RecordKind::Listen);
@@ -65,7 +77,7 @@ pub fn packet_in(ctx: SkBuffContext) -> i32 {
         (*record).port = ends.from_port;
         (*record).family = packet.family;
         (*record).protocol = u16::from(packet.protocol);
-        let refuse = conclude(&subject, Decision::DENY_DEFAULT, false, record);
+        let refuse = conclude(&subject, decision, false, record);
         (*record).errno = 0; // whoever is refused is not here
         if SocketTag::is_news(tag, ends.from, ends.to_port) {
             emit::unhurried(&ctx, &subject, record);

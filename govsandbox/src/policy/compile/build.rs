@@ -31,7 +31,7 @@ const RULES_MAX: usize = u16::MAX as usize - 8;
 const LOG_NAME: &str = "audit.jsonl";
 
 /// In which order lists are told: what decides first comes first.
-const LIST_ORDER: [&str; 8] = [
+const LIST_ORDER: [&str; 9] = [
     "filesystem.deny",
     "filesystem.protect",
     "filesystem.write",
@@ -40,6 +40,7 @@ const LIST_ORDER: [&str; 8] = [
     "exec.allow",
     "network.deny",
     "network.allow",
+    "network.listen",
 ];
 
 /// Why policies that make sense one by one don't together, or not here.
@@ -107,6 +108,8 @@ struct Plan<'a> {
     exec_places: usize,
     /// How many have one in [`Compiled::egress`].
     egress_places: usize,
+    /// How many have one in [`Compiled::listen`].
+    listen_places: usize,
 }
 
 /// One rule before it has its number.
@@ -139,6 +142,8 @@ enum What<'a> {
     Exec(ExecEffect, &'a Entry<ExecPattern>),
     /// `network.*` of the policy at `place` in [`Compiled::egress`].
     Egress { place: usize, allow: bool, entry: &'a Entry<EgressPattern> },
+    /// `network.listen` of the policy at `place` in [`Compiled::listen`].
+    Listen { place: usize, entry: &'a Entry<EgressPattern> },
 }
 
 /// Which of the two allow-lists.
@@ -162,7 +167,8 @@ impl<'a> Plan<'a> {
     /// does not take part.
     fn of(layered: &'a Layered) -> Self {
         let (slots, lists) = (Vec::new(), Vec::new());
-        let mut plan = Self { slots, lists, path_places: 0, exec_places: 0, egress_places: 0 };
+        let mut plan =
+            Self { slots, lists, path_places: 0, exec_places: 0, egress_places: 0, listen_places: 0 };
         plan.add_deny_and_protect(layered);
         for (index, (name, lists)) in layered.policies.iter().enumerate() {
             let is_chosen = index == 0;
@@ -188,6 +194,14 @@ impl<'a> Plan<'a> {
                     plan.add(Rank::Allow, &entry.origin, list, what);
                 }
                 plan.egress_places += 1;
+            }
+            if let Some(entries) = &lists.network_listen {
+                let list = plan.list("network.listen", Some(name));
+                for entry in entries {
+                    let what = What::Listen { place: plan.listen_places, entry };
+                    plan.add(Rank::Allow, &entry.origin, list, what);
+                }
+                plan.listen_places += 1;
             }
         }
         plan
@@ -258,6 +272,7 @@ struct Builder<'a> {
     paths: PathPlan,
     exec: ExecPlan,
     egress: Vec<EgressLists>,
+    listen: Vec<EgressLists>,
     lists: Vec<EffectiveList>,
     written: Vec<conflict::Written<'a>>,
     programs: Vec<(RuleIndex, &'a Entry<ExecPattern>)>,
@@ -273,6 +288,7 @@ impl<'a> Builder<'a> {
             paths: PathPlan { allow, ..PathPlan::default() },
             exec: ExecPlan { rules: Vec::new(), allow_lists: plan.exec_places },
             egress: vec![EgressLists::default(); plan.egress_places],
+            listen: vec![EgressLists::default(); plan.listen_places],
             lists: plan.lists,
             written: Vec::new(),
             programs: Vec::new(),
@@ -312,7 +328,20 @@ impl<'a> Builder<'a> {
                 EffectiveRule { id, rule: "/".to_owned(), stands_for: vec!["/".to_owned()], from: None }
             }
             What::Exec(effect, entry) => self.add_exec(*effect, entry, rule),
-            What::Egress { place, allow, entry } => self.add_egress(*place, *allow, entry, rule),
+            What::Egress { place, allow, entry } => {
+                let (told, rules) = egress(*allow, entry, rule);
+                if let Some(lists) = self.egress.get_mut(*place) {
+                    lists.rules.extend(rules);
+                }
+                told
+            }
+            What::Listen { place, entry } => {
+                let (told, rules) = egress(true, entry, rule);
+                if let Some(lists) = self.listen.get_mut(*place) {
+                    lists.rules.extend(rules);
+                }
+                told
+            }
         };
         self.rules.push(RuleInfo { id: told.id.clone(), layer: slot.layer });
         if let Some(list) = self.lists.get_mut(slot.list) {
@@ -400,37 +429,6 @@ impl<'a> Builder<'a> {
         }
     }
 
-    fn add_egress(
-        &mut self,
-        place: usize,
-        allow: bool,
-        entry: &Entry<EgressPattern>,
-        rule: RuleIndex,
-    ) -> EffectiveRule {
-        let pattern = &entry.rule;
-        // A host that can't be enforced was refused when the file was checked.
-        let mut targets = pattern.host().targets().unwrap_or_default();
-        if !allow {
-            targets.extend(pattern.host().detours());
-        }
-        let rules = targets.iter().map(|target| EgressRule {
-            target: target.clone(),
-            ports: pattern.ports().to_vec(),
-            protocol: pattern.protocol(),
-            allow,
-            rule,
-        });
-        if let Some(lists) = self.egress.get_mut(place) {
-            lists.rules.extend(rules);
-        }
-        EffectiveRule {
-            id: entry.id.clone(),
-            rule: pattern.text().to_owned(),
-            stands_for: targets.iter().map(|target| tell::egress_text(target, pattern)).collect(),
-            from: Some(effective::From::entry(entry)),
-        }
-    }
-
     fn finish(mut self, name: String, settings: &Settings) -> Result<Outcome, CompileError> {
         let audit_log = self.audit_log(settings.audit_log.as_ref());
         let mut found = conflict::find(&self.written);
@@ -460,6 +458,7 @@ impl<'a> Builder<'a> {
             paths: self.paths,
             exec: self.exec,
             egress: self.egress,
+            listen: self.listen,
             trace_opens: settings.trace_opens.value,
             trace_args: settings.trace_args.value,
             audit_log,
@@ -496,4 +495,28 @@ fn limit(key: &str, given: &Given<u64>) -> Limit {
         None => ("default", Layer::Builtin),
     };
     Limit { max: given.value, rule: RuleInfo { id: RuleId(format!("{policy}/{key}")), layer } }
+}
+
+/// Whom an entry of `network.*` names, as told and as rules.
+fn egress(allow: bool, entry: &Entry<EgressPattern>, rule: RuleIndex) -> (EffectiveRule, Vec<EgressRule>) {
+    let pattern = &entry.rule;
+    // A host that can't be enforced was refused when the file was checked.
+    let mut targets = pattern.host().targets().unwrap_or_default();
+    if !allow {
+        targets.extend(pattern.host().detours());
+    }
+    let rules = targets.iter().map(|target| EgressRule {
+        target: target.clone(),
+        ports: pattern.ports().to_vec(),
+        protocol: pattern.protocol(),
+        allow,
+        rule,
+    });
+    let told = EffectiveRule {
+        id: entry.id.clone(),
+        rule: pattern.text().to_owned(),
+        stands_for: targets.iter().map(|target| tell::egress_text(target, pattern)).collect(),
+        from: Some(effective::From::entry(entry)),
+    };
+    (told, rules.collect())
 }

@@ -299,6 +299,8 @@ pub struct Compiled {
     pub exec: ExecPlan,
     /// Egress; one for each layer that has a `network` section, at least one.
     pub egress: Vec<EgressLists>,
+    /// Own addresses where what comes from other machines may arrive; one for each layer that says so. Loopback aside.
+    pub listen: Vec<EgressLists>,
     /// `trace.opens`.
     pub trace_opens: TraceOpens,
     /// `trace.args`.

@@ -23,6 +23,8 @@ pub enum EgressList {
     Allow,
     /// `network.deny`.
     Deny,
+    /// `network.listen`: own addresses.
+    Listen,
 }
 
 /// A destination that makes sense.
@@ -200,6 +202,16 @@ pub enum EgressError {
         /// The part after the colon.
         ports: String,
     },
+    /// `listen = ["example.com"]`
+    #[error("`{host}` is a name, and a socket listens on an address")]
+    #[diagnostic(
+        code(policy::egress::listen_name),
+        help("write one of this machine's addresses, `localhost`, or `*` for all of them")
+    )]
+    ListenName {
+        /// As written.
+        host: String,
+    },
     /// A protocol in `network.deny`.
     #[error("a denied destination is denied for every protocol")]
     #[diagnostic(code(policy::egress::deny_protocol), help("leave `protocol` out"))]
@@ -239,6 +251,11 @@ impl EgressPattern {
             }
         };
         let host = HostPattern::parse(host)?;
+        if list == EgressList::Listen
+            && let HostPattern::Name(name) | HostPattern::Below(name) = &host
+        {
+            return Err(EgressError::ListenName { host: name.clone() });
+        }
         let ports = match (ports, list, &host) {
             (Some(ports), _, _) => port_ranges(&ports)?,
             (None, EgressList::Allow, HostPattern::Name(_) | HostPattern::Below(_)) => {
@@ -248,7 +265,7 @@ impl EgressPattern {
         };
         let protocol = match (list, protocol) {
             (EgressList::Deny, Some(_)) => return Err(EgressError::DenyProtocol),
-            (EgressList::Deny, None) => Protocol::Any,
+            (EgressList::Deny, None) | (EgressList::Listen, _) => Protocol::Any,
             (EgressList::Allow, Some(RawProtocol::Udp)) => Protocol::Udp,
             (EgressList::Allow, Some(RawProtocol::Tcp) | None) => Protocol::Tcp,
         };
