@@ -176,6 +176,25 @@ pub enum RawEgressRule {
     Table(RawEgressTable),
 }
 
+impl std::fmt::Display for RawEgressRule {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let table = match self {
+            Self::Text(text) => return out.write_str(text),
+            Self::Table(table) => table,
+        };
+        out.write_str(&table.host.value)?;
+        match table.ports.as_ref().map(|ports| &ports.value) {
+            Some(RawPorts::Number(port)) => write!(out, " ports {port}")?,
+            Some(RawPorts::Text(ports)) => write!(out, " ports {ports}")?,
+            None => {}
+        }
+        match table.protocol.as_ref().map(|protocol| protocol.value) {
+            Some(RawProtocol::Udp) => out.write_str(" udp"),
+            Some(RawProtocol::Tcp) | None => Ok(()),
+        }
+    }
+}
+
 /// The table form of a destination.
 #[derive(Debug, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields, expecting = "`HOST[:PORTS]` or a table")]

@@ -3,8 +3,8 @@
 use std::path::PathBuf;
 
 use super::{
-    AllowLists, AllowedPath, Compiled, EgressLists, EgressRule, ExecEffect, ExecPlan, ExecProgram, GlobRule,
-    Layer, Limit, LiteralRule, PathEffect, PathPlan, RuleInfo, exec, tell,
+    AllowLists, AllowedPath, Compiled, EgressLists, ExecEffect, ExecPlan, ExecProgram, GlobRule, Layer,
+    Limit, LiteralRule, PathEffect, PathPlan, RuleInfo, egress, exec, tell,
 };
 use crate::{
     id::{RuleId, RuleIndex},
@@ -329,14 +329,14 @@ impl<'a> Builder<'a> {
             }
             What::Exec(effect, entry) => self.add_exec(*effect, entry, rule),
             What::Egress { place, allow, entry } => {
-                let (told, rules) = egress(*allow, entry, rule);
+                let (told, rules) = egress::rules(*allow, entry, rule);
                 if let Some(lists) = self.egress.get_mut(*place) {
                     lists.rules.extend(rules);
                 }
                 told
             }
             What::Listen { place, entry } => {
-                let (told, rules) = egress(true, entry, rule);
+                let (told, rules) = egress::rules(true, entry, rule);
                 if let Some(lists) = self.listen.get_mut(*place) {
                     lists.rules.extend(rules);
                 }
@@ -495,28 +495,4 @@ fn limit(key: &str, given: &Given<u64>) -> Limit {
         None => ("default", Layer::Builtin),
     };
     Limit { max: given.value, rule: RuleInfo { id: RuleId(format!("{policy}/{key}")), layer } }
-}
-
-/// Whom an entry of `network.*` names, as told and as rules.
-fn egress(allow: bool, entry: &Entry<EgressPattern>, rule: RuleIndex) -> (EffectiveRule, Vec<EgressRule>) {
-    let pattern = &entry.rule;
-    // A host that can't be enforced was refused when the file was checked.
-    let mut targets = pattern.host().targets().unwrap_or_default();
-    if !allow {
-        targets.extend(pattern.host().detours());
-    }
-    let rules = targets.iter().map(|target| EgressRule {
-        target: target.clone(),
-        ports: pattern.ports().to_vec(),
-        protocol: pattern.protocol(),
-        allow,
-        rule,
-    });
-    let told = EffectiveRule {
-        id: entry.id.clone(),
-        rule: pattern.text().to_owned(),
-        stands_for: targets.iter().map(|target| tell::egress_text(target, pattern)).collect(),
-        from: Some(effective::From::entry(entry)),
-    };
-    (told, rules.collect())
 }

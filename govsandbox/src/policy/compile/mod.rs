@@ -1,6 +1,7 @@
 //! What a policy comes to: paths and addresses with the rule behind each. No OS calls.
 
 mod build;
+mod egress;
 mod exec;
 mod tell;
 

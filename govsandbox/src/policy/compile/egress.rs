@@ -1,0 +1,39 @@
+//! Entries of `network.*` as rules.
+
+use super::{EgressRule, tell};
+use crate::{
+    id::RuleIndex,
+    policy::{
+        effective::{self, EffectiveRule},
+        merge::Entry,
+        rule::egress::EgressPattern,
+    },
+};
+
+/// Whom an entry of `network.*` names, as told and as rules.
+pub(super) fn rules(
+    allow: bool,
+    entry: &Entry<EgressPattern>,
+    rule: RuleIndex,
+) -> (EffectiveRule, Vec<EgressRule>) {
+    let pattern = &entry.rule;
+    // A host that can't be enforced was refused when the file was checked.
+    let mut targets = pattern.host().targets().unwrap_or_default();
+    if !allow {
+        targets.extend(pattern.host().detours());
+    }
+    let rules = targets.iter().map(|target| EgressRule {
+        target: target.clone(),
+        ports: pattern.ports().to_vec(),
+        protocol: pattern.protocol(),
+        allow,
+        rule,
+    });
+    let told = EffectiveRule {
+        id: entry.id.clone(),
+        rule: pattern.text().to_owned(),
+        stands_for: targets.iter().map(|target| tell::egress_text(target, pattern)).collect(),
+        from: Some(effective::From::entry(entry)),
+    };
+    (told, rules.collect())
+}
