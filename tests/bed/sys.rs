@@ -6,7 +6,7 @@ use std::{
     io::{self, Write},
     net::{IpAddr, SocketAddr, SocketAddrV4, SocketAddrV6, UdpSocket},
     os::{
-        fd::{AsRawFd, FromRawFd, OwnedFd, RawFd},
+        fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd},
         unix::ffi::OsStrExt,
     },
     path::Path,
@@ -87,6 +87,32 @@ pub(crate) fn send_from(from: IpAddr, to: SocketAddrV6) -> io::Result<()> {
     let IpAddr::V6(from) = from else { return Err(io::Error::from_raw_os_error(libc::EINVAL)) };
     let info = [from.octets().as_slice(), &0_u32.to_ne_bytes()].concat();
     send_with(&socket, Some(to), (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO), &info)
+}
+
+/// The descriptor that whoever listens on a unix socket passes (unix(7)).
+pub(crate) fn passed(path: &Path) -> io::Result<OwnedFd> {
+    use rustix::net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, recvmsg};
+    let stream = std::os::unix::net::UnixStream::connect(path)?;
+    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let mut byte = [0];
+    recvmsg(&stream, &mut [io::IoSliceMut::new(&mut byte)], &mut ancillary, RecvFlags::empty())?;
+    let rights = ancillary.drain().find_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(mut descriptors) => descriptors.next(),
+        _ => None,
+    });
+    rights.ok_or_else(|| io::Error::other("nothing was passed"))
+}
+
+/// Passes a descriptor over a unix socket.
+pub(crate) fn pass(stream: &std::os::unix::net::UnixStream, descriptor: &impl AsFd) -> io::Result<()> {
+    use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+    let mut space = [std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    let descriptors = [descriptor.as_fd()];
+    ancillary.push(SendAncillaryMessage::ScmRights(&descriptors));
+    sendmsg(stream, &[io::IoSlice::new(b"x")], &mut ancillary, SendFlags::empty())?;
+    Ok(())
 }
 
 /// A socket that is bound to an address which may be anybody's.

@@ -83,6 +83,10 @@ pub(crate) fn step(verb: &str, argument: &Path) -> Option<io::Result<String>> {
             (0..50).try_for_each(|_| socket.send(b"udp").map(drop))?;
             Ok(String::new())
         }),
+        "send-passed" => sys::passed(argument).and_then(|socket| {
+            UdpSocket::from(socket).send(b"udp")?;
+            Ok(String::new())
+        }),
         "only-connect" => parse().and_then(|to| {
             let socket = datagrams(unspecified(to[0]))?;
             socket.connect(to[0])?;

@@ -67,17 +67,19 @@ pub fn packet_out(ctx: SkBuffContext) -> i32 {
         return of_stranger(&ctx, &packet);
     }
     // SAFETY: as above.
-    let (sandbox_id, flags) = unsafe { ((*tag).sandbox_id, (*tag).flags) };
+    let (sandbox_id, flags, protocol) = unsafe { ((*tag).sandbox_id, (*tag).flags, (*tag).protocol) };
     // SAFETY: as above.
     let device = unsafe { (*ctx.skb.skb).ifindex };
-    if packet.protocol == TCP && !packet.routed {
+    // By the socket, not by the packet: where the machine encrypts (xfrm), or joins packets to a jumbogram (RFC 2675),
+    // what leaves here is of another protocol.
+    if protocol == IPPROTO_TCP && !packet.routed {
         if flags & (LED | OWN) == 0 {
             return PASS;
         }
         if device != LOOPBACK {
             return DROP;
         }
-        if !is_first(&ctx, &packet) {
+        if packet.protocol != TCP || !is_first(&ctx, &packet) {
             return PASS;
         }
         let Some(ends) = ends(&ctx, &packet) else { return DROP };
