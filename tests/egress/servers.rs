@@ -128,7 +128,7 @@ pub(crate) fn nginx(folder: &Path) -> Server {
     }
     fs::create_dir(folder.join("www")).unwrap();
     let config = format!(
-        "daemon off; user root; worker_processes 1; pid {there}/nginx.pid; error_log stderr error;\n\
+        "daemon off; master_process off; user root; pid {there}/nginx.pid; error_log stderr error;\n\
          events {{ worker_connections 4096; }}\n\
          http {{ access_log off; ssl_protocols TLSv1.2 TLSv1.3; client_max_body_size 0; client_body_temp_path {there}/body; proxy_temp_path {there}/proxy;\
          fastcgi_temp_path {there}/fastcgi; uwsgi_temp_path {there}/uwsgi; scgi_temp_path {there}/scgi;\n{hosts}}}\n"
