@@ -77,6 +77,23 @@ pub fn current_member() -> Option<Subject> {
     Some(Subject { task, mark: core::ptr::null_mut(), sandbox_id, config: config_of(sandbox_id) })
 }
 
+/// Is the current task in the machine's first pid namespace? Everything in a sandbox has one of the sandbox' own, from
+/// before it is marked to its end. So most others are told from it by two loads, where each system call and each open asks.
+#[inline(always)]
+pub fn is_outside() -> bool {
+    // SAFETY: the helper's answer is a trusted pointer, the offsets are of the types that are read; a task that has given
+    // its number back reads 0, and calls nothing any more.
+    let mut level = unsafe {
+        let task: *mut task_struct = bpf_get_current_task_btf();
+        let pid: *const u8 = typed(task.cast_const().cast(), &offsets::TASK_THREAD_PID);
+        u64::from(typed::<u32>(pid, &offsets::PID_LEVEL))
+    };
+    // The compiler is not to know that this is what a program returns then: the verifier wants to see the number.
+    // SAFETY: changes nothing.
+    unsafe { core::arch::asm!("{0} += 0", inout(reg) level) };
+    level == 0
+}
+
 #[inline(always)]
 fn config_of(sandbox_id: u32) -> SandboxConfig {
     // SAFETY: copied at once; the host replaces an entry whole.

@@ -173,10 +173,9 @@ fn by_path(path: &Path, effect: PathEffect, rule: RuleIndex) -> GlobRule {
 /// # Errors
 /// [`ProbeError`] says why the hooks do not hold here.
 pub fn probe(loaded: &Loaded) -> Result<(), ProbeError> {
-    if !loaded.has_lsm() {
-        let reason =
-            loaded.left_out.get("file_open").map_or("they were left out when loading", String::as_str);
-        return Err(ProbeError::NotLoaded(reason.to_owned()));
+    if let Some(program) = loaded.missing_lsm() {
+        let reason = loaded.left_out.get(program).map_or("left out when loading", String::as_str);
+        return Err(ProbeError::NotLoaded(format!("{program}: {reason}")));
     }
     let trial = |error: io::Error| ProbeError::Trial(error.to_string());
     let folder = PathBuf::from(format!("/run/govsandbox/probe-{}", std::process::id()));
@@ -218,7 +217,8 @@ fn open_two_files(loaded: &Loaded, folder: &Path) -> Result<i32, FillError> {
     };
     let (sandbox, mut rings) = Sandbox::create(loaded, contents)?;
     let (wait, mut go) = io::pipe().map_err(raw)?;
-    let child = clone::fork(clone::Descriptors::All, move || {
+    // In a pid namespace of its own, as everything in a sandbox: others the hooks don't look at.
+    let child = clone::clone_into_namespaces(None, clone::Descriptors::All, move || {
         let mut wait = wait;
         let mut byte = [0];
         if io::Read::read_exact(&mut wait, &mut byte).is_err() {

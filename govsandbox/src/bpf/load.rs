@@ -204,11 +204,18 @@ impl Loaded {
     /// Are all LSM programs attached? Whether the kernel calls them is another question: try.
     #[must_use]
     pub fn has_lsm(&self) -> bool {
-        PROGRAMS.iter().all(|(name, hook, target)| match hook {
+        self.missing_lsm().is_none()
+    }
+
+    /// The first LSM program that should be attached and is not.
+    #[must_use]
+    pub fn missing_lsm(&self) -> Option<&'static str> {
+        let is_there = |(name, hook, target): &(&str, Hook, &str)| match hook {
             Hook::Lsm => self.has(name),
             Hook::LsmSince => self.has_any_of(target) || self.remembers(&absent(target)),
             Hook::LaterLsm | Hook::Tracepoint | Hook::Cgroup => true,
-        })
+        };
+        PROGRAMS.iter().find(|program| !is_there(program)).map(|(name, ..)| *name)
     }
 
     /// Is any of the programs for this hook attached?

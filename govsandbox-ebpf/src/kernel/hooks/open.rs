@@ -38,6 +38,9 @@ const S_IFBLK: u16 = 0o060_000;
 /// `file_open(struct file *file)`.
 #[lsm(hook = "file_open")]
 pub fn file_open(ctx: LsmContext) -> i32 {
+    if subject::is_outside() {
+        return 0;
+    }
     let Some(subject) = subject::current() else { return 0 };
     if subject.config.path_hooks == 0 {
         return 0;

@@ -42,6 +42,9 @@ const REFUSALS: [i64; 5] = [-1, -13, -16, -18, -30];
 /// `sys_exit(struct pt_regs *regs, long ret)`.
 #[btf_tracepoint(function = "sys_exit")]
 pub fn sys_exit(ctx: BtfTracePointContext) -> i32 {
+    if subject::is_outside() {
+        return 0;
+    }
     let Some(subject) = subject::current() else { return 0 };
     // SAFETY: the arguments are those of the tracepoint; `regs` is a `struct pt_regs`.
     unsafe {
