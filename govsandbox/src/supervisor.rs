@@ -1,19 +1,25 @@
 //! A run from policy to the last event: the one place that joins all stages.
 
+mod addresses;
+mod broker;
 mod filter;
 mod limits;
+mod lookups;
 mod namespaces;
 mod observe;
 mod programs;
 mod redirected;
 mod resolve;
 mod review;
+mod service;
 mod session;
 mod summary;
 
 use std::{collections::BTreeMap, ffi::OsString, io, path::PathBuf, sync::Arc, time::Duration};
 
 use self::{
+    addresses::Addresses,
+    broker::Egress,
     observe::{Command, Observed, Observer},
     resolve::Resolver,
     review::Review,
@@ -31,14 +37,14 @@ use crate::{
         programs::Programs,
     },
     bpf::{
-        egress,
+        egress::NetworkRules,
         fill::{Contents, Sandbox},
         load::{self, Loaded},
         log::KernelLog,
     },
     diagnostic::{Status, tell},
+    egress::{self, Service},
     fault::{self, Step},
-    id::{RuleId, RuleIndex},
     launch::{
         self, LaunchError, LaunchPlan,
         landlock::{LandlockLayer, LandlockPlan},
@@ -50,12 +56,12 @@ use crate::{
     },
     policy::{
         self, Context, Sources, User,
-        compile::{Compiled, Layer, Mode, PathTable, RootPolicy, RuleInfo},
+        compile::{Compiled, Mode, PathTable, RootPolicy},
     },
 };
-use govsandbox_ebpf::abi::rule::SandboxConfig;
+use govsandbox_ebpf::abi::{egress::ALLOW, rule::SandboxConfig};
 
-/// How long the start waits for the addresses of names; what comes later counts from then on.
+/// How long the start waits for the addresses of names that are denied; what comes later counts from then on.
 const NAMES_PATIENCE: Duration = Duration::from_secs(2);
 
 /// `govsandbox run` as asked for.
@@ -147,8 +153,6 @@ struct Policy {
     compiled: Compiled,
     /// What must not be changed from inside.
     own_files: Vec<PathBuf>,
-    /// Allows resolv.conf's servers.
-    dns_rule: RuleIndex,
     review: Review,
 }
 
@@ -178,15 +182,10 @@ fn load_policy(options: &RunOptions, identity: &Identity) -> miette::Result<(Pol
     if let Some(path) = &options.audit_log {
         compiled.audit_log = std::path::absolute(path).map_err(system("tell the audit log's folder"))?;
     }
-    let mut builtin = |name: &str| {
-        compiled.rules.push(RuleInfo { id: RuleId(format!("builtin/{name}")), layer: Layer::Builtin });
-        RuleIndex(u16::try_from(compiled.rules.len()).unwrap_or(u16::MAX))
-    };
-    let dns_rule = builtin("dns");
     let mut own_files = loaded.files;
     own_files.push(compiled.audit_log.clone());
     own_files.push(std::env::current_exe().map_err(system("tell where govsandbox itself lies"))?);
-    Ok((Policy { compiled, own_files, dns_rule, review }, loaded.automaton))
+    Ok((Policy { compiled, own_files, review }, loaded.automaton))
 }
 
 /// Opens the log where the sandbox can't write.
@@ -238,7 +237,8 @@ impl Start<'_> {
         let enforce = compiled.mode == Mode::Enforce;
         let layers = self.layers()?;
         step(Step::Layers)?;
-        let mut resolver = Resolver::new(&compiled.egress, self.policy.dns_rule);
+        let addresses = Addresses::new(&compiled.egress, compiled.verify);
+        let mut resolver = Resolver::new(addresses.denied_names());
         let config = SandboxConfig {
             trace_opens: compiled.trace_opens as u8,
             audit_mode: u8::from(!enforce),
@@ -248,8 +248,9 @@ impl Start<'_> {
         };
         let (config, proc) = namespaces::told(layers.open.as_ref(), config);
         let automaton = (self.kind == Kind::Lsm).then_some(&*layers.kernel.automaton);
-        let tables = resolver.tables()?;
-        let listen = egress::tables(&compiled.listen, &egress::Resolved::new())?;
+        let tables = addresses.tables()?;
+        let sockets = service::sockets()?;
+        let listen = NetworkRules::new(&compiled.listen, ALLOW).tables()?;
         let exec = layers.programs.as_ref().map(|programs| &*programs.table);
         let refusable: Vec<u32> = seccomp::numbers().collect();
         let contents = Contents {
@@ -307,12 +308,17 @@ impl Start<'_> {
         let recorder = Recorder::spawn(log, session.fields.clone(), recorder_options)
             .map_err(system("start the recorder"))?;
         step(Step::Recorder)?;
+        let networks = Arc::clone(sandbox.networks());
+        let (egress, told) = Egress::new(addresses, Arc::clone(&networks), service::diag()?, enforce);
         if resolver.has_names() {
             resolver.begin();
             if resolver.collect(NAMES_PATIENCE) {
-                sandbox.networks().set_egress(&resolver.tables()?)?;
+                egress.set_denied(resolver.resolved());
             }
         }
+        networks.set_service(service::ports(&sockets)?)?;
+        let settings = service::settings(compiled, sandbox.id);
+        let service = Service::start(sockets, settings, egress::Host::default(), Arc::clone(&egress) as _)?;
         sandbox.mark(prepared.command())?;
         if let Some(performer) = prepared.performer().filter(|_| self.kind == Kind::Lsm) {
             sandbox.mark_performer(performer)?;
@@ -334,6 +340,8 @@ impl Start<'_> {
             limits: limits::Reports::new(compiled, prepared.limits()),
             refused,
             resolver,
+            egress,
+            told,
             compiled: Arc::new(policy::explain::with_links_followed(compiled)),
             automaton: self.automaton.clone(),
             programs: layers.programs.map(|programs| Arc::from(programs.table)),
@@ -351,6 +359,7 @@ impl Start<'_> {
         step(Step::Observer)?;
 
         let ended = prepared.release().and_then(launch::Running::wait);
+        service.stop();
         if let Some(reports) = reports {
             reports.stop();
         }

@@ -127,8 +127,8 @@ fn show_prints_what_the_filters_leave() {
             text(&output.stdout).lines().filter(|line| line.starts_with('{')).count(),
         )
     };
-    assert_eq!(count(&["show", "--format=json"]), (0, 16), "the last session is the last that started");
-    assert_eq!(count(&["show", "all", "--format=json"]), (0, 17));
+    assert_eq!(count(&["show", "--format=json"]), (0, 19), "the last session is the last that started");
+    assert_eq!(count(&["show", "all", "--format=json"]), (0, 20));
     assert_eq!(count(&["show", "01OTH", "--format=json"]), (0, 1));
     assert_eq!(count(&["show", "--format=json", "--outcome=denied"]), (0, 4));
     assert_eq!(count(&["show", "--format=json", "--outcome=denied", "--kind=file.open"]), (0, 2));
@@ -178,11 +178,11 @@ fn tail_prints_the_last_lines_and_names_damaged_ones() {
     let folder = tempfile::tempdir().unwrap();
     let log = folder.path().join("audit.jsonl");
     sample::write(&log);
-    let damaged = std::fs::read_to_string(&log).unwrap().replace("\"seq\":15", "\"seq\":?");
+    let damaged = std::fs::read_to_string(&log).unwrap().replace("\"seq\":18", "\"seq\":?");
     std::fs::write(&log, damaged).unwrap();
     let output = govsandbox(&["tail", "-n", "3"], &log);
     insta::assert_snapshot!(text(&output.stdout));
-    assert!(text(&output.stderr).contains("line 15 of"), "{}", text(&output.stderr));
+    assert!(text(&output.stderr).contains("line 18 of"), "{}", text(&output.stderr));
     assert_eq!(output.status.code(), Some(0));
 }
 

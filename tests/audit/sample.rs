@@ -99,6 +99,33 @@ pub(crate) fn events() -> Vec<Event> {
             event(10, Kind::NetConnect, Action::Connect, net("2001:db8::1", 22)),
         ),
         event(11, Kind::NetSend, Action::Send, Object { protocol: string("udp"), ..net("127.0.0.53", 53) }),
+        event(
+            11,
+            Kind::DnsQuery,
+            Action::Query,
+            Object {
+                address: string("127.0.0.53"),
+                port: Some(53),
+                protocol: string("udp"),
+                name: string("api.example.com"),
+                record_type: string("A"),
+                answers: Some(vec!["192.0.2.7".to_owned()]),
+                ..Object::default()
+            },
+        ),
+        event(11, Kind::NetListen, Action::Listen, net("127.0.0.1", 8080)),
+        event(
+            11,
+            Kind::NetClose,
+            Action::Close,
+            Object {
+                name: string("api.example.com"),
+                bytes_sent: Some(715),
+                bytes_received: Some(1955),
+                duration_ns: Some(3_000_000),
+                ..net("192.0.2.7", 443)
+            },
+        ),
         denied_by(
             "default/process.namespaces",
             event(

@@ -76,12 +76,9 @@ protect = [
 fn what_this_version_does_not_enforce_is_refused() {
     let bed = Bed::new();
     for (key, policy) in [
-        ("verify", "[network]\nverify = 'sni'"),
-        ("wildcard host", "[network]\nallow = ['*.example.com']"),
         ("ports of `localhost`", "[network]\nlisten = ['localhost:8080']"),
         ("empty `network.listen`", "[network]\nlisten = []"),
         ("unix", "[network]\nunix = ['{runtime}/pulse/native']"),
-        ("dns_refusal", "[network]\ndns_refusal = 'refused'"),
         ("icmp", "[network]\nicmp = 'allow'"),
         ("proxy", "[network]\nproxy = 'http://proxy.example:3128'"),
         ("proxy_from_env", "[network]\nproxy_from_env = true"),

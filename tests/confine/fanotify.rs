@@ -79,8 +79,7 @@ impl Rules {
         paths.allow.push(AllowLists { write, ..AllowLists::default() });
         let mode = if self.audit { Mode::Audit } else { Mode::Enforce };
         let automaton = automaton::build(&paths.globs).unwrap();
-        prepare(Input { paths: &paths, automaton, own_files: Vec::new(), own_rule: 0, mode, programs: None })
-            .unwrap()
+        prepare(Input { paths: &paths, automaton, own_files: Vec::new(), mode, programs: None }).unwrap()
     }
 }
 

@@ -170,6 +170,7 @@ fn without_a_service_or_one_of_its_ports_what_would_be_led_is_refused() {
     private_network(NEAR);
     let bed = TestBed::new("led-none");
     let mut stage = Stage::new(&bed);
+    stage.sandbox.lead(Default::default());
     stage.sandbox.allow_by_name("192.0.2.7:443".parse().unwrap());
     for (verb, to) in [("talk", "192.0.2.7:443"), ("talk", "192.0.2.53:53"), ("ask", "192.0.2.53:53")] {
         stage.is_refused(verb, to);

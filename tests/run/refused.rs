@@ -41,7 +41,7 @@ fn policies_that_cannot_be_read_or_understood() {
         ("port", "version = 1\n[network]\nallow = [\"10.0.0.1:70000\"]\n", &["70000"]),
         ("mode", "version = 1\nmode = \"off\"\n", &["off"]),
         ("not-yet", "version = 1\n[audit]\nsinks = [\"https://siem.example/\"]\n", &["sinks"]),
-        ("not-yet-listen", "version = 1\n[network]\nlisten = [\"*\"]\n", &["listen"]),
+        ("not-yet-listen", "version = 1\n[network]\nlisten = []\n", &["listen"]),
         ("parent", "version = 1\nextends = [\"no-such-profile\"]\n", &["no-such-profile"]),
     ];
     for (name, text, words) in cases {

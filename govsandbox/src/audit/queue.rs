@@ -120,6 +120,7 @@ fn has_own_room(event: &Event) -> bool {
             | Kind::FileChange
             | Kind::NetConnect
             | Kind::NetSend
+            | Kind::DnsQuery
             | Kind::NetListen
             | Kind::NetClose
             | Kind::PrivilegeUse => false,

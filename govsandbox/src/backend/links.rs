@@ -14,8 +14,8 @@ use govsandbox_ebpf::{
 
 use crate::sys::file_system;
 
-/// Names looked at, at most: some 0.5 s.
-const NAMES_MAX: usize = 500_000;
+/// Names looked at, at most: some 10 ms of each start.
+const NAMES_MAX: usize = 10_000;
 /// Files held, at most: each is kept open.
 pub(super) const FILES_MAX: usize = 4096;
 /// What a run says where that was not enough.

@@ -1,14 +1,14 @@
 //! Egress rules as the longest-prefix tables of the kernel.
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    net::IpAddr,
-};
+use std::{collections::BTreeMap, net::IpAddr};
 
 use govsandbox_ebpf::{
-    abi::egress::{ALLOW_RELAY, PORT_RULES_MAX, PortRule, PortTable},
+    abi::egress::{ALLOW, PORT_RULES_MAX, PortRule, PortTable},
     decide::egress::v4_mapped,
 };
+
+/// In a rule of the tables: refused.
+pub const DENY: u8 = 0;
 
 use crate::policy::compile::{EgressLists, EgressRule, EgressTarget, Protocol};
 
@@ -32,65 +32,100 @@ pub struct Network {
     pub bits: u8,
 }
 
-/// Addresses of names, as resolved last.
-pub type Resolved = HashMap<String, Vec<IpAddr>>;
+/// What every layer of the policy says of networks, with the place for what it says of names at one address.
+///
+/// All lists must allow; a deny of any list wins. Each network repeats what the networks around it say, so that the
+/// longest prefix decides.
+#[derive(Clone, Debug)]
+pub struct NetworkRules(Vec<Vec<(Network, PortRule)>>);
 
-/// What is allowed and denied where, one table for each network that is named.
-///
-/// All lists must allow; a deny of any list wins. Each network repeats what the networks around it say.
-///
-/// # Errors
-/// When more rules hold for one network than a table has room for.
-pub fn tables(
-    lists: &[EgressLists],
-    resolved: &Resolved,
-) -> Result<BTreeMap<Network, PortTable>, TooManyPorts> {
-    let rules: Vec<Vec<(Network, PortRule)>> = lists
-        .iter()
-        .map(|list| list.rules.iter().flat_map(|rule| expand(rule, list, resolved)).collect())
-        .collect();
-    let networks = rules.iter().flatten().map(|(network, _)| *network);
-    networks.map(|network| Ok((network, table(network, &rules)?))).collect()
+impl NetworkRules {
+    /// Of the lists of a policy; rules about names are left out. `any_allow`: how `*` allows, [`ALLOW`] or
+    /// [`ALLOW_RELAY`].
+    #[must_use]
+    pub fn new(lists: &[EgressLists], any_allow: u8) -> Self {
+        let expand =
+            |list: &EgressLists| list.rules.iter().flat_map(|rule| expand(rule, any_allow)).collect();
+        Self(lists.iter().map(expand).collect())
+    }
+
+    /// What is allowed and denied where, one table for each network that is named.
+    ///
+    /// # Errors
+    /// When more rules hold for one network than a table has room for.
+    pub fn tables(&self) -> Result<BTreeMap<Network, PortTable>, TooManyPorts> {
+        let networks = self.0.iter().flatten().map(|(network, _)| *network);
+        networks.map(|network| Ok((network, table(network, &self.0)?))).collect()
+    }
+
+    /// The table of one address with what the lists, in their order, say of the names that have it.
+    ///
+    /// # Errors
+    /// As [`Self::tables`].
+    pub fn host(
+        &self,
+        address: IpAddr,
+        named: &[Vec<PortRule>],
+    ) -> Result<(Network, PortTable), TooManyPorts> {
+        let host = Network::host(address);
+        let of_names = |list: usize| named.get(list).into_iter().flatten().map(move |rule| (host, *rule));
+        let lists = self.0.iter().enumerate().map(|(place, list)| {
+            let around = list.iter().filter(|(network, _)| network.covers(host)).copied();
+            around.chain(of_names(place)).collect()
+        });
+        let lists: Vec<Vec<(Network, PortRule)>> = lists.collect();
+        Ok((host, table(host, &lists)?))
+    }
+
+    /// May a name lead there? What a name says of addresses near this machine is its owner's word alone, unless every
+    /// list allows a network around them.
+    #[must_use]
+    pub fn may_be_named(&self, address: IpAddr) -> bool {
+        let host = Network::host(address);
+        let allows = |list: &Vec<(Network, PortRule)>| {
+            list.iter().any(|(network, rule)| rule.allow != DENY && network.covers(host))
+        };
+        host.is_public() || self.0.iter().all(allows)
+    }
+
+    /// Is a network named that is this address alone?
+    #[must_use]
+    pub fn names_host(&self, address: IpAddr) -> bool {
+        let host = Network::host(address);
+        self.0.iter().flatten().any(|(network, _)| *network == host)
+    }
 }
 
 /// Every network and port range of one rule.
-fn expand<'a>(
-    rule: &'a EgressRule,
-    list: &EgressLists,
-    resolved: &'a Resolved,
-) -> impl Iterator<Item = (Network, PortRule)> + 'a {
-    let networks = match &rule.target {
-        EgressTarget::Network { address, prefix_bits } => vec![Network::new(*address, *prefix_bits)],
-        EgressTarget::Name(name) => {
-            let hosts = resolved.get(name).into_iter().flatten().map(|address| Network::host(*address));
-            hosts.filter(|host| !rule.allow || host.is_public() || is_named(list, *host)).collect()
-        }
+fn expand(rule: &EgressRule, any_allow: u8) -> impl Iterator<Item = (Network, PortRule)> {
+    let network = match &rule.target {
+        EgressTarget::Network { address, prefix_bits } => Some((Network::new(*address, *prefix_bits), ALLOW)),
+        // Only connections are verified.
+        EgressTarget::Any if rule.protocol == Protocol::Tcp => Some((Network::ALL, any_allow)),
+        EgressTarget::Any => Some((Network::ALL, ALLOW)),
+        EgressTarget::Name(_) | EgressTarget::Below(_) => None,
     };
+    let with = move |(network, allow)| port_rules(rule, allow).map(move |rule| (network, rule));
+    network.into_iter().flat_map(with)
+}
+
+/// Its ports as the kernel's tables have them; `allow` is what they say where the rule allows.
+fn port_rules(rule: &EgressRule, allow: u8) -> impl Iterator<Item = PortRule> {
     let protocol = match rule.protocol {
         Protocol::Tcp => libc::IPPROTO_TCP as u8,
         Protocol::Udp => libc::IPPROTO_UDP as u8,
         Protocol::Any => 0,
     };
-    networks.into_iter().flat_map(move |network| {
-        rule.ports.iter().map(move |ports| {
-            let allow = u8::from(rule.allow);
-            (network, PortRule { first: ports.first, last: ports.last, rule: rule.rule.0, protocol, allow })
-        })
-    })
-}
-
-/// Does an allowed network contain it? What a name says of addresses near this machine is its owner's word alone.
-fn is_named(list: &EgressLists, host: Network) -> bool {
-    list.rules.iter().filter(|rule| rule.allow).any(|rule| match rule.target {
-        EgressTarget::Network { address, prefix_bits } => Network::new(address, prefix_bits).covers(host),
-        EgressTarget::Name(_) => false,
+    rule.ports.iter().map(move |ports| {
+        let allow = if rule.allow { allow } else { DENY };
+        PortRule { first: ports.first, last: ports.last, rule: rule.rule.0, protocol, allow }
     })
 }
 
 fn table(network: Network, lists: &[Vec<(Network, PortRule)>]) -> Result<PortTable, TooManyPorts> {
-    let covering = |list: &[(Network, PortRule)], allow: bool| -> Vec<PortRule> {
+    let covering = |list: &[(Network, PortRule)], allows: bool| -> Vec<PortRule> {
         list.iter()
-            .filter(|(around, rule)| around.covers(network) && (rule.allow != 0) == allow)
+            .filter(|(around, rule)| around.covers(network) && (rule.allow != DENY) == allows)
             .map(|(_, rule)| *rule)
             .collect()
     };
@@ -104,7 +139,8 @@ fn table(network: Network, lists: &[Vec<(Network, PortRule)>]) -> Result<PortTab
         });
     }
     rules.extend(allowed.unwrap_or_default());
-    // Of equal ranges the better rule, the one with the smaller number, is kept.
+    // Denials first, then what goes straight there. Of equal ranges the better rule, the one with the smaller number, is
+    // kept.
     rules.sort_by_key(|rule| (rule.allow, rule.rule));
     let mut kept: Vec<PortRule> = Vec::new();
     for rule in rules {
@@ -118,7 +154,7 @@ fn table(network: Network, lists: &[Vec<(Network, PortRule)>]) -> Result<PortTab
     Ok(PortTable { count: count as u32, entries })
 }
 
-/// What both allow, in the name of the first; through the relay, where either wants that.
+/// What both allow, in the name of the first.
 fn intersect(a: PortRule, b: PortRule) -> Option<PortRule> {
     let (first, last) = (a.first.max(b.first), a.last.min(b.last));
     let protocol = match (a.protocol, b.protocol) {
@@ -126,18 +162,22 @@ fn intersect(a: PortRule, b: PortRule) -> Option<PortRule> {
         (one, other) if one == other => one,
         _ => return None,
     };
-    let allow = if b.allow == ALLOW_RELAY { b.allow } else { a.allow };
+    // Verified if either says so.
+    let allow = a.allow.max(b.allow);
     (first <= last).then_some(PortRule { first, last, protocol, allow, ..a })
 }
 
 fn contains(outer: PortRule, inner: PortRule) -> bool {
-    outer.allow == inner.allow
+    (outer.allow == DENY) == (inner.allow == DENY)
         && outer.first <= inner.first
         && inner.last <= outer.last
         && (outer.protocol == 0 || outer.protocol == inner.protocol)
 }
 
 impl Network {
+    /// Every address.
+    const ALL: Self = Self { address: [0; 16], bits: 0 };
+
     /// Of an address and its prefix, 0–32 or 0–128.
     #[must_use]
     pub fn new(address: IpAddr, prefix_bits: u8) -> Self {
@@ -168,7 +208,9 @@ impl Network {
         }
     }
 
-    fn covers(self, inner: Self) -> bool {
+    /// Does it hold all of the other?
+    #[must_use]
+    pub fn covers(self, inner: Self) -> bool {
         let mask = u128::MAX.checked_shl(128 - u32::from(self.bits)).unwrap_or(0);
         self.bits <= inner.bits
             && u128::from_be_bytes(self.address) & mask == u128::from_be_bytes(inner.address) & mask
@@ -185,7 +227,10 @@ fn display(network: Network) -> String {
 
 #[cfg(test)]
 mod tests {
-    use govsandbox_ebpf::decide::{Decision, egress::decide_egress};
+    use govsandbox_ebpf::{
+        abi::egress::ALLOW_RELAY,
+        decide::{Decision, egress::decide_egress},
+    };
     use proptest::prelude::*;
 
     use super::*;
@@ -213,10 +258,21 @@ mod tests {
         decide_egress(longest.map(|(_, table)| table), port, 6)
     }
 
+    fn tables(lists: &[EgressLists]) -> BTreeMap<Network, PortTable> {
+        NetworkRules::new(lists, ALLOW).tables().unwrap()
+    }
+
+    /// One list, a name's rule beside it, and what is decided at an address that the name has.
+    fn named(rules: Vec<EgressRule>, name: &EgressRule, allow: u8, address: &str, port: u16) -> Decision {
+        let rules = NetworkRules::new(&[EgressLists { rules }], ALLOW);
+        let (_, table) = rules.host(address.parse().unwrap(), &[port_rules(name, allow).collect()]).unwrap();
+        decide_egress(Some(&table), port, 6)
+    }
+
     #[test]
     fn a_narrow_network_keeps_what_the_wide_one_allows() {
         let rules = vec![rule("10.0.0.0/8", 443, 443, true, 1), rule("10.1.0.0/16", 80, 80, true, 2)];
-        let tables = tables(&[EgressLists { rules }], &Resolved::new()).unwrap();
+        let tables = tables(&[EgressLists { rules }]);
         assert_eq!(decide(&tables, "10.1.2.3", 443), Decision { allow: true, rule: 1 });
         assert_eq!(decide(&tables, "10.1.2.3", 80), Decision { allow: true, rule: 2 });
         assert_eq!(decide(&tables, "10.2.2.3", 80), Decision::DENY_DEFAULT);
@@ -226,40 +282,42 @@ mod tests {
     #[test]
     fn a_deny_of_one_address_wins_over_everything_allowed() {
         let rules = vec![rule("::/0", 0, 65535, true, 2), rule("169.254.169.254/32", 0, 65535, false, 1)];
-        let tables = tables(&[EgressLists { rules }], &Resolved::new()).unwrap();
+        let tables = tables(&[EgressLists { rules }]);
         assert_eq!(decide(&tables, "169.254.169.254", 80), Decision::deny(1));
         assert_eq!(decide(&tables, "8.8.8.8", 80), Decision { allow: true, rule: 2 });
         assert_eq!(decide(&tables, "2001:db8::1", 80), Decision { allow: true, rule: 2 });
     }
 
     #[test]
-    fn names_are_held_by_the_addresses_they_have() {
-        let named = EgressRule {
-            target: EgressTarget::Name("api.example".to_owned()),
-            ..rule("::/0", 443, 443, true, 1)
-        };
-        let lists = [EgressLists { rules: vec![named] }];
-        let resolved = Resolved::from([("api.example".to_owned(), vec!["192.0.2.7".parse().unwrap()])]);
-        assert!(decide(&tables(&lists, &resolved).unwrap(), "192.0.2.7", 443).allow);
-        assert!(tables(&lists, &Resolved::new()).unwrap().is_empty());
+    fn a_name_is_held_by_an_address_that_it_has() {
+        let name = rule("::/0", 443, 443, true, 2);
+        assert_eq!(named(Vec::new(), &name, ALLOW, "192.0.2.7", 443), Decision { allow: true, rule: 2 });
+        assert_eq!(named(Vec::new(), &name, ALLOW, "192.0.2.7", 80), Decision::DENY_DEFAULT);
+        let denied = vec![rule("192.0.2.0/24", 0, 65535, false, 1)];
+        assert_eq!(named(denied, &name, ALLOW, "192.0.2.7", 443), Decision::deny(1));
+    }
+
+    #[test]
+    fn what_a_network_allows_goes_straight_there_whatever_its_names_need() {
+        let name = rule("::/0", 443, 443, true, 1);
+        let network = rule("192.0.2.0/24", 0, 65535, true, 2);
+        let found = named(vec![network], &name, ALLOW_RELAY, "192.0.2.7", 443);
+        assert_eq!(found, Decision { allow: true, rule: 2 });
     }
 
     #[test]
     fn a_name_does_not_lead_to_neighbours_that_no_network_names() {
-        let named = |index| EgressRule {
-            target: EgressTarget::Name("api.example".to_owned()),
-            ..rule("::/0", 443, 443, true, index)
-        };
+        let alone =
+            NetworkRules::new(&[EgressLists { rules: vec![rule("192.0.2.0/24", 22, 22, true, 1)] }], ALLOW);
+        let with_range =
+            NetworkRules::new(&[EgressLists { rules: vec![rule("10.0.0.0/8", 22, 22, true, 2)] }], ALLOW);
         let near = ["127.0.0.1", "169.254.169.254", "10.1.2.3", "fd00:ec2::254", "::1", "0.0.0.0"];
-        let addresses = near.iter().chain(&["192.0.2.7"]).map(|it| it.parse().unwrap()).collect();
-        let resolved = Resolved::from([("api.example".to_owned(), addresses)]);
-        let alone = tables(&[EgressLists { rules: vec![named(1)] }], &resolved).unwrap();
-        assert!(decide(&alone, "192.0.2.7", 443).allow);
         for address in near {
-            assert!(!decide(&alone, address, 443).allow, "{address}");
+            assert!(!alone.may_be_named(address.parse().unwrap()), "{address}");
         }
-        let with_range = [EgressLists { rules: vec![named(1), rule("10.0.0.0/8", 22, 22, true, 2)] }];
-        assert!(decide(&tables(&with_range, &resolved).unwrap(), "10.1.2.3", 443).allow);
+        assert!(alone.may_be_named("198.51.100.1".parse().unwrap()));
+        assert!(with_range.may_be_named("10.1.2.3".parse().unwrap()));
+        assert!(!with_range.may_be_named("192.168.1.1".parse().unwrap()));
     }
 
     proptest! {
@@ -274,7 +332,7 @@ mod tests {
                 rule(&format!("10.0.0.{net}/{}", if *net == 0 { 24 } else { 32 }), *first, first + more, *allow, index as u16 + 1)
             }).collect() };
             let (a, b) = (list(&a), list(&b));
-            let allows = |lists: &[EgressLists]| decide(&tables(lists, &Resolved::new()).unwrap(), &format!("10.0.0.{host}"), port).allow;
+            let allows = |lists: &[EgressLists]| decide(&tables(lists), &format!("10.0.0.{host}"), port).allow;
             prop_assert_eq!(allows(&[a.clone(), b.clone()]), allows(&[a]) && allows(&[b]));
         }
     }

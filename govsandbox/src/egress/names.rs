@@ -90,6 +90,22 @@ impl Names {
         self.allowed_within(name, wanted)
     }
 
+    /// The rules that a name meets, each with the place of its list.
+    pub fn rules_of<'a>(&'a self, name: &'a str) -> impl Iterator<Item = (usize, &'a NameRule)> {
+        let of_list =
+            move |(place, list): (usize, &'a List)| list.rules_of(name).map(move |rule| (place, rule));
+        self.lists.iter().enumerate().flat_map(of_list)
+    }
+
+    /// The names that are denied by their full name.
+    pub fn denied_exactly(&self) -> impl Iterator<Item = &str> {
+        let rules = self.lists.iter().flat_map(|list| list.exact.values().flatten());
+        rules.filter(|rule| !rule.allow).filter_map(|rule| match &rule.pattern {
+            Pattern::Exact(name) => Some(name.as_str()),
+            Pattern::Below(_) | Pattern::Any => None,
+        })
+    }
+
     /// May this name be looked up: is there a port at which it may be reached?
     #[must_use]
     pub fn decide_lookup(&self, name: &str) -> Decision {

@@ -210,6 +210,18 @@ impl Decoder {
         i32::try_from(record.head.errno) == Ok(libc::EPERM) && name.is_none_or(|name| last_name(path) == name)
     }
 
+    /// Something that a process of the host says of one inside: the process, what happened, and the rule behind it by its
+    /// number or, where it has none, by the name.
+    pub fn told(&mut self, who: &EventRecord, rule: Result<u16, &'static str>, event: Event) -> Event {
+        let rule = match rule {
+            Ok(number) => self.refusals.compiled.rule(number).cloned().map(into_rule),
+            Err(name) => Some(Rule { id: RuleId(name.to_owned()), layer: Layer::Builtin }),
+        };
+        let is_known = who.tgid != 0;
+        let process = is_known.then(|| self.processes.describe(&subject(who)));
+        Event { rule, process, ..event }
+    }
+
     /// What is known of refusals that found no room: who was refused what by which rule, first and last.
     pub fn lost(&mut self, loss: &Loss) -> String {
         let (first, last) = (self.lost_one(&loss.first), self.lost_one(&loss.last));
@@ -313,7 +325,13 @@ fn names(compiled: &Compiled) -> Vec<Option<String>> {
         let place = usize::from(rule.rule.0).checked_sub(1);
         match (&rule.target, place.and_then(|place| names.get_mut(place))) {
             (EgressTarget::Name(name), Some(slot)) => *slot = Some(name.clone()),
-            (EgressTarget::Name(_) | EgressTarget::Network { .. }, _) => {}
+            (
+                EgressTarget::Name(_)
+                | EgressTarget::Below(_)
+                | EgressTarget::Any
+                | EgressTarget::Network { .. },
+                _,
+            ) => {}
         }
     }
     names

@@ -13,8 +13,8 @@ use crate::{
     policy::{
         automaton,
         compile::{
-            AllowLists, AllowedPath, EgressLists, EgressRule, GlobRule, LiteralRule, Mode, Namespaces,
-            PathEffect, PathPlan, PortRange, Protocol, Require, RootPolicy, Userfaultfd,
+            AllowLists, AllowedPath, DnsRefusal, EgressLists, EgressRule, GlobRule, LiteralRule, Mode,
+            Namespaces, PathEffect, PathPlan, PortRange, Protocol, Require, RootPolicy, Userfaultfd, Verify,
         },
     },
 };
@@ -77,6 +77,8 @@ fn compiled() -> Compiled {
                 rule: NETWORK,
             }],
         }],
+        verify: Verify::WhereShared,
+        dns_refusal: DnsRefusal::Nxdomain,
         listen: Vec::new(),
         trace_opens: TraceOpens::All,
         trace_args: true,

@@ -36,6 +36,9 @@ pub enum Kind {
     /// A datagram without `connect(2)`.
     #[serde(rename = "net.send")]
     NetSend,
+    /// A name was looked up.
+    #[serde(rename = "dns.query")]
+    DnsQuery,
     /// A socket is listened on, or a connection came in.
     #[serde(rename = "net.listen")]
     NetListen,
@@ -74,6 +77,7 @@ pub enum Action {
     Mount,
     Connect,
     Send,
+    Query,
     Listen,
     Accept,
     Close,
@@ -163,9 +167,21 @@ pub struct Object {
     pub address: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub port: Option<u16>,
-    /// The name of the rule that the address was allowed by.
+    /// The name that the address has, or that was looked up.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub name: Option<String>,
+    /// Of a lookup, its type: `AAAA`.
+    #[serde(rename = "type", skip_serializing_if = "Option::is_none", default)]
+    pub record_type: Option<String>,
+    /// Addresses that a lookup was answered with.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub answers: Option<Vec<String>>,
+    /// `true`: the name looks as if data were hidden in it.
+    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
+    pub smuggling: bool,
+    /// Whom the connection said it talks to: SNI (RFC 6066, 3), or the host of an HTTP request.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub server_name: Option<String>,
     /// Bytes that went out over the connection.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub bytes_sent: Option<u64>,
@@ -268,6 +284,7 @@ impl Kind {
             Self::FileChange => "file.change",
             Self::NetConnect => "net.connect",
             Self::NetSend => "net.send",
+            Self::DnsQuery => "dns.query",
             Self::NetListen => "net.listen",
             Self::NetClose => "net.close",
             Self::PrivilegeUse => "privilege.use",
@@ -276,7 +293,7 @@ impl Kind {
     }
 
     /// All of them, in the order of the schema's table.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::SessionStart,
         Self::SessionEnd,
         Self::ProcessExec,
@@ -285,6 +302,7 @@ impl Kind {
         Self::FileChange,
         Self::NetConnect,
         Self::NetSend,
+        Self::DnsQuery,
         Self::NetListen,
         Self::NetClose,
         Self::PrivilegeUse,
@@ -316,6 +334,7 @@ impl Action {
             Self::Mount => "mount",
             Self::Connect => "connect",
             Self::Send => "send",
+            Self::Query => "query",
             Self::Listen => "listen",
             Self::Accept => "accept",
             Self::Close => "close",

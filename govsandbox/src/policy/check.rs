@@ -6,14 +6,14 @@ use govsandbox_ebpf::abi::rule::TraceOpens;
 use miette::Diagnostic;
 
 use super::{
-    compile::{Layer, Mode, Namespaces, Require, RootPolicy, Userfaultfd},
+    compile::{DnsRefusal, Layer, Mode, Namespaces, Require, RootPolicy, Userfaultfd, Verify},
     git_config::Keys,
     merge::{Entry, Given, Lists, Origin, Scalars},
     parse::{Span, Spanned},
     problem::Problem,
     raw::{
-        RawAllowDeny, RawEgressRule, RawExecRule, RawMode, RawPolicy, RawProtectRule, RawRequire, RawRoot,
-        RawTraceOpens, Texts,
+        RawAllowDeny, RawDnsRefusal, RawEgressRule, RawExecRule, RawMode, RawPolicy, RawProtectRule,
+        RawRequire, RawRoot, RawTraceOpens, RawVerify, Texts,
     },
     rule::{
         egress::{EgressError, EgressList, EgressPattern},
@@ -221,6 +221,14 @@ impl Checker {
             namespaces: self.given(raw.process.namespaces.as_ref(), |namespaces| match namespaces {
                 RawAllowDeny::Allow => Namespaces::Allow,
                 RawAllowDeny::Deny => Namespaces::Deny,
+            }),
+            verify: self.given(raw.network.verify.as_ref(), |verify| match verify {
+                RawVerify::Sni => Verify::Sni,
+                RawVerify::Address => Verify::Address,
+            }),
+            dns_refusal: self.given(raw.network.dns_refusal.as_ref(), |refusal| match refusal {
+                RawDnsRefusal::Nxdomain => DnsRefusal::Nxdomain,
+                RawDnsRefusal::Refused => DnsRefusal::Refused,
             }),
             trace_opens: self.given(raw.trace.opens.as_ref(), |opens| match opens {
                 RawTraceOpens::All => TraceOpens::All,

@@ -10,7 +10,7 @@ use govsandbox_ebpf::abi::rule::TraceOpens;
 
 use super::{
     check::Policy,
-    compile::{Layer, Mode, Namespaces, Require, RootPolicy, Userfaultfd},
+    compile::{DnsRefusal, Layer, Mode, Namespaces, Require, RootPolicy, Userfaultfd, Verify},
     parse::Span,
     problem::Source,
     rule::{egress::EgressPattern, exec::ExecPattern, path::PathPattern},
@@ -86,6 +86,8 @@ pub struct Scalars {
     pub root: Option<Given<RootPolicy>>,
     pub userfaultfd: Option<Given<Userfaultfd>>,
     pub namespaces: Option<Given<Namespaces>>,
+    pub verify: Option<Given<Verify>>,
+    pub dns_refusal: Option<Given<DnsRefusal>>,
     pub trace_opens: Option<Given<TraceOpens>>,
     pub trace_args: Option<Given<bool>>,
     pub audit_log: Option<Given<PathPattern>>,
@@ -103,6 +105,8 @@ pub struct Settings {
     pub root: Given<RootPolicy>,
     pub userfaultfd: Given<Userfaultfd>,
     pub namespaces: Given<Namespaces>,
+    pub verify: Given<Verify>,
+    pub dns_refusal: Given<DnsRefusal>,
     pub trace_opens: Given<TraceOpens>,
     pub trace_args: Given<bool>,
     pub audit_log: Option<Given<PathPattern>>,
@@ -175,6 +179,8 @@ impl Scalars {
             root: later.root.or(self.root),
             userfaultfd: later.userfaultfd.or(self.userfaultfd),
             namespaces: later.namespaces.or(self.namespaces),
+            verify: later.verify.or(self.verify),
+            dns_refusal: later.dns_refusal.or(self.dns_refusal),
             trace_opens: later.trace_opens.or(self.trace_opens),
             trace_args: later.trace_args.or(self.trace_args),
             audit_log: later.audit_log.or(self.audit_log),
@@ -192,6 +198,8 @@ impl Scalars {
             root: self.root.unwrap_or_else(|| Given::default(RootPolicy::Drop)),
             userfaultfd: self.userfaultfd.unwrap_or_else(|| Given::default(Userfaultfd::Deny)),
             namespaces: self.namespaces.unwrap_or_else(|| Given::default(Namespaces::Deny)),
+            verify: self.verify.unwrap_or_else(|| Given::default(Verify::WhereShared)),
+            dns_refusal: self.dns_refusal.unwrap_or_else(|| Given::default(DnsRefusal::Nxdomain)),
             trace_opens: self.trace_opens.unwrap_or_else(|| Given::default(TraceOpens::First)),
             trace_args: self.trace_args.unwrap_or_else(|| Given::default(true)),
             audit_log: self.audit_log,
@@ -214,6 +222,12 @@ impl Settings {
             root: self.root.higher(other.root, |root| *root),
             userfaultfd: self.userfaultfd.higher(other.userfaultfd, |userfaultfd| *userfaultfd),
             namespaces: self.namespaces.higher(other.namespaces, |namespaces| *namespaces),
+            verify: self.verify.higher(other.verify, |verify| *verify),
+            // Neither is stricter: whoever says it first.
+            dns_refusal: match self.dns_refusal.origin {
+                Some(_) => self.dns_refusal,
+                None => other.dns_refusal.unwrap_or(self.dns_refusal),
+            },
             trace_opens: self.trace_opens.higher(other.trace_opens, |opens| recorded(*opens)),
             trace_args: self.trace_args.higher(other.trace_args, |args| *args),
             audit_log: if log_of_system { other.audit_log } else { self.audit_log },
@@ -307,7 +321,12 @@ mod tests {
         );
         let numbers =
             (given(vec![true, false]), given(vec![true, false]), given(vec![1, 2, 3]), given(vec![1, 2, 3]));
-        (words, numbers).prop_map(|((mode, require, root, userfaultfd, namespaces, trace_opens), numbers)| {
+        let network = (
+            given(vec![Verify::Address, Verify::WhereShared, Verify::Sni]),
+            given(vec![DnsRefusal::Nxdomain, DnsRefusal::Refused]),
+        );
+        (words, network, numbers).prop_map(|(words, (verify, dns_refusal), numbers)| {
+            let (mode, require, root, userfaultfd, namespaces, trace_opens) = words;
             let (trace_args, audit_required, pids_max, memory_max_bytes) = numbers;
             let audit_log = None;
             Scalars {
@@ -316,6 +335,8 @@ mod tests {
                 root,
                 userfaultfd,
                 namespaces,
+                verify,
+                dns_refusal,
                 trace_opens,
                 trace_args,
                 audit_log,
@@ -327,7 +348,7 @@ mod tests {
     }
 
     /// Bigger is stricter in each place; an absent bound is the loosest.
-    fn strictness(settings: &Settings) -> [u64; 10] {
+    fn strictness(settings: &Settings) -> [u64; 11] {
         let bound = |max: &Option<Given<u64>>| u64::MAX - max.as_ref().map_or(u64::MAX, |max| max.value);
         [
             settings.mode.value as u64,
@@ -335,6 +356,7 @@ mod tests {
             settings.root.value as u64,
             settings.userfaultfd.value as u64,
             settings.namespaces.value as u64,
+            settings.verify.value as u64,
             recorded(settings.trace_opens.value).into(),
             settings.trace_args.value.into(),
             settings.audit_required.value.into(),

@@ -3,8 +3,7 @@
 use super::{
     merge::Lists,
     parse::{Span, Spanned},
-    raw::{RawAllowDeny, RawPolicy, RawVerify},
-    rule::egress::HostPattern,
+    raw::{RawAllowDeny, RawPolicy},
 };
 
 /// A key or value that is right and not enforced yet.
@@ -27,7 +26,6 @@ pub fn findings(raw: &RawPolicy, lists: &Lists) -> Vec<Spanned<NotEnforced>> {
         found.push(Spanned { value: NotEnforced { what: what.to_owned(), instead }, span: span.clone() });
     };
     paths(lists, &mut add);
-    hosts(lists, &mut add);
     network(raw, &mut add);
     audit(raw, &mut add);
     for rule in &raw.rule {
@@ -44,22 +42,8 @@ fn paths(lists: &Lists, add: &mut impl FnMut(&Span, &str, &'static str)) {
     }
 }
 
-fn hosts(lists: &Lists, add: &mut impl FnMut(&Span, &str, &'static str)) {
-    let rules = lists.network_allow.iter().flatten().chain(&lists.network_deny);
-    for entry in rules.filter(|entry| matches!(entry.rule.host(), HostPattern::Below(_))) {
-        add(&entry.span, "a wildcard host", "list the names one by one");
-    }
-}
-
 fn network(raw: &RawPolicy, add: &mut impl FnMut(&Span, &str, &'static str)) {
     let network = &raw.network;
-    if let Some(verify) = network.verify.as_ref().filter(|verify| verify.value == RawVerify::Sni) {
-        add(
-            &verify.span,
-            "`network.verify = \"sni\"`",
-            "write `verify = \"address\"`: names are held by their addresses",
-        );
-    }
     // What arrives over loopback is let through.
     if network.listen.as_ref().is_some_and(Vec::is_empty) {
         add(&(0..0), "an empty `network.listen`", "leave it out: nothing but this machine is let in then");
@@ -69,9 +53,6 @@ fn network(raw: &RawPolicy, add: &mut impl FnMut(&Span, &str, &'static str)) {
     }
     for socket in &network.unix {
         add(&socket.span, "`network.unix`", LEAVE_OUT);
-    }
-    if let Some(refusal) = &network.dns_refusal {
-        add(&refusal.span, "`network.dns_refusal`", LEAVE_OUT);
     }
     if let Some(icmp) = network.icmp.as_ref().filter(|icmp| icmp.value != RawAllowDeny::Deny) {
         add(&icmp.span, "`network.icmp = \"allow\"`", LEAVE_OUT);

@@ -18,10 +18,30 @@ pub fn object(record: &Record) -> String {
         Kind::ProcessExec => exec(record),
         Kind::ProcessExit => ending(object).unwrap_or_default(),
         Kind::FileOpen | Kind::FileChange => file(object),
-        Kind::NetConnect | Kind::NetSend | Kind::NetListen => address(object),
+        Kind::NetConnect | Kind::NetSend | Kind::NetListen => destination(object),
+        Kind::DnsQuery => query(object),
         Kind::NetClose => closed(object),
         Kind::PrivilegeUse => detail(object),
         Kind::AuditGap => gap(object),
+    }
+}
+
+/// An address, and whom it was taken for where that was told.
+fn destination(object: &Object) -> String {
+    match &object.server_name {
+        Some(name) => format!("{} as {}", address(object), for_terminal(name)),
+        None => address(object),
+    }
+}
+
+/// `AAAA api.example.com: 2001:db8::1 2001:db8::2`.
+fn query(object: &Object) -> String {
+    let name = for_terminal(object.name.as_deref().unwrap_or_default());
+    let record_type = for_terminal(object.record_type.as_deref().unwrap_or("?"));
+    let mark = if object.smuggling { " (looks like data)" } else { "" };
+    match object.answers.as_deref().unwrap_or_default() {
+        [] => format!("{record_type} {name}{mark}"),
+        answers => format!("{record_type} {name}{mark}: {}", for_terminal(&answers.join(" "))),
     }
 }
 

@@ -165,6 +165,7 @@ impl Counter {
             | Kind::ProcessExit
             | Kind::FileOpen
             | Kind::FileChange
+            | Kind::DnsQuery
             | Kind::NetListen
             | Kind::NetClose
             | Kind::PrivilegeUse => {}

@@ -6,7 +6,7 @@ use std::{
     io,
     os::fd::{AsFd as _, OwnedFd},
     path::PathBuf,
-    sync::Arc,
+    sync::{Arc, mpsc::Receiver},
     thread::JoinHandle,
     time::{Duration, Instant},
 };
@@ -18,7 +18,12 @@ use govsandbox_ebpf::abi::{
 };
 use rustix::event::{EventfdFlags, eventfd};
 
-use super::{limits::Reports, resolve::Resolver};
+use super::{
+    broker::{Egress, Told},
+    limits::Reports,
+    lookups,
+    resolve::Resolver,
+};
 use crate::{
     audit::recorder::RecorderHandle,
     backend::fanotify::{Inbox, Refusal},
@@ -60,6 +65,8 @@ pub(super) struct Observed {
     pub(super) limits: Reports,
     pub(super) refused: Inbox,
     pub(super) resolver: Resolver,
+    pub(super) egress: Arc<Egress>,
+    pub(super) told: Receiver<Told>,
     pub(super) compiled: Arc<Compiled>,
     pub(super) automaton: PathTable,
     pub(super) programs: Option<Arc<ExecTable>>,
@@ -125,9 +132,11 @@ impl Work {
             let now = Instant::now();
             if now >= losses_due {
                 self.report_losses();
+                self.observed.egress.expire();
                 losses_due = now + Duration::from_secs(1);
             }
             self.take_names();
+            self.take_lookups();
             if self.observed.resolver.has_names() && now >= names_due {
                 self.observed.resolver.begin();
                 names_due = now + NAMES_KEPT;
@@ -152,7 +161,17 @@ impl Work {
         for refusal in std::mem::take(&mut self.waiting) {
             self.observed.recorder.record(told(&mut self.decoder, &refusal));
         }
+        self.take_lookups();
         self.report_losses();
+    }
+
+    /// What the egress service has seen. Its processes are known by now: the records of their start came before.
+    fn take_lookups(&mut self) {
+        while let Ok(told) = self.observed.told.try_recv() {
+            if let Some(event) = lookups::event(&mut self.decoder, &told, self.observed.enforcing) {
+                self.observed.recorder.record(event);
+            }
+        }
     }
 
     /// Hands everything to the recorder by time. `true`: there may be more.
@@ -160,7 +179,7 @@ impl Work {
     /// A refusal of the verdict thread is sent before the open goes on: before the record of that syscall's end is there,
     /// and after that of its process's exec.
     fn read(&mut self) -> bool {
-        let Observed { rings, refused, recorder, .. } = &mut self.observed;
+        let Observed { rings, refused, recorder, egress, .. } = &mut self.observed;
         let (decoder, waiting) = (&mut self.decoder, &mut self.waiting);
         let patience_ns = u64::from(TICK_MS) * 1_000_000;
         let overdue_ns = boot_ns().saturating_sub(patience_ns);
@@ -176,7 +195,7 @@ impl Work {
                 }
             }
             match decoder.record(bytes) {
-                Ok(Some(event)) => recorder.record(event),
+                Ok(Some(event)) => recorder.record(with_name(event, egress)),
                 Ok(None) => {}
                 Err(error) => {
                     let now = jiff::Timestamp::now();
@@ -211,15 +230,18 @@ impl Work {
 
     fn take_names(&mut self) {
         if self.observed.resolver.collect(Duration::ZERO) {
-            let tables = self.observed.resolver.tables().map_err(|error| error.to_string());
-            let written = tables.and_then(|tables| {
-                self.observed.sandbox.networks().set_egress(&tables).map_err(|error| error.to_string())
-            });
-            if let Err(error) = written {
-                tracing::error!(error, "the addresses of names were not renewed");
-            }
+            self.observed.egress.set_denied(self.observed.resolver.resolved());
         }
     }
+}
+
+/// A destination's name, where its rule does not tell: the one that the address was looked up by.
+fn with_name(mut event: Event, egress: &Egress) -> Event {
+    if event.object.name.is_none() {
+        let address = event.object.address.as_deref().and_then(|address| address.parse().ok());
+        event.object.name = address.and_then(|address| egress.name_of(address));
+    }
+    event
 }
 
 fn boot_ns() -> u64 {

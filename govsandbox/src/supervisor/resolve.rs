@@ -1,8 +1,8 @@
-//! Exact names of the policy, held by the addresses they have at the moment.
+//! Names that are denied by their full name, and the addresses they have at the moment: they are never answered, yet the
+//! command may know where they lead.
 
 use std::{
-    collections::BTreeMap,
-    fs,
+    collections::HashMap,
     net::{IpAddr, ToSocketAddrs as _},
     sync::{
         Arc, Mutex, PoisonError,
@@ -12,49 +12,22 @@ use std::{
     time::{Duration, Instant},
 };
 
-use govsandbox_ebpf::abi::egress::PortTable;
-
-use crate::{
-    bpf::egress::{self, Network, Resolved, TooManyPorts},
-    id::RuleIndex,
-    policy::compile::{EgressLists, EgressRule, EgressTarget, PortRange, Protocol},
-};
-
-const RESOLV_CONF: &str = "/etc/resolv.conf";
-const DNS_PORT: u16 = 53;
 /// Names that are looked up at a time; a server that does not answer holds one of them up for seconds.
 const WORKERS_MAX: usize = 16;
 
-/// Resolves names and makes the kernel's tables of them.
+/// Resolves names as the host does.
 #[derive(Debug)]
 pub(super) struct Resolver {
-    lists: Vec<EgressLists>,
     names: Vec<String>,
-    resolved: Resolved,
+    resolved: HashMap<String, Vec<IpAddr>>,
     answers: Option<Receiver<(String, Vec<IpAddr>)>>,
 }
 
 impl Resolver {
-    /// Adds resolv.conf's servers to every list when there are names to look up: the command resolves them itself.
-    pub(super) fn new(lists: &[EgressLists], dns_rule: RuleIndex) -> Self {
-        let mut lists = lists.to_vec();
-        let mut names: Vec<String> = lists
-            .iter()
-            .flat_map(|list| &list.rules)
-            .filter_map(|rule| match &rule.target {
-                EgressTarget::Name(name) => Some(name.clone()),
-                EgressTarget::Network { .. } => None,
-            })
-            .collect();
+    pub(super) fn new(mut names: Vec<String>) -> Self {
         names.sort();
         names.dedup();
-        if !names.is_empty() {
-            let servers = servers(&fs::read_to_string(RESOLV_CONF).unwrap_or_default());
-            for list in &mut lists {
-                list.rules.extend(servers.iter().flat_map(|server| dns_rules(*server, dns_rule)));
-            }
-        }
-        Self { lists, names, resolved: Resolved::new(), answers: None }
+        Self { names, resolved: HashMap::new(), answers: None }
     }
 
     /// Are there names that may change their addresses?
@@ -105,44 +78,8 @@ impl Resolver {
         changed
     }
 
-    /// The kernel's tables with the addresses of now.
-    pub(super) fn tables(&self) -> Result<BTreeMap<Network, PortTable>, TooManyPorts> {
-        egress::tables(&self.lists, &self.resolved)
-    }
-}
-
-fn dns_rules(server: IpAddr, rule: RuleIndex) -> impl Iterator<Item = EgressRule> {
-    let prefix_bits = if server.is_ipv4() { 32 } else { 128 };
-    [Protocol::Udp, Protocol::Tcp].into_iter().map(move |protocol| EgressRule {
-        target: EgressTarget::Network { address: server, prefix_bits },
-        ports: vec![PortRange { first: DNS_PORT, last: DNS_PORT }],
-        protocol,
-        allow: true,
-        rule,
-    })
-}
-
-/// `nameserver` lines of resolv.conf(5); without any it is the local host. A zone (`%eth0`) is left away.
-fn servers(resolv_conf: &str) -> Vec<IpAddr> {
-    let addresses = resolv_conf.lines().filter_map(|line| {
-        let mut words = line.split_whitespace();
-        let value = words.next().filter(|word| *word == "nameserver").and_then(|_| words.next())?;
-        value.split('%').next()?.parse().ok()
-    });
-    let found: Vec<IpAddr> = addresses.collect();
-    if found.is_empty() { vec![IpAddr::from([127, 0, 0, 1])] } else { found }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn nameservers_are_read_as_the_resolver_reads_them() {
-        let text = "# comment\nsearch example.org\nnameserver 192.0.2.1\nnameserver\tfe80::1%eth0\n nameserver 2001:db8::1 # x\nnameserver bad\n";
-        let expected: Vec<IpAddr> =
-            ["192.0.2.1", "fe80::1", "2001:db8::1"].iter().map(|it| it.parse().unwrap()).collect();
-        assert_eq!(servers(text), expected);
-        assert_eq!(servers(""), [IpAddr::from([127, 0, 0, 1])]);
+    /// Each name with what it has.
+    pub(super) fn resolved(&self) -> impl Iterator<Item = (&str, &[IpAddr])> {
+        self.resolved.iter().map(|(name, addresses)| (name.as_str(), addresses.as_slice()))
     }
 }

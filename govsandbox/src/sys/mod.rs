@@ -22,4 +22,5 @@ pub mod packet;
 pub mod process_group;
 pub mod seccomp;
 pub mod signal;
+pub(crate) mod sock_diag;
 pub mod spelling;

@@ -458,6 +458,8 @@ impl<'a> Builder<'a> {
             paths: self.paths,
             exec: self.exec,
             egress: self.egress,
+            verify: settings.verify.value,
+            dns_refusal: settings.dns_refusal.value,
             listen: self.listen,
             trace_opens: settings.trace_opens.value,
             trace_args: settings.trace_args.value,

@@ -17,8 +17,7 @@ pub(super) fn rules(
     rule: RuleIndex,
 ) -> (EffectiveRule, Vec<EgressRule>) {
     let pattern = &entry.rule;
-    // A host that can't be enforced was refused when the file was checked.
-    let mut targets = pattern.host().targets().unwrap_or_default();
+    let mut targets = pattern.host().targets();
     if !allow {
         targets.extend(pattern.host().detours());
     }

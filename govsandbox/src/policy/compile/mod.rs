@@ -95,6 +95,26 @@ pub enum Userfaultfd {
     Deny,
 }
 
+/// `network.verify`: how a connection to an allowed name is checked, the looser first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Verify {
+    /// An address that the name has resolved to is enough.
+    Address,
+    /// Absent: as `sni` where a wildcard allows it, or where several names share an address; else as `address`.
+    WhereShared,
+    /// The name in the TLS or HTTP request is compared.
+    Sni,
+}
+
+/// `network.dns_refusal`: how a name that is not allowed is answered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DnsRefusal {
+    /// There is no such name (RFC 1035, 4.1.1: RCODE 3).
+    Nxdomain,
+    /// The server refuses (RCODE 5).
+    Refused,
+}
+
 /// `process.namespaces`, and with it mounts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Namespaces {
@@ -249,8 +269,12 @@ pub enum EgressTarget {
         /// Bits of the prefix: 0–32 for IPv4, 0–128 for IPv6.
         prefix_bits: u8,
     },
-    /// An exact name, lower case, without a trailing dot; resolved at start and every 60 s.
+    /// An exact name, lower case, without a trailing dot.
     Name(String),
+    /// What lies one label or more below this name, itself not.
+    Below(String),
+    /// `*`: every name and every address.
+    Any,
 }
 
 /// One rule about egress; `localhost` arrives as its three networks.
@@ -300,6 +324,10 @@ pub struct Compiled {
     pub exec: ExecPlan,
     /// Egress; one for each layer that has a `network` section, at least one.
     pub egress: Vec<EgressLists>,
+    /// `network.verify`.
+    pub verify: Verify,
+    /// `network.dns_refusal`.
+    pub dns_refusal: DnsRefusal,
     /// Own addresses where what comes from other machines may arrive; one for each layer that says so. Loopback aside.
     pub listen: Vec<EgressLists>,
     /// `trace.opens`.
@@ -391,6 +419,25 @@ impl fmt::Display for Namespaces {
     }
 }
 
+impl fmt::Display for Verify {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            Self::Address => "address",
+            Self::WhereShared => "sni for wildcards and shared addresses",
+            Self::Sni => "sni",
+        })
+    }
+}
+
+impl fmt::Display for DnsRefusal {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            Self::Nxdomain => "nxdomain",
+            Self::Refused => "refused",
+        })
+    }
+}
+
 impl fmt::Display for PortRange {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         match (self.first, self.last) {
@@ -406,6 +453,8 @@ impl fmt::Display for EgressTarget {
         match self {
             Self::Network { address, prefix_bits } => write!(out, "{address}/{prefix_bits}"),
             Self::Name(name) => out.write_str(name),
+            Self::Below(name) => write!(out, "*.{name}"),
+            Self::Any => out.write_str("*"),
         }
     }
 }

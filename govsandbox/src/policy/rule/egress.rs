@@ -327,12 +327,12 @@ impl HostPattern {
         Ok(Self::Name(checked_name(host, host)?))
     }
 
-    /// The addresses and names behind it; `None` for what this version can't enforce.
+    /// The addresses and names behind it.
     #[must_use]
-    pub fn targets(&self) -> Option<Vec<EgressTarget>> {
+    pub fn targets(&self) -> Vec<EgressTarget> {
         let network = |address: IpAddr, prefix_bits| EgressTarget::Network { address, prefix_bits };
-        Some(match self {
-            Self::Below(_) => return None,
+        match self {
+            Self::Below(name) => vec![EgressTarget::Below(name.clone())],
             Self::Name(name) => vec![EgressTarget::Name(name.clone())],
             Self::Network { address, prefix_bits } => vec![network(*address, *prefix_bits)],
             // As a destination the unspecified address is the machine itself (ip(7), ipv6(7)).
@@ -342,8 +342,8 @@ impl HostPattern {
                 network(Ipv6Addr::LOCALHOST.into(), 128),
                 network(Ipv6Addr::UNSPECIFIED.into(), 128),
             ],
-            Self::Any => vec![network(Ipv6Addr::UNSPECIFIED.into(), 0)],
-        })
+            Self::Any => vec![EgressTarget::Any],
+        }
     }
 
     /// What a deny of it covers besides [`Self::targets`]: a connection to the unspecified address arrives at loopback,

@@ -125,10 +125,14 @@ pub fn segments(pattern: &[u8]) -> Result<Vec<Segment>, GlobError> {
         }
         if rest.take_component(b"**") {
             segments.push(Segment::AnyDepth);
-        } else if rest.take_component(b"..") {
-            return Err(GlobError::Parent);
-        } else if !rest.take_component(b".") {
-            segments.push(Segment::Name(rest.name()?));
+            continue;
+        }
+        let name = Segment::Name(rest.name()?);
+        // However it is quoted: no file's name is one of these.
+        match name.literal().as_deref() {
+            Some(b"..") => return Err(GlobError::Parent),
+            Some(b".") => {}
+            Some(_) | None => segments.push(name),
         }
     }
     while segments.last() == Some(&Segment::AnyDepth) {
@@ -380,8 +384,9 @@ mod tests {
 
     #[test]
     fn nonsense_has_an_error_of_its_own() {
-        let cases: [(&str, GlobError); 16] = [
+        let cases: [(&str, GlobError); 17] = [
             ("/a/../b", GlobError::Parent),
+            ("/a/\\../b", GlobError::Parent),
             ("/a**", GlobError::DoubleStarInName),
             ("/**a", GlobError::DoubleStarInName),
             ("/[ab", GlobError::OpenBracket),

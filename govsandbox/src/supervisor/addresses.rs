@@ -1,0 +1,475 @@
+//! Which names have which addresses at the moment, and what the kernel's tables say of these addresses therefore.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    net::IpAddr,
+    time::{Duration, Instant},
+};
+
+use govsandbox_ebpf::{
+    abi::egress::{ALLOW, ALLOW_RELAY, PortRule, PortTable},
+    decide::egress::decide_egress,
+};
+
+use crate::{
+    bpf::egress::{DENY, Network, NetworkRules, TooManyPorts},
+    egress::{
+        channel::{Speech, Verdict},
+        names::{NameRule, Names, Pattern, Ports, Transport},
+    },
+    policy::compile::{EgressLists, EgressTarget, Protocol, Verify},
+};
+
+/// An answer holds at least so long: programs keep addresses for longer than they should.
+const HELD_AT_LEAST: Duration = Duration::from_secs(60);
+/// And at most so long, unless it is given once more.
+const HELD_AT_MOST: Duration = Duration::from_secs(24 * 60 * 60);
+/// Addresses at a time; the kernel's table has room for as many sandboxes that are full.
+const ADDRESSES_MAX: usize = 16_384;
+/// Names that one address has at a time.
+const NAMES_OF_ADDRESS_MAX: usize = 256;
+/// Names in one verdict, for the event.
+const NAMES_TOLD_MAX: usize = 16;
+/// Here only TLS and HTTP are spoken.
+const NAMED_PORTS: [u16; 2] = [80, 443];
+
+/// What an address is to become in the kernel; `None`: nothing of its own.
+pub(super) type Change = (Network, Option<PortTable>);
+
+/// The addresses of one sandbox.
+#[derive(Debug)]
+pub(super) struct Addresses {
+    names: Names,
+    networks: NetworkRules,
+    lists: usize,
+    verify: Verify,
+    /// There is a `*` that allows.
+    any: bool,
+    live: HashMap<IpAddr, BTreeMap<String, Instant>>,
+    /// Addresses of names that are denied, with the rules.
+    denied: HashMap<IpAddr, BTreeSet<u16>>,
+}
+
+impl Addresses {
+    pub(super) fn new(lists: &[EgressLists], verify: Verify) -> Self {
+        let name_rules = name_rules(lists);
+        let rules = || name_rules.iter().flatten();
+        let any = rules().any(|rule| rule.allow && rule.pattern == Pattern::Any);
+        let denies_names = rules().any(|rule| !rule.allow && rule.pattern != Pattern::Any);
+        // Everything is allowed but some names: who is talked to must be seen, for their addresses can't all be known.
+        let any_allow = if denies_names && verify != Verify::Address { ALLOW_RELAY } else { ALLOW };
+        Self {
+            networks: NetworkRules::new(lists, any_allow),
+            lists: lists.len(),
+            names: Names::new(name_rules),
+            verify,
+            any,
+            live: HashMap::new(),
+            denied: HashMap::new(),
+        }
+    }
+
+    /// The tables before any name has an address.
+    pub(super) fn tables(&self) -> Result<BTreeMap<Network, PortTable>, TooManyPorts> {
+        self.networks.tables()
+    }
+
+    /// A name that may be looked up has these addresses for so many seconds. What is private and in no range that the
+    /// policy allows is left out of the first list, the ones that may be connected to by now.
+    pub(super) fn enter(
+        &mut self,
+        name: &str,
+        found: &[(IpAddr, u32)],
+        now: Instant,
+    ) -> (Vec<IpAddr>, Vec<Change>) {
+        let mut entered = Vec::new();
+        let mut changed = BTreeSet::new();
+        if !self.names.decide_lookup(name).allow {
+            return (entered, Vec::new());
+        }
+        for (address, ttl_s) in found {
+            let address = address.to_canonical();
+            if !self.networks.may_be_named(address) {
+                continue;
+            }
+            if !self.live.contains_key(&address) && self.live.len() >= ADDRESSES_MAX {
+                continue;
+            }
+            let names = self.live.entry(address).or_default();
+            let is_new = !names.contains_key(name);
+            if is_new && names.len() >= NAMES_OF_ADDRESS_MAX {
+                continue;
+            }
+            let held = Duration::from_secs(u64::from(*ttl_s)).clamp(HELD_AT_LEAST, HELD_AT_MOST);
+            let until = names.entry(name.to_owned()).or_insert(now + held);
+            *until = (*until).max(now + held);
+            if is_new {
+                changed.insert(address);
+            }
+            entered.push(address);
+        }
+        // Where a table has no room nothing is allowed: the address is as if nobody had it.
+        let (mut changes, full) = self.changes(changed);
+        entered.retain(|address| !full.contains(address));
+        for address in full {
+            self.live.remove(&address);
+            changes.push((Network::host(address), None));
+        }
+        (entered, changes)
+    }
+
+    /// Forgets what has been held for long enough.
+    pub(super) fn expire(&mut self, now: Instant) -> Vec<Change> {
+        let mut changed = BTreeSet::new();
+        for (address, names) in &mut self.live {
+            let before = names.len();
+            names.retain(|_, until| *until > now);
+            if names.len() != before {
+                changed.insert(*address);
+            }
+        }
+        self.live.retain(|_, names| !names.is_empty());
+        self.changes(changed).0
+    }
+
+    /// Names that are denied by their full name: they are never answered, yet their addresses may be known.
+    pub(super) fn denied_names(&self) -> Vec<String> {
+        self.names.denied_exactly().map(str::to_owned).collect()
+    }
+
+    /// What these names have for addresses now.
+    pub(super) fn set_denied<'a>(
+        &mut self,
+        found: impl Iterator<Item = (&'a str, &'a [IpAddr])>,
+    ) -> Vec<Change> {
+        let mut denied: HashMap<IpAddr, BTreeSet<u16>> = HashMap::new();
+        for (name, addresses) in found {
+            for (_, rule) in self.names.rules_of(name).filter(|(_, rule)| !rule.allow) {
+                for address in addresses {
+                    denied.entry(address.to_canonical()).or_default().insert(rule.rule);
+                }
+            }
+        }
+        let before = std::mem::replace(&mut self.denied, denied);
+        let places: BTreeSet<IpAddr> = before.keys().chain(self.denied.keys()).copied().collect();
+        let changed = places.into_iter().filter(|address| before.get(address) != self.denied.get(address));
+        let changed: BTreeSet<IpAddr> = changed.collect();
+        self.changes(changed).0
+    }
+
+    /// May a connection to this address go on, that names whom it talks to?
+    pub(super) fn verify(&self, address: IpAddr, port: u16, name: Option<&str>, speech: Speech) -> Verdict {
+        let address = address.to_canonical();
+        let here = || self.names_of(address);
+        let told = || here().take(NAMES_TOLD_MAX).map(str::to_owned).collect();
+        let by_network = self.allowed_by_network(address, port);
+        let (allow, rule) = match name {
+            Some(name) => {
+                let decision = self.names.decide(name, port, Transport::Tcp);
+                let is_here = here().any(|other| other == name);
+                let is_denied = !decision.allow && decision.rule != 0;
+                let allow = !is_denied && (by_network || decision.allow && is_here);
+                // A rule that allows the name has not refused that it is said to another's address.
+                (allow, if allow || is_denied { decision.rule } else { 0 })
+            }
+            // Neither TLS nor HTTP: by address, so every name that has it must be allowed here.
+            None if speech == Speech::Other && !NAMED_PORTS.contains(&port) => {
+                let mut decisions = here().map(|name| self.names.decide(name, port, Transport::Tcp));
+                let all = here().next().is_some() && decisions.all(|decision| decision.allow);
+                (by_network || all, 0)
+            }
+            None => (false, 0),
+        };
+        Verdict { allow, rule, names: told() }
+    }
+
+    /// The names that have this address.
+    pub(super) fn names_of(&self, address: IpAddr) -> impl Iterator<Item = &str> {
+        self.live.get(&address.to_canonical()).into_iter().flatten().map(|(name, _)| name.as_str())
+    }
+
+    /// Do rules about networks allow it, whatever names it has?
+    fn allowed_by_network(&self, address: IpAddr, port: u16) -> bool {
+        match self.networks.host(address, &[]) {
+            Ok((_, table)) => decide_egress(Some(&table), port, libc::IPPROTO_TCP as u8).allow,
+            Err(_) => false,
+        }
+    }
+
+    /// The tables of addresses, and those whose rules are too many.
+    fn changes(&self, addresses: BTreeSet<IpAddr>) -> (Vec<Change>, Vec<IpAddr>) {
+        let (mut changes, mut full) = (Vec::new(), Vec::new());
+        for address in addresses {
+            let is_plain = !self.live.contains_key(&address) && !self.denied.contains_key(&address);
+            if is_plain && !self.networks.names_host(address) {
+                changes.push((Network::host(address), None));
+                continue;
+            }
+            match self.networks.host(address, &self.named(address)) {
+                Ok((network, table)) => changes.push((network, Some(table))),
+                Err(error) => {
+                    tracing::error!(%error, %address, "the rules of its names find no room");
+                    full.push(address);
+                }
+            }
+        }
+        (changes, full)
+    }
+
+    /// What each list says of the names that an address has.
+    fn named(&self, address: IpAddr) -> Vec<Vec<PortRule>> {
+        let mut lists = vec![Vec::new(); self.lists];
+        let denied = self.denied.get(&address);
+        let names: Vec<&str> = self.names_of(address).collect();
+        let is_shared = names.len() > 1 || denied.is_some();
+        let by_address = self.verify == Verify::Address;
+        for name in &names {
+            for (place, rule) in self.names.rules_of(name) {
+                let is_wide = matches!(rule.pattern, Pattern::Below(_) | Pattern::Any);
+                let allow = match self.verify {
+                    Verify::Address => ALLOW,
+                    Verify::Sni => ALLOW_RELAY,
+                    Verify::WhereShared if is_wide || is_shared => ALLOW_RELAY,
+                    Verify::WhereShared => ALLOW,
+                };
+                // What is denied of one name is not denied of another with the same address; who is meant is seen then.
+                if rule.allow || by_address || !is_shared {
+                    let rules = port_rules(rule, if rule.allow { allow } else { DENY });
+                    lists.get_mut(place).into_iter().for_each(|list| list.extend(rules.clone()));
+                }
+            }
+        }
+        // A denied name's address is denied, unless it is seen who is meant.
+        let is_seen = !by_address && (self.any || !names.is_empty());
+        if let (Some(denied), false, Some(first)) = (denied, is_seen, lists.first_mut()) {
+            let whole =
+                |rule: &u16| PortRule { first: 0, last: u16::MAX, rule: *rule, protocol: 0, allow: DENY };
+            first.extend(denied.iter().map(whole));
+        }
+        lists
+    }
+}
+
+fn port_rules(rule: &NameRule, allow: u8) -> Vec<PortRule> {
+    let protocol = match rule.transport {
+        Some(Transport::Tcp) => libc::IPPROTO_TCP as u8,
+        Some(Transport::Udp) => libc::IPPROTO_UDP as u8,
+        None => 0,
+    };
+    // Only connections are verified.
+    let allow = if allow == ALLOW_RELAY && rule.transport != Some(Transport::Tcp) { ALLOW } else { allow };
+    let ports = rule.ports.iter();
+    ports
+        .map(|ports| PortRule { first: ports.first, last: ports.last, rule: rule.rule, protocol, allow })
+        .collect()
+}
+
+/// What each list says of names.
+pub(super) fn name_rules(lists: &[EgressLists]) -> Vec<Vec<NameRule>> {
+    let of_list = |list: &EgressLists| {
+        let rules = list.rules.iter().filter_map(|rule| {
+            let pattern = match &rule.target {
+                EgressTarget::Name(name) => Pattern::Exact(name.clone()),
+                EgressTarget::Below(name) => Pattern::Below(name.clone()),
+                EgressTarget::Any => Pattern::Any,
+                EgressTarget::Network { .. } => return None,
+            };
+            let transport = match rule.protocol {
+                Protocol::Tcp => Some(Transport::Tcp),
+                Protocol::Udp => Some(Transport::Udp),
+                Protocol::Any => None,
+            };
+            let ports =
+                rule.ports.iter().map(|ports| Ports { first: ports.first, last: ports.last }).collect();
+            Some(NameRule { pattern, ports, transport, allow: rule.allow, rule: rule.rule.0 })
+        });
+        rules.collect()
+    };
+    lists.iter().map(of_list).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use govsandbox_ebpf::decide::egress::{Way, route_egress};
+
+    use super::*;
+    use crate::{
+        id::RuleIndex,
+        policy::compile::{EgressRule, PortRange},
+    };
+
+    const TTL_S: u32 = 300;
+
+    fn rule(target: &str, port: u16, allow: bool, number: u16) -> EgressRule {
+        let target = match (target, target.strip_prefix("*."), target.split_once('/')) {
+            ("*", ..) => EgressTarget::Any,
+            (_, Some(base), _) => EgressTarget::Below(base.to_owned()),
+            (.., Some((address, bits))) => EgressTarget::Network {
+                address: address.parse().unwrap(),
+                prefix_bits: bits.parse().unwrap(),
+            },
+            _ => EgressTarget::Name(target.to_owned()),
+        };
+        let ports = match (port, allow) {
+            (_, false) => PortRange { first: 0, last: u16::MAX },
+            (port, true) => PortRange { first: port, last: port },
+        };
+        let protocol = if allow { Protocol::Tcp } else { Protocol::Any };
+        EgressRule { target, ports: vec![ports], protocol, allow, rule: RuleIndex(number) }
+    }
+
+    /// What the kernel has, and what it comes to.
+    struct Bed {
+        addresses: Addresses,
+        kernel: BTreeMap<Network, PortTable>,
+        now: Instant,
+    }
+
+    impl Bed {
+        fn new(rules: &[(&str, u16, bool)], verify: Verify) -> Self {
+            let rules = rules
+                .iter()
+                .zip(1..)
+                .map(|((target, port, allow), number)| rule(target, *port, *allow, number));
+            let addresses = Addresses::new(&[EgressLists { rules: rules.collect() }], verify);
+            let kernel = addresses.tables().unwrap();
+            Self { addresses, kernel, now: Instant::now() }
+        }
+
+        fn write(&mut self, changes: Vec<Change>) {
+            for (network, table) in changes {
+                match table {
+                    Some(table) => drop(self.kernel.insert(network, table)),
+                    None => drop(self.kernel.remove(&network)),
+                }
+            }
+        }
+
+        fn enter(&mut self, name: &str, address: &str) -> bool {
+            let found = [(address.parse().unwrap(), TTL_S)];
+            let (entered, changes) = self.addresses.enter(name, &found, self.now);
+            self.write(changes);
+            !entered.is_empty()
+        }
+
+        fn deny(&mut self, name: &str, address: &str) {
+            let found = [address.parse().unwrap()];
+            let changes = self.addresses.set_denied([(name, &found[..])].into_iter());
+            self.write(changes);
+        }
+
+        /// `+`: straight, `~`: through the relay, `-`: refused.
+        fn way(&self, address: &str, port: u16) -> char {
+            let host = Network::host(address.parse().unwrap());
+            let longest = self.kernel.iter().filter(|(network, _)| network.covers(host));
+            let longest = longest.max_by_key(|(network, _)| network.bits);
+            match route_egress(longest.map(|(_, table)| table), port, libc::IPPROTO_TCP as u8) {
+                (decision, _) if !decision.allow => '-',
+                (_, Way::Straight) => '+',
+                (_, Way::Relay) => '~',
+            }
+        }
+
+        fn verify(&self, address: &str, name: &str) -> bool {
+            self.addresses.verify(address.parse().unwrap(), 443, Some(name), Speech::Tls).allow
+        }
+    }
+
+    const A: &str = "192.0.2.1";
+
+    #[test]
+    fn an_address_is_reached_while_a_name_has_it() {
+        let mut bed = Bed::new(&[("api.example", 443, true)], Verify::WhereShared);
+        assert_eq!(bed.way(A, 443), '-');
+        assert!(bed.enter("api.example", A));
+        assert_eq!((bed.way(A, 443), bed.way(A, 80), bed.way("192.0.2.2", 443)), ('+', '-', '-'));
+        let changes = bed.addresses.expire(bed.now + Duration::from_secs(u64::from(TTL_S) - 1));
+        assert!(changes.is_empty());
+        let changes = bed.addresses.expire(bed.now + Duration::from_secs(u64::from(TTL_S)));
+        bed.write(changes);
+        assert_eq!((bed.way(A, 443), bed.kernel.len()), ('-', 0));
+    }
+
+    #[test]
+    fn names_that_are_not_allowed_enter_nothing() {
+        let mut bed = Bed::new(&[("bad.example", 0, false), ("*.example", 443, true)], Verify::WhereShared);
+        for name in ["example", "other.test", "bad.example", "API.example", ""] {
+            assert!(!bed.enter(name, A), "{name}");
+        }
+        assert_eq!(bed.way(A, 443), '-');
+    }
+
+    #[test]
+    fn wildcards_and_shared_addresses_are_verified_unless_the_policy_wants_it_otherwise() {
+        let rules = [("*.wide.example", 443, true), ("one.example", 443, true), ("two.example", 443, true)];
+        for (verify, ways) in [(Verify::WhereShared, "~+~"), (Verify::Sni, "~~~"), (Verify::Address, "+++")] {
+            let mut bed = Bed::new(&rules, verify);
+            bed.enter("x.wide.example", A);
+            bed.enter("one.example", "192.0.2.2");
+            bed.enter("one.example", "192.0.2.3");
+            bed.enter("two.example", "192.0.2.3");
+            let found: String = [A, "192.0.2.2", "192.0.2.3"].iter().map(|it| bed.way(it, 443)).collect();
+            assert_eq!(found, ways, "{verify:?}");
+        }
+    }
+
+    #[test]
+    fn a_connection_names_one_that_has_the_address_and_is_allowed() {
+        let mut bed = Bed::new(&[("*.example", 443, true), ("bad.example", 0, false)], Verify::Sni);
+        bed.enter("a.example", A);
+        bed.enter("b.example", "192.0.2.2");
+        assert!(bed.verify(A, "a.example"));
+        for name in ["b.example", "bad.example", "other.test", "example"] {
+            assert!(!bed.verify(A, name), "{name}");
+        }
+        let other = |port| bed.addresses.verify(A.parse().unwrap(), port, None, Speech::Other).allow;
+        assert!(!other(443) && !other(22), "a rule for 443 is for no other port");
+        let nameless = bed.addresses.verify(A.parse().unwrap(), 443, None, Speech::Tls);
+        assert_eq!((nameless.allow, nameless.names), (false, vec!["a.example".to_owned()]));
+    }
+
+    #[test]
+    fn what_speaks_neither_tls_nor_http_goes_by_address() {
+        let mut bed = Bed::new(&[("*.example", 22, true)], Verify::WhereShared);
+        bed.enter("git.example", A);
+        assert!(bed.addresses.verify(A.parse().unwrap(), 22, None, Speech::Other).allow);
+        assert!(!bed.addresses.verify(A.parse().unwrap(), 22, Some("x.test"), Speech::Tls).allow);
+    }
+
+    #[test]
+    fn a_denied_name_is_not_reached_by_its_address() {
+        for verify in [Verify::WhereShared, Verify::Sni, Verify::Address] {
+            let rules = [("bad.example", 0, false), ("192.0.2.0/24", 443, true)];
+            let mut bed = Bed::new(&rules, verify);
+            assert_eq!(bed.addresses.denied_names(), ["bad.example"]);
+            bed.deny("bad.example", A);
+            assert_eq!((bed.way(A, 443), bed.way("192.0.2.2", 443)), ('-', '+'), "{verify:?}");
+            bed.deny("bad.example", "192.0.2.2");
+            assert_eq!((bed.way(A, 443), bed.way("192.0.2.2", 443)), ('+', '-'), "{verify:?}");
+        }
+    }
+
+    #[test]
+    fn where_everything_but_some_names_is_allowed_it_is_seen_who_is_meant() {
+        let mut bed = Bed::new(&[("*.evil.example", 0, false), ("*", 443, true)], Verify::WhereShared);
+        assert_eq!(bed.way(A, 443), '~');
+        assert!(bed.verify(A, "fine.test") && !bed.verify(A, "x.evil.example"));
+        bed.enter("fine.test", A);
+        assert!(bed.verify(A, "other.test") && !bed.verify(A, "x.evil.example"));
+        let plain = Bed::new(&[("*", 443, true)], Verify::WhereShared);
+        assert_eq!(plain.way(A, 443), '+');
+    }
+
+    #[test]
+    fn a_name_leads_to_no_private_address_unless_a_range_has_it() {
+        let mut bed = Bed::new(&[("*.example", 443, true)], Verify::WhereShared);
+        for near in ["127.0.0.1", "10.0.0.1", "169.254.169.254", "::1", "fe80::1", "::ffff:10.0.0.1"] {
+            assert!(!bed.enter("rebind.example", near), "{near}");
+            assert_eq!(bed.way(near, 443), '-', "{near}");
+        }
+        let mut bed =
+            Bed::new(&[("db.example", 5432, true), ("10.0.0.0/8", 5432, true)], Verify::WhereShared);
+        assert!(bed.enter("db.example", "10.0.0.1"));
+        assert_eq!((bed.way("10.0.0.1", 5432), bed.way("10.0.0.1", 443)), ('+', '-'));
+    }
+}

@@ -1,0 +1,57 @@
+//! What the egress service is told, and what the kernel is told of it.
+
+use govsandbox_ebpf::abi::egress::EgressService;
+
+use super::{RunError, addresses, system};
+use crate::{
+    egress::{
+        Sockets,
+        channel::{Refusal, Settings},
+    },
+    id::SandboxId,
+    policy::compile::{Compiled, DnsRefusal, Mode},
+    sys::sock_diag::SockDiag,
+};
+
+/// Users of services begin here: beyond what distributions, systemd and containers give away (systemd's UIDS-GIDS.md).
+const FIRST_UID: u32 = 2_000_000_000;
+/// How long the service waits for an answer.
+const PATIENCE_MS: u64 = 5_000;
+
+pub(super) fn sockets() -> Result<Sockets, RunError> {
+    Sockets::bind().map_err(system("bind sockets on loopback for lookups and the relay"))
+}
+
+pub(super) fn diag() -> Result<SockDiag, RunError> {
+    let diag = SockDiag::open();
+    diag.map_err(system("ask the kernel for sockets (modules inet_diag, tcp_diag and udp_diag)"))
+}
+
+pub(super) fn ports(sockets: &Sockets) -> Result<EgressService, RunError> {
+    let ports = sockets.ports().map_err(system("tell the ports of the egress service"))?;
+    Ok(EgressService {
+        relay4_port: ports.relay4,
+        relay6_port: ports.relay6,
+        dns4_udp_port: ports.dns4_udp,
+        dns4_tcp_port: ports.dns4_tcp,
+        dns6_tcp_port: ports.dns6_tcp,
+        dns6_udp_ports: ports.dns6_udp,
+    })
+}
+
+/// A user of its own for each sandbox.
+pub(super) fn settings(compiled: &Compiled, sandbox: SandboxId) -> Settings {
+    let uid = FIRST_UID.saturating_add(sandbox.0);
+    Settings {
+        lists: addresses::name_rules(&compiled.egress),
+        refusal: match compiled.dns_refusal {
+            DnsRefusal::Nxdomain => Refusal::Nxdomain,
+            DnsRefusal::Refused => Refusal::Refused,
+        },
+        enforce: compiled.mode == Mode::Enforce,
+        uid,
+        gid: uid,
+        ask: false,
+        patience_ms: PATIENCE_MS,
+    }
+}
