@@ -14,6 +14,7 @@ use std::{
 };
 
 use rustix::{
+    mount::MountPropagationFlags,
     net::{AddressFamily, SocketType},
     thread::UnshareFlags,
 };
@@ -142,6 +143,15 @@ fn set_option(socket: &impl AsRawFd, level: i32, option: i32, value: &[u8]) -> i
 pub(crate) fn unshare_network() -> io::Result<()> {
     // SAFETY: the flag is not FILES, so no thread loses a descriptor.
     Ok(unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNET) }?)
+}
+
+/// Puts a file in the place of another, for the calling thread and what it starts.
+pub(crate) fn replace_for_thread(file: &Path, place: &Path) -> io::Result<()> {
+    // SAFETY: the flag is not FILES, so no thread loses a descriptor.
+    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS) }?;
+    let private = MountPropagationFlags::REC | MountPropagationFlags::PRIVATE;
+    rustix::mount::mount_change("/", private)?;
+    Ok(rustix::mount::mount_bind(file, place)?)
 }
 
 /// Runs `work` in a process whose parent is gone, in a session of its own, and hands back what it wrote.

@@ -22,6 +22,7 @@ use govsandbox::{
         compile::{AllowLists, AllowedPath, GlobRule, LiteralRule, PathEffect, PathPlan},
     },
 };
+use govsandbox_ebpf::abi::rule::RULE_OWN;
 
 use crate::bed::{Bed, Outcome, supervise};
 
@@ -55,7 +56,7 @@ pub(crate) struct Rules {
 impl Rules {
     pub(crate) fn setup(&self, bed: &Bed) -> Setup {
         let mut paths = PathPlan::default();
-        let mut number = 0;
+        let mut number = RULE_OWN;
         let mut next = || {
             number += 1;
             RuleIndex(number)
@@ -187,13 +188,13 @@ fn a_denied_file_and_folder_are_not_opened() {
     let rules = Rules { deny: vec![file.clone(), keys.clone()], ..Rules::default() };
     let outcome = refuses(&bed, &rules, "cat secret; cat plain", "CANARY-1");
     assert_eq!(outcome.stdout, "public", "{outcome:?}");
-    let line = format!("refused=true rule=1 write=false list=false tgid=true {}", file.display());
+    let line = format!("refused=true rule=2 write=false list=false tgid=true {}", file.display());
     assert!(outcome.stderr.contains(&line), "{outcome:?}");
     assert!(outcome.stderr.contains("Operation not permitted"), "{outcome:?}");
     refuses(&bed, &rules, "cat keys/deep/id", "CANARY-2");
     let listed = refuses(&bed, &rules, "ls keys", "deep");
     assert!(
-        listed.stderr.contains(&format!("rule=2 write=false list=true tgid=true {}", keys.display())),
+        listed.stderr.contains(&format!("rule=3 write=false list=true tgid=true {}", keys.display())),
         "{listed:?}"
     );
     assert!(folder.exists());
@@ -256,7 +257,7 @@ fn a_file_that_comes_later_is_judged_by_its_name() {
     let rules = Rules { deny_globs: vec!["/**/.env", "/**/*.pem"], ..Rules::default() };
     let outcome =
         refuses(&bed, &rules, "mkdir -p d; echo CANARY-5 > d/x; mv d/x d/.env; cat d/.env", "CANARY-5");
-    assert!(outcome.stderr.contains("rule=1"), "{outcome:?}");
+    assert!(outcome.stderr.contains("rule=2"), "{outcome:?}");
     // A neighbour that only looks like it.
     assert_eq!(run(&bed, &rules, "echo fine > d/.envrc; cat d/.envrc").stdout, "fine\n");
 }
@@ -318,7 +319,7 @@ fn a_protected_name_that_comes_later_is_not_written() {
     let script = "echo CANARY-8 > .mcp.json; cat .mcp.json";
     let outcome = run(&bed, &rules, script);
     assert!(
-        !outcome.stdout.contains("CANARY-8") && outcome.stderr.contains("rule=1 write=true"),
+        !outcome.stdout.contains("CANARY-8") && outcome.stderr.contains("rule=2 write=true"),
         "{outcome:?}"
     );
     // Reading what another name brought there is no change.
@@ -338,7 +339,7 @@ fn audit_mode_refuses_nothing_and_tells_all() {
     let rules = Rules { deny: vec![file], audit: true, ..Rules::default() };
     let outcome = run(&bed, &rules, "cat secret");
     assert_eq!(outcome.stdout, "CANARY-9", "{outcome:?}");
-    assert!(outcome.stderr.contains("refused=false rule=1"), "{outcome:?}");
+    assert!(outcome.stderr.contains("refused=false rule=2"), "{outcome:?}");
 }
 
 fn a_flood_loses_no_refusal() {

@@ -10,7 +10,8 @@ use std::{
 use govsandbox::egress::{
     Broker, Respond,
     channel::{
-        Answer, Entered, Event, Origin, Permit, Permitted, Query, Reset, ResetReason, Verdict, Verify, Who,
+        Answer, Entered, Event, Origin, Permit, Permitted, Query, Reset, ResetReason, Speech, Verdict,
+        Verify, Who,
     },
 };
 
@@ -33,6 +34,8 @@ pub(crate) struct State {
     pub(crate) ranges: Vec<IpAddr>,
     /// Refuses nothing (`mode = "audit"`).
     pub(crate) audit: bool,
+    /// An address alone is no reason: one of its names is denied, say.
+    pub(crate) by_name_only: bool,
     /// What somebody who was asked allows.
     pub(crate) permitted: Vec<String>,
     /// Questions are not answered.
@@ -131,7 +134,8 @@ impl Broker for StandIn {
     fn verify(&self, verify: Verify, respond: Respond<Verdict>) {
         self.with(|state| {
             let names = state.names.get(&verify.origin.address).cloned().unwrap_or_default();
-            let allow = state.audit || verify.name.as_ref().is_some_and(|name| names.contains(name));
+            let is_named = verify.name.as_ref().is_some_and(|name| names.contains(name));
+            let allow = state.audit || is_named || (verify.speech == Speech::Other && !state.by_name_only);
             state.verified.push(verify);
             if state.mute {
                 return state.kept.push(respond);

@@ -17,5 +17,6 @@ mod hostile;
 mod many;
 mod process;
 mod relay;
+mod run;
 mod servers;
 mod stage;

@@ -189,6 +189,14 @@ fn what_is_neither_tls_nor_http_passes_by_address_but_not_on_their_ports() {
     client.write_all(b"SSH-2.0-client\r\nrest").unwrap();
     client.shutdown(Shutdown::Write).unwrap();
     assert_eq!(served.join().unwrap(), b"SSH-2.0-client\r\nrest");
+    // Not where the supervisor says that the address is no reason.
+    stage.broker.with(|state| state.by_name_only = true);
+    let (address, served) = server(22, read_all);
+    let mut client = TcpStream::connect(stage.lead(WEB_SERVER, address.port())).unwrap();
+    client.write_all(b"SSH-2.0-client\r\n").unwrap();
+    assert!(is_reset(&client.read(&mut [0; 1])));
+    assert!(served.join().unwrap().map_or(true, |got| got.is_empty()), "nothing of it was passed on");
+    stage.broker.reset(ResetReason::NoName, None);
     for first in [
         &b"SSH-2.0-client\r\n"[..],
         b"\x00\x00\x00\x08\x04\xd2\x16\x2f",

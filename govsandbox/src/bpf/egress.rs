@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, net::IpAddr};
 
 use govsandbox_ebpf::{
-    abi::egress::{ALLOW, PORT_RULES_MAX, PortRule, PortTable},
+    abi::egress::{ALLOW, ALLOW_RELAY, PORT_RULES_MAX, PortRule, PortTable},
     decide::egress::v4_mapped,
 };
 
@@ -58,7 +58,8 @@ impl NetworkRules {
         networks.map(|network| Ok((network, table(network, &self.0)?))).collect()
     }
 
-    /// The table of one address with what the lists, in their order, say of the names that have it.
+    /// The table of one address with what the lists, in their order, say of the names that have it. `seen`: what networks
+    /// allow goes through the relay too, for one of these names is denied.
     ///
     /// # Errors
     /// As [`Self::tables`].
@@ -66,12 +67,17 @@ impl NetworkRules {
         &self,
         address: IpAddr,
         named: &[Vec<PortRule>],
+        seen: bool,
     ) -> Result<(Network, PortTable), TooManyPorts> {
         let host = Network::host(address);
+        let verified = move |(network, rule): (Network, PortRule)| {
+            let is_plain = seen && rule.allow == ALLOW && i32::from(rule.protocol) == libc::IPPROTO_TCP;
+            (network, PortRule { allow: if is_plain { ALLOW_RELAY } else { rule.allow }, ..rule })
+        };
         let of_names = |list: usize| named.get(list).into_iter().flatten().map(move |rule| (host, *rule));
         let lists = self.0.iter().enumerate().map(|(place, list)| {
             let around = list.iter().filter(|(network, _)| network.covers(host)).copied();
-            around.chain(of_names(place)).collect()
+            around.map(verified).chain(of_names(place)).collect()
         });
         let lists: Vec<Vec<(Network, PortRule)>> = lists.collect();
         Ok((host, table(host, &lists)?))
@@ -193,17 +199,23 @@ impl Network {
         Self::new(address, if address.is_ipv4() { 32 } else { 128 })
     }
 
-    /// Neither this machine nor one of its private or link-local neighbours, metadata services among them.
-    fn is_public(self) -> bool {
+    /// Neither loopback nor a private or link-local neighbour, metadata services among them, nor an address that such a
+    /// one hides in (NAT64: RFC 6052, RFC 8215; 6to4: RFC 3056), nor one of many.
+    #[must_use]
+    pub fn is_public(self) -> bool {
         let address = std::net::Ipv6Addr::from(self.address);
         match address.to_ipv4_mapped() {
             Some(v4) => {
                 let shared = v4.octets()[0] == 100 && v4.octets()[1] & 0xc0 == 64; // RFC 6598
-                !(v4.is_loopback() || v4.is_private() || v4.is_link_local() || v4.octets()[0] == 0 || shared)
+                let many = v4.is_multicast() || v4.is_broadcast();
+                let near = v4.is_loopback() || v4.is_private() || v4.is_link_local() || v4.octets()[0] == 0;
+                !(near || shared || many)
             }
             None => {
-                let near = address.is_loopback() || address.is_unspecified();
-                !(near || address.is_unique_local() || address.is_unicast_link_local())
+                let near = address.is_loopback() || address.is_unspecified() || address.is_multicast();
+                let hides =
+                    matches!(address.segments(), [0x64, 0xff9b, ..] | [0x2002, ..] | [0xfec0..=0xfeff, ..]);
+                !(near || hides || address.is_unique_local() || address.is_unicast_link_local())
             }
         }
     }
@@ -227,10 +239,7 @@ fn display(network: Network) -> String {
 
 #[cfg(test)]
 mod tests {
-    use govsandbox_ebpf::{
-        abi::egress::ALLOW_RELAY,
-        decide::{Decision, egress::decide_egress},
-    };
+    use govsandbox_ebpf::decide::{Decision, egress::decide_egress};
     use proptest::prelude::*;
 
     use super::*;
@@ -265,7 +274,8 @@ mod tests {
     /// One list, a name's rule beside it, and what is decided at an address that the name has.
     fn named(rules: Vec<EgressRule>, name: &EgressRule, allow: u8, address: &str, port: u16) -> Decision {
         let rules = NetworkRules::new(&[EgressLists { rules }], ALLOW);
-        let (_, table) = rules.host(address.parse().unwrap(), &[port_rules(name, allow).collect()]).unwrap();
+        let (_, table) =
+            rules.host(address.parse().unwrap(), &[port_rules(name, allow).collect()], false).unwrap();
         decide_egress(Some(&table), port, 6)
     }
 

@@ -5,7 +5,7 @@
 //! sockets on loopback. [`Sockets::bind`] makes these (their [`Ports`] go into the kernel's map), [`Service::start`]
 //! starts the process that serves them and starts it again when it dies; they stay bound meanwhile, so nobody else gets
 //! what is sent there. The process runs as a user of its own and can open, execute and write nothing
-//! ([`confine`](self::confine)); it decides about names by the rules it was given, and asks its [`Broker`], in the
+//! (`egress/confine.rs`); it decides about names by the rules it was given, and asks its [`Broker`], in the
 //! supervisor, for all that only the supervisor knows:
 //!
 //! 1. [`Broker::who`]: whose is this socket, and whereto did it want? `None`: not the sandbox's, nothing is answered.

@@ -7,7 +7,7 @@ use std::{
 };
 
 use govsandbox_ebpf::{
-    abi::egress::{ALLOW, ALLOW_RELAY, PortRule, PortTable},
+    abi::egress::{ALLOW, ALLOW_RELAY, PORT_RULES_MAX, PortRule, PortTable},
     decide::egress::decide_egress,
 };
 
@@ -46,8 +46,8 @@ pub(super) struct Addresses {
     /// There is a `*` that allows.
     any: bool,
     live: HashMap<IpAddr, BTreeMap<String, Instant>>,
-    /// Addresses of names that are denied, with the rules.
-    denied: HashMap<IpAddr, BTreeSet<u16>>,
+    /// Addresses of names that are denied, with the rules that do so, by their numbers.
+    denied: HashMap<IpAddr, BTreeMap<u16, NameRule>>,
 }
 
 impl Addresses {
@@ -108,13 +108,8 @@ impl Addresses {
             }
             entered.push(address);
         }
-        // Where a table has no room nothing is allowed: the address is as if nobody had it.
-        let (mut changes, full) = self.changes(changed);
+        let (changes, full) = self.changes(changed);
         entered.retain(|address| !full.contains(address));
-        for address in full {
-            self.live.remove(&address);
-            changes.push((Network::host(address), None));
-        }
         (entered, changes)
     }
 
@@ -142,11 +137,11 @@ impl Addresses {
         &mut self,
         found: impl Iterator<Item = (&'a str, &'a [IpAddr])>,
     ) -> Vec<Change> {
-        let mut denied: HashMap<IpAddr, BTreeSet<u16>> = HashMap::new();
+        let mut denied: HashMap<IpAddr, BTreeMap<u16, NameRule>> = HashMap::new();
         for (name, addresses) in found {
             for (_, rule) in self.names.rules_of(name).filter(|(_, rule)| !rule.allow) {
                 for address in addresses {
-                    denied.entry(address.to_canonical()).or_default().insert(rule.rule);
+                    denied.entry(address.to_canonical()).or_default().insert(rule.rule, rule.clone());
                 }
             }
         }
@@ -163,12 +158,14 @@ impl Addresses {
         let here = || self.names_of(address);
         let told = || here().take(NAMES_TOLD_MAX).map(str::to_owned).collect();
         let by_network = self.allowed_by_network(address, port);
+        // With a name that is denied: the address alone is no reason.
+        let is_shared = self.denied.contains_key(&address);
         let (allow, rule) = match name {
             Some(name) => {
                 let decision = self.names.decide(name, port, Transport::Tcp);
                 let is_here = here().any(|other| other == name);
                 let is_denied = !decision.allow && decision.rule != 0;
-                let allow = !is_denied && (by_network || decision.allow && is_here);
+                let allow = !is_denied && (by_network && !is_shared || decision.allow && is_here);
                 // A rule that allows the name has not refused that it is said to another's address.
                 (allow, if allow || is_denied { decision.rule } else { 0 })
             }
@@ -176,7 +173,7 @@ impl Addresses {
             None if speech == Speech::Other && !NAMED_PORTS.contains(&port) => {
                 let mut decisions = here().map(|name| self.names.decide(name, port, Transport::Tcp));
                 let all = here().next().is_some() && decisions.all(|decision| decision.allow);
-                (by_network || all, 0)
+                (!is_shared && (by_network || all), 0)
             }
             None => (false, 0),
         };
@@ -190,7 +187,7 @@ impl Addresses {
 
     /// Do rules about networks allow it, whatever names it has?
     fn allowed_by_network(&self, address: IpAddr, port: u16) -> bool {
-        match self.networks.host(address, &[]) {
+        match self.networks.host(address, &[], false) {
             Ok((_, table)) => decide_egress(Some(&table), port, libc::IPPROTO_TCP as u8).allow,
             Err(_) => false,
         }
@@ -205,10 +202,13 @@ impl Addresses {
                 changes.push((Network::host(address), None));
                 continue;
             }
-            match self.networks.host(address, &self.named(address)) {
+            let seen = self.is_seen(address) && self.denied.contains_key(&address);
+            match self.networks.host(address, &self.named(address), seen) {
                 Ok((network, table)) => changes.push((network, Some(table))),
                 Err(error) => {
+                    // Nothing is allowed there, whatever the networks around say.
                     tracing::error!(%error, %address, "the rules of its names find no room");
+                    changes.push((Network::host(address), Some(nothing())));
                     full.push(address);
                 }
             }
@@ -223,6 +223,8 @@ impl Addresses {
         let names: Vec<&str> = self.names_of(address).collect();
         let is_shared = names.len() > 1 || denied.is_some();
         let by_address = self.verify == Verify::Address;
+        // Near this machine a name adds nothing to what networks allow.
+        let is_public = Network::host(address).is_public();
         for name in &names {
             for (place, rule) in self.names.rules_of(name) {
                 let is_wide = matches!(rule.pattern, Pattern::Below(_) | Pattern::Any);
@@ -232,22 +234,41 @@ impl Addresses {
                     Verify::WhereShared if is_wide || is_shared => ALLOW_RELAY,
                     Verify::WhereShared => ALLOW,
                 };
-                // What is denied of one name is not denied of another with the same address; who is meant is seen then.
-                if rule.allow || by_address || !is_shared {
-                    let rules = port_rules(rule, if rule.allow { allow } else { DENY });
-                    lists.get_mut(place).into_iter().for_each(|list| list.extend(rules.clone()));
-                }
+                let rules = match (rule.allow, by_address || !is_shared) {
+                    (true, _) if is_public => port_rules(rule, allow),
+                    (true, _) => Vec::new(),
+                    (false, true) => port_rules(rule, DENY),
+                    // What is denied of one name is not denied of another with the same address: who is meant is seen
+                    // then, but of a datagram.
+                    (false, false) => of_datagrams(port_rules(rule, DENY)),
+                };
+                lists.get_mut(place).into_iter().for_each(|list| list.extend(rules.clone()));
             }
         }
         // A denied name's address is denied, unless it is seen who is meant.
-        let is_seen = !by_address && (self.any || !names.is_empty());
-        if let (Some(denied), false, Some(first)) = (denied, is_seen, lists.first_mut()) {
-            let whole =
-                |rule: &u16| PortRule { first: 0, last: u16::MAX, rule: *rule, protocol: 0, allow: DENY };
-            first.extend(denied.iter().map(whole));
+        let is_seen = self.is_seen(address);
+        if let (Some(denied), Some(first)) = (denied, lists.first_mut()) {
+            let rules = denied.values().flat_map(|rule| port_rules(rule, DENY)).collect();
+            first.extend(if is_seen { of_datagrams(rules) } else { rules });
         }
         lists
     }
+
+    /// Does the relay see who is meant by a connection there?
+    fn is_seen(&self, address: IpAddr) -> bool {
+        self.verify != Verify::Address && (self.any || self.names_of(address).next().is_some())
+    }
+}
+
+/// A table that allows nothing.
+fn nothing() -> PortTable {
+    PortTable { count: 0, entries: [PortRule::default(); PORT_RULES_MAX] }
+}
+
+/// The same rules, for datagrams alone.
+fn of_datagrams(rules: Vec<PortRule>) -> Vec<PortRule> {
+    let protocol = libc::IPPROTO_UDP as u8;
+    rules.into_iter().map(|rule| PortRule { protocol, ..rule }).collect()
 }
 
 fn port_rules(rule: &NameRule, allow: u8) -> Vec<PortRule> {
@@ -450,6 +471,31 @@ mod tests {
     }
 
     #[test]
+    fn an_allowed_name_does_not_open_the_address_of_a_denied_one() {
+        let rules = [("bad.example", 0, false), ("192.0.2.0/24", 443, true), ("good.example", 443, true)];
+        let mut bed = Bed::new(&rules, Verify::WhereShared);
+        bed.deny("bad.example", A);
+        assert_eq!(bed.way(A, 443), '-');
+        bed.enter("good.example", A);
+        assert_eq!(bed.way(A, 443), '~', "the range leads through the relay as well");
+        assert!(bed.verify(A, "good.example"));
+        for name in ["bad.example", "other.test"] {
+            assert!(!bed.verify(A, name), "{name}");
+        }
+        let mut bed = Bed::new(&[("bad.example", 0, false), ("*", 443, true)], Verify::WhereShared);
+        bed.deny("bad.example", A);
+        assert_eq!(bed.way(A, 443), '~');
+        assert!(!bed.verify(A, "fine.test") && !bed.verify(A, "bad.example"));
+        bed.enter("fine.test", A);
+        assert!(bed.verify(A, "fine.test"));
+        let datagram = |bed: &Bed| {
+            let table = bed.kernel.get(&Network::host(A.parse().unwrap())).unwrap();
+            decide_egress(Some(table), 443, libc::IPPROTO_UDP as u8)
+        };
+        assert_eq!(datagram(&bed), govsandbox_ebpf::decide::Decision::deny(1));
+    }
+
+    #[test]
     fn where_everything_but_some_names_is_allowed_it_is_seen_who_is_meant() {
         let mut bed = Bed::new(&[("*.evil.example", 0, false), ("*", 443, true)], Verify::WhereShared);
         assert_eq!(bed.way(A, 443), '~');
@@ -471,5 +517,12 @@ mod tests {
             Bed::new(&[("db.example", 5432, true), ("10.0.0.0/8", 5432, true)], Verify::WhereShared);
         assert!(bed.enter("db.example", "10.0.0.1"));
         assert_eq!((bed.way("10.0.0.1", 5432), bed.way("10.0.0.1", 443)), ('+', '-'));
+        let mut bed = Bed::new(&[("*.example", 443, true), ("10.0.0.0/8", 5432, true)], Verify::WhereShared);
+        assert!(bed.enter("rebind.example", "10.0.0.1"));
+        assert_eq!(
+            (bed.way("10.0.0.1", 5432), bed.way("10.0.0.1", 443)),
+            ('+', '-'),
+            "the range's port alone"
+        );
     }
 }

@@ -4,7 +4,7 @@ use std::{
     net::{IpAddr, SocketAddr},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        mpsc::{Receiver, Sender, channel},
+        mpsc::{Receiver, SyncSender, sync_channel},
     },
     time::Instant,
 };
@@ -22,6 +22,9 @@ use crate::{
     sys::sock_diag::{Protocol, SockDiag},
 };
 
+/// Events that wait to be recorded.
+const TOLD_MAX: usize = 1024;
+
 /// One of the service's events, and whose socket it is about as far as that is known.
 #[derive(Debug)]
 pub(super) enum Told {
@@ -37,7 +40,7 @@ pub(super) struct Egress {
     networks: Arc<Networks>,
     diag: Mutex<SockDiag>,
     enforcing: bool,
-    told: Mutex<Sender<Told>>,
+    told: SyncSender<Told>,
 }
 
 impl Egress {
@@ -48,8 +51,9 @@ impl Egress {
         diag: SockDiag,
         enforcing: bool,
     ) -> (Arc<Self>, Receiver<Told>) {
-        let (told, received) = channel();
-        let (addresses, diag, told) = (Mutex::new(addresses), Mutex::new(diag), Mutex::new(told));
+        // Who asks faster than is recorded waits: the service asks and tells one after the other.
+        let (told, received) = sync_channel(TOLD_MAX);
+        let (addresses, diag) = (Mutex::new(addresses), Mutex::new(diag));
         (Arc::new(Self { addresses, networks, diag, enforcing, told }), received)
     }
 
@@ -115,7 +119,7 @@ impl Egress {
 
     fn tell(&self, told: Told) {
         // Nobody reads any more: the run is at its end.
-        self.told.lock().unwrap_or_else(PoisonError::into_inner).send(told).ok();
+        self.told.send(told).ok();
     }
 }
 
@@ -160,16 +164,16 @@ impl Broker for Egress {
 
     fn verify(&self, verify: Verify, respond: Respond<Verdict>) {
         let Verify { origin, name, speech } = verify;
-        let mut verdict = self.addresses().verify(origin.address, origin.port, name.as_deref(), speech);
-        verdict.allow |= !self.enforcing;
-        respond.send(verdict);
+        respond.send(self.addresses().verify(origin.address, origin.port, name.as_deref(), speech));
     }
 
     fn event(&self, event: Event) {
         let origin = match &event {
             Event::Query(query) => Some(query.origin),
             Event::Reset(reset) => Some(reset.origin),
-            Event::Limited { .. } | Event::Stranger(_) => None,
+            Event::Limited { .. } => None,
+            // Somebody else tried the service's port: no matter of this sandbox.
+            Event::Stranger(who) => return tracing::info!(?who, "not of the sandbox"),
         };
         let original = origin.and_then(|origin| self.networks.original(origin.cookie));
         self.tell(Told::Event(event, original));

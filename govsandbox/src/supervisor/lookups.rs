@@ -30,21 +30,17 @@ pub(super) fn event(decoder: &mut Decoder, told: &Told, enforcing: bool) -> Opti
             Some(of_reset(decoder, reset, original.as_ref(), enforcing))
         }
         Told::Event(channel::Event::Limited { what, count }, _) => {
-            let what = match what {
-                Limit::Queries => "lookups",
-                Limit::DnsConnections => "connections for lookups",
-                Limit::Connections => "connections",
-                Limit::Events => "events",
+            let (kind, what) = match what {
+                Limit::Queries => (Kind::DnsQuery, "lookups"),
+                Limit::DnsConnections => (Kind::DnsQuery, "connections for lookups"),
+                Limit::Connections => (Kind::NetConnect, "connections"),
+                Limit::Events => (Kind::DnsQuery, "events of the egress service"),
             };
             let now = jiff::Timestamp::now();
             let detail = format!("{count} {what} were turned away: there were too many at once");
-            Some(Event::gap(now, Kind::NetConnect.name(), *count, (now, now), &detail))
+            Some(Event::gap(now, kind.name(), *count, (now, now), &detail))
         }
-        // Somebody outside tried the service's port: no matter of this sandbox.
-        Told::Event(channel::Event::Stranger(who), _) => {
-            tracing::info!(?who, "not of the sandbox");
-            None
-        }
+        Told::Event(channel::Event::Stranger(_), _) => None,
         Told::Ended(why) => {
             let now = jiff::Timestamp::now();
             let detail =

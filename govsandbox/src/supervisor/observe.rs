@@ -44,6 +44,8 @@ use crate::{
 
 /// How often losses are looked at, and refusals that no record follows.
 const TICK_MS: u32 = 100;
+/// What the egress service says that is taken at a time.
+const TOLD_AT_ONCE: usize = 256;
 /// Of losses of what was allowed.
 const NO_ROOM: &str = "the kernel's buffer was full";
 /// How long a name's addresses are taken for true.
@@ -125,7 +127,7 @@ impl Work {
         let mut losses_due = Instant::now();
         loop {
             let woken = self.observed.rings.wait(stop.as_fd(), TICK_MS);
-            while self.read() {}
+            self.read_all();
             if let Some(log) = &mut self.observed.kernel_log {
                 log.flush();
             }
@@ -136,7 +138,6 @@ impl Work {
                 losses_due = now + Duration::from_secs(1);
             }
             self.take_names();
-            self.take_lookups();
             if self.observed.resolver.has_names() && now >= names_due {
                 self.observed.resolver.begin();
                 names_due = now + NAMES_KEPT;
@@ -157,21 +158,24 @@ impl Work {
             }
         }
         // The sandbox's cgroup is empty and gone, so every record is there.
-        while self.read() {}
+        while self.read_all() {}
         for refusal in std::mem::take(&mut self.waiting) {
             self.observed.recorder.record(told(&mut self.decoder, &refusal));
         }
-        self.take_lookups();
         self.report_losses();
     }
 
-    /// What the egress service has seen. Its processes are known by now: the records of their start came before.
-    fn take_lookups(&mut self) {
-        while let Ok(told) = self.observed.told.try_recv() {
-            if let Some(event) = lookups::event(&mut self.decoder, &told, self.observed.enforcing) {
+    /// What the kernel and the egress service have told until now. What the service says is taken first and told last, so
+    /// that the start of whoever asked is known. `true`: the service may have more to say.
+    fn read_all(&mut self) -> bool {
+        let told: Vec<Told> = self.observed.told.try_iter().take(TOLD_AT_ONCE).collect();
+        while self.read() {}
+        for told in &told {
+            if let Some(event) = lookups::event(&mut self.decoder, told, self.observed.enforcing) {
                 self.observed.recorder.record(event);
             }
         }
+        !told.is_empty()
     }
 
     /// Hands everything to the recorder by time. `true`: there may be more.

@@ -37,12 +37,17 @@ impl Resolver {
 
     /// Begins to look all names up, on threads that nobody waits for.
     pub(super) fn begin(&mut self) {
+        if self.answers.is_some() {
+            return; // the round before is not at its end
+        }
         let (answer, answers) = channel();
         let waiting = Arc::new(Mutex::new(self.names.clone()));
         for _ in 0..self.names.len().min(WORKERS_MAX) {
             let (answer, waiting) = (answer.clone(), Arc::clone(&waiting));
             let work = move || {
-                while let Some(name) = waiting.lock().unwrap_or_else(PoisonError::into_inner).pop() {
+                // The lock is given back before a server is waited for.
+                let next = || waiting.lock().unwrap_or_else(PoisonError::into_inner).pop();
+                while let Some(name) = next() {
                     let found = (name.as_str(), 0).to_socket_addrs();
                     let found = found.map(|found| found.map(|it| it.ip()).collect()).unwrap_or_default();
                     if answer.send((name, found)).is_err() {

@@ -1,6 +1,12 @@
 //! What the egress service is told, and what the kernel is told of it.
 
+use std::{
+    io,
+    net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket},
+};
+
 use govsandbox_ebpf::abi::egress::EgressService;
+use rustix::net::sockopt::socket_cookie;
 
 use super::{RunError, addresses, system};
 use crate::{
@@ -10,7 +16,7 @@ use crate::{
     },
     id::SandboxId,
     policy::compile::{Compiled, DnsRefusal, Mode},
-    sys::sock_diag::SockDiag,
+    sys::sock_diag::{Protocol, SockDiag},
 };
 
 /// Users of services begin here: beyond what distributions, systemd and containers give away (systemd's UIDS-GIDS.md).
@@ -22,9 +28,23 @@ pub(super) fn sockets() -> Result<Sockets, RunError> {
     Sockets::bind().map_err(system("bind sockets on loopback for lookups and the relay"))
 }
 
+/// Asks for two sockets of our own first: a kernel without one of its modules answers as if nobody had the address.
 pub(super) fn diag() -> Result<SockDiag, RunError> {
-    let diag = SockDiag::open();
-    diag.map_err(system("ask the kernel for sockets (modules inet_diag, tcp_diag and udp_diag)"))
+    let what = "ask the kernel for sockets (modules inet_diag, tcp_diag and udp_diag)";
+    let ask = || {
+        let mut diag = SockDiag::open()?;
+        let datagrams = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0))?;
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        let stream = TcpStream::connect(listener.local_addr()?)?;
+        let nobody = (Ipv4Addr::LOCALHOST, 0).into();
+        let found = [
+            diag.cookie(Protocol::Udp, datagrams.local_addr()?, nobody)?,
+            diag.cookie(Protocol::Tcp, stream.local_addr()?, stream.peer_addr()?)?,
+        ];
+        let ours = [socket_cookie(&datagrams)?, socket_cookie(&stream)?];
+        if found == ours.map(Some) { Ok(diag) } else { Err(io::Error::from(io::ErrorKind::Unsupported)) }
+    };
+    ask().map_err(system(what))
 }
 
 pub(super) fn ports(sockets: &Sockets) -> Result<EgressService, RunError> {

@@ -74,6 +74,8 @@ pub(super) const GUESTS: [Guest; 3] = [
             // Namespaces, mounts and Landlock, long before any hook is asked.
             Row { told: &["--with-hooks"], alone: true, ..Row::whole("confine") },
             Row { told_at_once: &["--as-user"], ..Row::whole("escape") },
+            // The service is the same on every kernel; what leads to it is not.
+            Row { told: &["run::"], ..Row::whole("egress") },
         ],
     },
     Guest {

@@ -20,7 +20,7 @@ use self::{
 };
 use super::{
     accept::accept,
-    channel::{Event, Limit, Origin, Reset, ResetReason, Verdict, Verify, Who},
+    channel::{Event, Limit, Origin, Reset, ResetReason, Speech, Verdict, Verify, Who},
     names::Transport,
     service::Shared,
 };
@@ -161,7 +161,7 @@ async fn judge(client: &TcpStream, origin: Origin, shared: &Shared, port: Port) 
     let (speech, name) = match listen::first_words(client, port).await {
         Ok(Hello::Named(speech, name)) => (speech, Some(name)),
         Ok(Hello::Nameless(speech)) => (speech, None),
-        Ok(Hello::Other) if port == Port::Other => return Ok(()),
+        Ok(Hello::Other) if port == Port::Other => (Speech::Other, None),
         Ok(Hello::Other) => return refused(ResetReason::Protocol, None, Verdict::default()),
         Ok(Hello::Malformed) => return refused(ResetReason::Malformed, None, Verdict::default()),
         Err(error) if error.kind() == io::ErrorKind::TimedOut => {
