@@ -58,9 +58,13 @@ impl Row {
 /// Needs long on an emulated processor and depends little on how verdicts are made: `--vm` runs it.
 const LONG: &[&str] = &["flood::", "two::", "odd::", "limits::", "honest::", "exec_rules::"];
 /// Needs long and does not depend on the kernel's version: left to the first guest.
-const ON_THE_FIRST: &[&str] = &["differential::", "git::", "stale::", "namespaces::", "spelling::"];
+const ON_THE_FIRST: &[&str] =
+    &["differential::", "git::", "stale::", "namespaces::", "spelling::", "led::", "loopback::", "links::"];
+/// Likewise: left to the second.
+const ON_THE_SECOND: &[&str] = &["privilege::", "exec::", "lists::", "replaced::"];
 /// Comes to the same as on the machine's own kernel, which has the same backend.
-const AS_NATIVELY: &[&str] = &["open::", "change::", "attribute::", "place::", "exec::", "connect::"];
+const AS_NATIVELY: &[&str] =
+    &["open::", "change::", "attribute::", "place::", "exec::", "connect::", "members::"];
 
 pub(super) const GUESTS: [Guest; 3] = [
     Guest {
@@ -69,7 +73,7 @@ pub(super) const GUESTS: [Guest; 3] = [
         append: "",
         backend: "lsm",
         targets: &[
-            Row { left_out: &[LONG], ..Row::whole("enforce") },
+            Row { left_out: &[LONG, ON_THE_SECOND], ..Row::whole("enforce") },
             Row::whole("agent"),
             // Namespaces, mounts and Landlock, long before any hook is asked.
             Row { told: &["--with-hooks"], alone: true, ..Row::whole("confine") },
