@@ -56,15 +56,34 @@ impl Row {
 }
 
 /// Needs long on an emulated processor and depends little on how verdicts are made: `--vm` runs it.
-const LONG: &[&str] = &["flood::", "two::", "odd::", "limits::", "honest::", "exec_rules::"];
+const LONG: &[&str] = &[
+    "flood::",
+    "two::",
+    "odd::",
+    "limits::",
+    "honest::",
+    "exec_rules::",
+    "differential::",
+    "git::",
+    "spelling::",
+];
 /// Needs long and does not depend on the kernel's version: left to the first guest.
-const ON_THE_FIRST: &[&str] =
-    &["differential::", "git::", "stale::", "namespaces::", "spelling::", "led::", "loopback::", "links::"];
+const ON_THE_FIRST: &[&str] = &["stale::", "namespaces::", "led::", "loopback::", "links::"];
 /// Likewise: left to the second.
 const ON_THE_SECOND: &[&str] = &["privilege::", "exec::", "lists::", "replaced::"];
 /// Comes to the same as on the machine's own kernel, which has the same backend.
-const AS_NATIVELY: &[&str] =
-    &["open::", "change::", "attribute::", "place::", "exec::", "connect::", "members::"];
+const AS_NATIVELY: &[&str] = &[
+    "open::",
+    "change::",
+    "attribute::",
+    "place::",
+    "exec::",
+    "connect::",
+    "members::",
+    "privilege::",
+    "lists::",
+    "replaced::",
+];
 
 pub(super) const GUESTS: [Guest; 3] = [
     Guest {
