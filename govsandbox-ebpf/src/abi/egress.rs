@@ -36,12 +36,14 @@ pub struct PortRule {
     pub rule: u16,
     /// `IPPROTO_*`; 0 stands for every protocol.
     pub protocol: u8,
-    /// [`ALLOW`], [`ALLOW_RELAY`]; 0 denies.
+    /// [`DENY`], [`ALLOW`], [`ALLOW_RELAY`].
     pub allow: u8,
 }
 const _: () = assert!(size_of::<PortRule>() == 8 && size_of::<PortTable>() == 4 + 8 * PORT_RULES_MAX);
 
-/// In [`PortRule::allow`]: straight to the address.
+/// In [`PortRule::allow`]: refused.
+pub const DENY: u8 = 0;
+/// Likewise: straight to the address.
 pub const ALLOW: u8 = 1;
 /// Likewise: through the relay, which compares the names. TCP alone; where both match [`ALLOW`] decides.
 pub const ALLOW_RELAY: u8 = 2;

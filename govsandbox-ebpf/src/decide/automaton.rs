@@ -68,6 +68,18 @@ impl Scan {
         Self { state: next(automaton, self.state, byte), hits }
     }
 
+    /// Goes on by these bytes.
+    #[must_use]
+    pub fn through(self, automaton: &Automaton, bytes: &[u8]) -> Self {
+        bytes.iter().fold(self, |scan, byte| scan.step(automaton, *byte))
+    }
+
+    /// Behind an absolute path, the slash of what lies below it not yet read: behind `/` nothing is read.
+    #[must_use]
+    pub fn behind(automaton: &Automaton, path: &[u8]) -> Self {
+        Self::START.through(automaton, if path == b"/" { &[] } else { path })
+    }
+
     /// The rules that match the path read so far or a folder above it.
     #[must_use]
     pub fn end(self, automaton: &Automaton) -> Hits {
@@ -124,5 +136,5 @@ pub fn decide_symlink(automaton: &Automaton, folder: u32, place: u32) -> Decisio
 /// The rules that match an absolute path (`/a/b`, no slash at the end) or a folder above it.
 #[must_use]
 pub fn scan(automaton: &Automaton, path: &[u8]) -> Hits {
-    path.iter().fold(Scan::START, |scan, byte| scan.step(automaton, *byte)).end(automaton)
+    Scan::START.through(automaton, path).end(automaton)
 }

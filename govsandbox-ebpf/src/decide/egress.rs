@@ -1,7 +1,7 @@
 //! Connections and datagrams to inet addresses.
 
 use super::Decision;
-use crate::abi::egress::{ALIAS_PREFIX, ALIASES4, ALLOW_RELAY, PORT_RULES_MAX, PortTable};
+use crate::abi::egress::{ALIAS_PREFIX, ALIASES4, ALLOW_RELAY, DENY, PORT_RULES_MAX, PortTable};
 
 /// `IPPROTO_TCP`, include/uapi/linux/in.h.
 const TCP: u8 = 6;
@@ -43,7 +43,7 @@ pub fn route_egress(table: Option<&PortTable>, port: u16, protocol: u8) -> (Deci
             && (rule.protocol == 0 || rule.protocol == protocol)
             && (!relay || protocol == TCP)
         {
-            if rule.allow == 0 {
+            if rule.allow == DENY {
                 return (Decision::deny(rule.rule), Way::Straight);
             }
             if !decision.allow || (matches!(way, Way::Relay) && !relay) {

@@ -36,11 +36,7 @@ pub(super) fn find(automaton: &Automaton, roots: impl IntoIterator<Item = (PathB
     let mut search = Search { automaton, names: 0, found: Linked { files: Vec::new(), complete: true } };
     for (root, hits) in roots {
         if root.is_dir() && !file_system::is_of_the_kernel(&root) {
-            let bytes = match root.as_os_str().as_bytes() {
-                b"/" => &[][..],
-                bytes => bytes,
-            };
-            let scan = bytes.iter().fold(Scan::START, |scan, byte| scan.step(automaton, *byte));
+            let scan = Scan::behind(automaton, root.as_os_str().as_bytes());
             search.walk(&root, hits, scan);
         }
     }
@@ -66,7 +62,7 @@ impl Search<'_> {
             }
             let Ok(kind) = entry.file_type() else { continue };
             let name = entry.file_name();
-            let scan = name.as_bytes().iter().fold(below, |scan, byte| scan.step(self.automaton, *byte));
+            let scan = below.through(self.automaton, name.as_bytes());
             if kind.is_dir() {
                 self.walk(&entry.path(), held, scan);
             } else if !kind.is_symlink() {

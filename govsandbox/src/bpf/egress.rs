@@ -3,12 +3,9 @@
 use std::{collections::BTreeMap, net::IpAddr};
 
 use govsandbox_ebpf::{
-    abi::egress::{ALLOW, ALLOW_RELAY, PORT_RULES_MAX, PortRule, PortTable},
+    abi::egress::{ALLOW, ALLOW_RELAY, DENY, PORT_RULES_MAX, PortRule, PortTable},
     decide::egress::v4_mapped,
 };
-
-/// In a rule of the tables: refused.
-pub const DENY: u8 = 0;
 
 use crate::policy::compile::{EgressLists, EgressRule, EgressTarget, Protocol};
 
@@ -71,8 +68,8 @@ impl NetworkRules {
     ) -> Result<(Network, PortTable), TooManyPorts> {
         let host = Network::host(address);
         let verified = move |(network, rule): (Network, PortRule)| {
-            let is_plain = seen && rule.allow == ALLOW && i32::from(rule.protocol) == libc::IPPROTO_TCP;
-            (network, PortRule { allow: if is_plain { ALLOW_RELAY } else { rule.allow }, ..rule })
+            let allow = if seen && rule.allow == ALLOW { relayed(rule.protocol) } else { rule.allow };
+            (network, PortRule { allow, ..rule })
         };
         let of_names = |list: usize| named.get(list).into_iter().flatten().map(move |rule| (host, *rule));
         let lists = self.0.iter().enumerate().map(|(place, list)| {
@@ -103,29 +100,37 @@ impl NetworkRules {
 }
 
 /// Every network and port range of one rule.
-fn expand(rule: &EgressRule, any_allow: u8) -> impl Iterator<Item = (Network, PortRule)> {
-    let network = match &rule.target {
-        EgressTarget::Network { address, prefix_bits } => Some((Network::new(*address, *prefix_bits), ALLOW)),
-        // Only connections are verified.
-        EgressTarget::Any if rule.protocol == Protocol::Tcp => Some((Network::ALL, any_allow)),
-        EgressTarget::Any => Some((Network::ALL, ALLOW)),
-        EgressTarget::Name(_) | EgressTarget::Below(_) => None,
+fn expand(rule: &EgressRule, any_allow: u8) -> Vec<(Network, PortRule)> {
+    let (network, allow) = match &rule.target {
+        EgressTarget::Network { address, prefix_bits } => (Network::new(*address, *prefix_bits), ALLOW),
+        EgressTarget::Any => (Network::ALL, any_allow),
+        EgressTarget::Name(_) | EgressTarget::Below(_) => return Vec::new(),
     };
-    let with = move |(network, allow)| port_rules(rule, allow).map(move |rule| (network, rule));
-    network.into_iter().flat_map(with)
-}
-
-/// Its ports as the kernel's tables have them; `allow` is what they say where the rule allows.
-fn port_rules(rule: &EgressRule, allow: u8) -> impl Iterator<Item = PortRule> {
     let protocol = match rule.protocol {
         Protocol::Tcp => libc::IPPROTO_TCP as u8,
         Protocol::Udp => libc::IPPROTO_UDP as u8,
         Protocol::Any => 0,
     };
-    rule.ports.iter().map(move |ports| {
-        let allow = if rule.allow { allow } else { DENY };
-        PortRule { first: ports.first, last: ports.last, rule: rule.rule.0, protocol, allow }
-    })
+    let ports = rule.ports.iter().map(|ports| (ports.first, ports.last));
+    let rules = port_rules(ports, protocol, rule.rule.0, if rule.allow { allow } else { DENY });
+    rules.map(|rule| (network, rule)).collect()
+}
+
+/// What a rule says of ranges of ports, first and last of each, as the kernel's tables have it. `protocol` is an
+/// `IPPROTO_*`, 0 all of them.
+pub fn port_rules(
+    ports: impl Iterator<Item = (u16, u16)>,
+    protocol: u8,
+    rule: u16,
+    allow: u8,
+) -> impl Iterator<Item = PortRule> {
+    let allow = if allow == ALLOW_RELAY { relayed(protocol) } else { allow };
+    ports.map(move |(first, last)| PortRule { first, last, rule, protocol, allow })
+}
+
+/// How a protocol is allowed where names are to be compared: only connections go through the relay.
+fn relayed(protocol: u8) -> u8 {
+    if i32::from(protocol) == libc::IPPROTO_TCP { ALLOW_RELAY } else { ALLOW }
 }
 
 fn table(network: Network, lists: &[Vec<(Network, PortRule)>]) -> Result<PortTable, TooManyPorts> {
@@ -274,8 +279,9 @@ mod tests {
     /// One list, a name's rule beside it, and what is decided at an address that the name has.
     fn named(rules: Vec<EgressRule>, name: &EgressRule, allow: u8, address: &str, port: u16) -> Decision {
         let rules = NetworkRules::new(&[EgressLists { rules }], ALLOW);
-        let (_, table) =
-            rules.host(address.parse().unwrap(), &[port_rules(name, allow).collect()], false).unwrap();
+        let ports = name.ports.iter().map(|ports| (ports.first, ports.last));
+        let named = port_rules(ports, libc::IPPROTO_TCP as u8, name.rule.0, allow).collect();
+        let (_, table) = rules.host(address.parse().unwrap(), &[named], false).unwrap();
         decide_egress(Some(&table), port, 6)
     }
 

@@ -144,7 +144,7 @@ impl Review {
         let mut search = Search { review: self, automaton: &automaton, names: 0, found: Found::default() };
         if let Some(project) = &self.project {
             let path = project.as_os_str().as_bytes();
-            let start = path.iter().fold(Scan::START, |scan, byte| scan.step(&automaton, *byte));
+            let start = Scan::START.through(&automaton, path);
             search.folder(project, start, Inside::default());
         }
         for name in IN_HOME {
@@ -230,7 +230,7 @@ impl Search<'_> {
                 return;
             }
             let (name, Ok(kind)) = (entry.file_name(), entry.file_type()) else { continue };
-            let scan = name.as_bytes().iter().fold(below, |scan, byte| scan.step(automaton, *byte));
+            let scan = below.through(automaton, name.as_bytes());
             bare = (bare.0 || name == "HEAD", bare.1 || name == "objects");
             if kind.is_dir() {
                 // Objects are many, and never looked at.
@@ -263,9 +263,7 @@ impl Search<'_> {
     /// of what it holds counts too.
     fn came(&self, found: &Metadata, scan: Scan) -> bool {
         // A name that no pattern has.
-        let any = [0_u8; 32]
-            .iter()
-            .fold(scan.step(self.automaton, b'/'), |scan, byte| scan.step(self.automaton, *byte));
+        let any = scan.step(self.automaton, b'/').through(self.automaton, &[0; 32]);
         self.review.is_moved(found) || (any.end(self.automaton) != Hits::NONE && self.review.is_new(found))
     }
 

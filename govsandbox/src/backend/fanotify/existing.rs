@@ -32,11 +32,7 @@ pub(super) fn find(automaton: &Automaton, roots: &[PathBuf]) -> Existing {
     for root in
         roots.iter().filter(|root| !roots.iter().any(|other| *root != other && root.starts_with(other)))
     {
-        let bytes = match root.as_os_str().as_bytes() {
-            b"/" => &[][..],
-            bytes => bytes,
-        };
-        let start = bytes.iter().fold(Scan::START, |scan, byte| scan.step(automaton, *byte));
+        let start = Scan::behind(automaton, root.as_os_str().as_bytes());
         // What lies above is no root, so nothing holds it: a rule that matches there holds the root itself.
         if !start.end(automaton).is_none() {
             found.matches.push((root.clone(), start.end(automaton)));
@@ -63,7 +59,7 @@ fn walk(automaton: &Automaton, folder: &Path, scan: Scan, names: &mut usize, fou
             return;
         }
         let name = entry.file_name();
-        let scan = name.as_bytes().iter().fold(below, |scan, byte| scan.step(automaton, *byte));
+        let scan = below.through(automaton, name.as_bytes());
         let hits = scan.end(automaton);
         let Ok(kind) = entry.file_type() else { continue };
         if hits != above && !kind.is_symlink() {

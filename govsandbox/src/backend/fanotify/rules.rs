@@ -59,7 +59,7 @@ impl PathRules {
     #[must_use]
     pub fn holds_alike_below(&self, one: &[u8], other: &[u8]) -> bool {
         let below = |path: &[u8]| {
-            let scan = path.iter().fold(Scan::START, |scan, byte| scan.step(&self.automaton, *byte));
+            let scan = Scan::START.through(&self.automaton, path);
             scan.step(&self.automaton, b'/')
         };
         below(one) == below(other) && !self.has_names_below(one) && !self.has_names_below(other)

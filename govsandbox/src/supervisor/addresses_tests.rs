@@ -1,0 +1,208 @@
+//! Which addresses names open, and how.
+
+use govsandbox_ebpf::decide::egress::{Way, route_egress};
+
+use super::*;
+use crate::{
+    id::RuleIndex,
+    policy::compile::{EgressRule, PortRange},
+};
+
+const TTL_S: u32 = 300;
+
+fn rule(target: &str, port: u16, allow: bool, number: u16) -> EgressRule {
+    let target = match (target, target.strip_prefix("*."), target.split_once('/')) {
+        ("*", ..) => EgressTarget::Any,
+        (_, Some(base), _) => EgressTarget::Below(base.to_owned()),
+        (.., Some((address, bits))) => {
+            EgressTarget::Network { address: address.parse().unwrap(), prefix_bits: bits.parse().unwrap() }
+        }
+        _ => EgressTarget::Name(target.to_owned()),
+    };
+    let ports = match (port, allow) {
+        (_, false) => PortRange { first: 0, last: u16::MAX },
+        (port, true) => PortRange { first: port, last: port },
+    };
+    let protocol = if allow { Protocol::Tcp } else { Protocol::Any };
+    EgressRule { target, ports: vec![ports], protocol, allow, rule: RuleIndex(number) }
+}
+
+/// What the kernel has, and what it comes to.
+struct Bed {
+    addresses: Addresses,
+    kernel: BTreeMap<Network, PortTable>,
+    now: Instant,
+}
+
+impl Bed {
+    fn new(rules: &[(&str, u16, bool)], verify: Verify) -> Self {
+        let rules =
+            rules.iter().zip(1..).map(|((target, port, allow), number)| rule(target, *port, *allow, number));
+        let addresses = Addresses::new(&[EgressLists { rules: rules.collect() }], verify);
+        let kernel = addresses.tables().unwrap();
+        Self { addresses, kernel, now: Instant::now() }
+    }
+
+    fn write(&mut self, changes: Vec<Change>) {
+        for (network, table) in changes {
+            match table {
+                Some(table) => drop(self.kernel.insert(network, table)),
+                None => drop(self.kernel.remove(&network)),
+            }
+        }
+    }
+
+    fn enter(&mut self, name: &str, address: &str) -> bool {
+        let found = [(address.parse().unwrap(), TTL_S)];
+        let (entered, changes) = self.addresses.enter(name, &found, self.now);
+        self.write(changes);
+        !entered.is_empty()
+    }
+
+    fn deny(&mut self, name: &str, address: &str) {
+        let found = [address.parse().unwrap()];
+        let changes = self.addresses.set_denied([(name, &found[..])].into_iter());
+        self.write(changes);
+    }
+
+    /// `+`: straight, `~`: through the relay, `-`: refused.
+    fn way(&self, address: &str, port: u16) -> char {
+        let host = Network::host(address.parse().unwrap());
+        let longest = self.kernel.iter().filter(|(network, _)| network.covers(host));
+        let longest = longest.max_by_key(|(network, _)| network.bits);
+        match route_egress(longest.map(|(_, table)| table), port, libc::IPPROTO_TCP as u8) {
+            (decision, _) if !decision.allow => '-',
+            (_, Way::Straight) => '+',
+            (_, Way::Relay) => '~',
+        }
+    }
+
+    fn verify(&self, address: &str, name: &str) -> bool {
+        self.addresses.verify(address.parse().unwrap(), 443, Some(name), Speech::Tls).allow
+    }
+}
+
+const A: &str = "192.0.2.1";
+
+#[test]
+fn an_address_is_reached_while_a_name_has_it() {
+    let mut bed = Bed::new(&[("api.example", 443, true)], Verify::WhereShared);
+    assert_eq!(bed.way(A, 443), '-');
+    assert!(bed.enter("api.example", A));
+    assert_eq!((bed.way(A, 443), bed.way(A, 80), bed.way("192.0.2.2", 443)), ('+', '-', '-'));
+    let changes = bed.addresses.expire(bed.now + Duration::from_secs(u64::from(TTL_S) - 1));
+    assert!(changes.is_empty());
+    let changes = bed.addresses.expire(bed.now + Duration::from_secs(u64::from(TTL_S)));
+    bed.write(changes);
+    assert_eq!((bed.way(A, 443), bed.kernel.len()), ('-', 0));
+}
+
+#[test]
+fn names_that_are_not_allowed_enter_nothing() {
+    let mut bed = Bed::new(&[("bad.example", 0, false), ("*.example", 443, true)], Verify::WhereShared);
+    for name in ["example", "other.test", "bad.example", "API.example", ""] {
+        assert!(!bed.enter(name, A), "{name}");
+    }
+    assert_eq!(bed.way(A, 443), '-');
+}
+
+#[test]
+fn wildcards_and_shared_addresses_are_verified_unless_the_policy_wants_it_otherwise() {
+    let rules = [("*.wide.example", 443, true), ("one.example", 443, true), ("two.example", 443, true)];
+    for (verify, ways) in [(Verify::WhereShared, "~+~"), (Verify::Sni, "~~~"), (Verify::Address, "+++")] {
+        let mut bed = Bed::new(&rules, verify);
+        bed.enter("x.wide.example", A);
+        bed.enter("one.example", "192.0.2.2");
+        bed.enter("one.example", "192.0.2.3");
+        bed.enter("two.example", "192.0.2.3");
+        let found: String = [A, "192.0.2.2", "192.0.2.3"].iter().map(|it| bed.way(it, 443)).collect();
+        assert_eq!(found, ways, "{verify:?}");
+    }
+}
+
+#[test]
+fn a_connection_names_one_that_has_the_address_and_is_allowed() {
+    let mut bed = Bed::new(&[("*.example", 443, true), ("bad.example", 0, false)], Verify::Sni);
+    bed.enter("a.example", A);
+    bed.enter("b.example", "192.0.2.2");
+    assert!(bed.verify(A, "a.example"));
+    for name in ["b.example", "bad.example", "other.test", "example"] {
+        assert!(!bed.verify(A, name), "{name}");
+    }
+    let other = |port| bed.addresses.verify(A.parse().unwrap(), port, None, Speech::Other).allow;
+    assert!(!other(443) && !other(22), "a rule for 443 is for no other port");
+    let nameless = bed.addresses.verify(A.parse().unwrap(), 443, None, Speech::Tls);
+    assert_eq!((nameless.allow, nameless.names), (false, vec!["a.example".to_owned()]));
+}
+
+#[test]
+fn what_speaks_neither_tls_nor_http_goes_by_address() {
+    let mut bed = Bed::new(&[("*.example", 22, true)], Verify::WhereShared);
+    bed.enter("git.example", A);
+    assert!(bed.addresses.verify(A.parse().unwrap(), 22, None, Speech::Other).allow);
+    assert!(!bed.addresses.verify(A.parse().unwrap(), 22, Some("x.test"), Speech::Tls).allow);
+}
+
+#[test]
+fn a_denied_name_is_not_reached_by_its_address() {
+    for verify in [Verify::WhereShared, Verify::Sni, Verify::Address] {
+        let rules = [("bad.example", 0, false), ("192.0.2.0/24", 443, true)];
+        let mut bed = Bed::new(&rules, verify);
+        assert_eq!(bed.addresses.denied_names(), ["bad.example"]);
+        bed.deny("bad.example", A);
+        assert_eq!((bed.way(A, 443), bed.way("192.0.2.2", 443)), ('-', '+'), "{verify:?}");
+        bed.deny("bad.example", "192.0.2.2");
+        assert_eq!((bed.way(A, 443), bed.way("192.0.2.2", 443)), ('+', '-'), "{verify:?}");
+    }
+}
+
+#[test]
+fn an_allowed_name_does_not_open_the_address_of_a_denied_one() {
+    let rules = [("bad.example", 0, false), ("192.0.2.0/24", 443, true), ("good.example", 443, true)];
+    let mut bed = Bed::new(&rules, Verify::WhereShared);
+    bed.deny("bad.example", A);
+    assert_eq!(bed.way(A, 443), '-');
+    bed.enter("good.example", A);
+    assert_eq!(bed.way(A, 443), '~', "the range leads through the relay as well");
+    assert!(bed.verify(A, "good.example"));
+    for name in ["bad.example", "other.test"] {
+        assert!(!bed.verify(A, name), "{name}");
+    }
+    let mut bed = Bed::new(&[("bad.example", 0, false), ("*", 443, true)], Verify::WhereShared);
+    bed.deny("bad.example", A);
+    assert_eq!(bed.way(A, 443), '~');
+    assert!(!bed.verify(A, "fine.test") && !bed.verify(A, "bad.example"));
+    bed.enter("fine.test", A);
+    assert!(bed.verify(A, "fine.test"));
+    let datagram = |bed: &Bed| {
+        let table = bed.kernel.get(&Network::host(A.parse().unwrap())).unwrap();
+        decide_egress(Some(table), 443, libc::IPPROTO_UDP as u8)
+    };
+    assert_eq!(datagram(&bed), govsandbox_ebpf::decide::Decision::deny(1));
+}
+
+#[test]
+fn where_everything_but_some_names_is_allowed_it_is_seen_who_is_meant() {
+    let mut bed = Bed::new(&[("*.evil.example", 0, false), ("*", 443, true)], Verify::WhereShared);
+    assert_eq!(bed.way(A, 443), '~');
+    assert!(bed.verify(A, "fine.test") && !bed.verify(A, "x.evil.example"));
+    bed.enter("fine.test", A);
+    assert!(bed.verify(A, "other.test") && !bed.verify(A, "x.evil.example"));
+    let plain = Bed::new(&[("*", 443, true)], Verify::WhereShared);
+    assert_eq!(plain.way(A, 443), '+');
+}
+
+#[test]
+fn a_name_leads_to_no_private_address_unless_a_range_has_it() {
+    let mut bed = Bed::new(&[("*.example", 443, true)], Verify::WhereShared);
+    for near in ["127.0.0.1", "10.0.0.1", "169.254.169.254", "::1", "fe80::1", "::ffff:10.0.0.1"] {
+        assert!(!bed.enter("rebind.example", near), "{near}");
+        assert_eq!(bed.way(near, 443), '-', "{near}");
+    }
+    let mut bed = Bed::new(&[("db.example", 5432, true), ("10.0.0.0/8", 5432, true)], Verify::WhereShared);
+    assert!(bed.enter("db.example", "10.0.0.1"));
+    assert_eq!((bed.way("10.0.0.1", 5432), bed.way("10.0.0.1", 443)), ('+', '-'));
+    let mut bed = Bed::new(&[("*.example", 443, true), ("10.0.0.0/8", 5432, true)], Verify::WhereShared);
+    assert!(bed.enter("rebind.example", "10.0.0.1"));
+    assert_eq!((bed.way("10.0.0.1", 5432), bed.way("10.0.0.1", 443)), ('+', '-'), "the range's port alone");
+}
