@@ -7,13 +7,17 @@ use std::{
 
 use govsandbox::{
     audit::log::AuditLog,
+    event::{
+        model::{Action, Event, Kind, Object, Outcome, Process},
+        text::Text,
+    },
     report::{details, layout::Layout, line, stats},
 };
 use jiff::tz::TimeZone;
 use unicode_width::UnicodeWidthStr as _;
 
 use crate::{
-    bed::{open, records, session, time},
+    bed::{open, process, records, session, time},
     sample,
 };
 
@@ -83,8 +87,12 @@ fn stats_text(columns: Option<usize>) -> String {
     let folder = tempfile::tempdir().unwrap();
     let log = folder.path().join("audit.jsonl");
     sample::write(&log);
+    stats_of(&log, columns)
+}
+
+fn stats_of(log: &Path, columns: Option<usize>) -> String {
     let mut counter = stats::Counter::default();
-    records(&log).iter().for_each(|record| counter.add(record));
+    records(log).iter().for_each(|record| counter.add(record));
     let mut out = Vec::new();
     stats::write_stats(&mut out, &counter.finish(), &layout(columns)).unwrap();
     String::from_utf8(out).unwrap()
@@ -98,6 +106,55 @@ fn stats_for_a_pipe() {
 #[test]
 fn stats_at_60_columns() {
     insta::assert_snapshot!(stats_text(Some(60)));
+}
+
+/// A name that would steer a terminal, one of two columns a character, one longer than a line, an address without a name.
+#[test]
+fn egress_by_host_and_program_at_60_columns() {
+    let of = |kind, outcome, program: &str, object| Event {
+        time: time(0),
+        kind,
+        action: Action::Connect,
+        outcome,
+        errno: None,
+        rule: None,
+        process: Some(Process { exe: Some(Text::from(program)), ..process() }),
+        object,
+    };
+    let net = |name: Option<&str>| Object {
+        address: Some("192.0.2.7".to_owned()),
+        name: name.map(str::to_owned),
+        port: Some(443),
+        ..Object::default()
+    };
+    let closed =
+        |name, sent, received| Object { bytes_sent: Some(sent), bytes_received: Some(received), ..net(name) };
+    let (curl, node) = ("/usr/bin/curl", "/usr/lib/node\u{1b}[2J");
+    let long = format!("{}.exfil.example", "a".repeat(200));
+    let reset = Object { server_name: Some("evil.example".to_owned()), ..net(Some("good.example")) };
+    let query = Object { address: Some("127.0.0.53".to_owned()), name: Some(long), ..Object::default() };
+    let events = [
+        of(Kind::NetConnect, Outcome::Allowed, curl, net(Some("good.example"))),
+        of(Kind::NetClose, Outcome::Allowed, curl, closed(Some("good.example"), 5 << 30, 1 << 10)),
+        of(Kind::NetConnect, Outcome::Allowed, curl, net(Some("日本語.example"))),
+        of(Kind::NetClose, Outcome::Allowed, curl, closed(Some("日本語.example"), u64::MAX, u64::MAX)),
+        of(Kind::NetClose, Outcome::Allowed, curl, closed(Some("日本語.example"), u64::MAX, u64::MAX)),
+        of(Kind::NetConnect, Outcome::Denied, node, reset),
+        of(Kind::DnsQuery, Outcome::Denied, node, query),
+        of(Kind::NetConnect, Outcome::WouldDeny, node, net(None)),
+        of(Kind::NetConnect, Outcome::Failed, node, net(Some("\u{202e}\n\u{1b}[31mgood.example"))),
+    ];
+    let folder = tempfile::tempdir().unwrap();
+    let log = folder.path().join("audit.jsonl");
+    AuditLog::open(&log, None).unwrap().append_all(&events, &session("01S")).unwrap();
+    for columns in 42..100 {
+        let text = stats_of(&log, Some(columns));
+        assert!(text.lines().all(|line| line.width() <= columns && !line.contains('\u{1b}')), "{text}");
+    }
+    let text = stats_of(&log, Some(60));
+    insta::assert_snapshot!(
+        text.split_once("\negress by host").unwrap().1.split_once("\nsessions").unwrap().0
+    );
 }
 
 fn govsandbox(args: &[&str], log: &Path) -> Output {

@@ -2,6 +2,7 @@
 
 pub mod details;
 pub mod doctor;
+pub mod egress;
 pub mod json;
 pub mod layout;
 pub mod line;

@@ -10,6 +10,7 @@ use jiff::Timestamp;
 use serde::Serialize;
 
 use super::{
+    egress::{self, Egress, EgressStats},
     layout::{Layout, keep_end},
     phrase,
 };
@@ -22,9 +23,9 @@ use crate::{
 };
 
 /// Rows of each list.
-const TOP: usize = 10;
+pub(super) const TOP: usize = 10;
 /// Different objects, programs or addresses that are told apart; a log with more counts the rest together.
-const DISTINCT_MAX: usize = 100_000;
+pub(super) const DISTINCT_MAX: usize = 100_000;
 
 /// Counts records as they come.
 #[derive(Debug, Default)]
@@ -33,6 +34,7 @@ pub struct Counter {
     denied: Tally<(String, String, String)>,
     programs: Tally<String>,
     addresses: Tally<(String, &'static str)>,
+    egress: Egress,
     sessions: HashMap<String, usize>,
 }
 
@@ -59,6 +61,10 @@ pub struct Stats {
     pub programs: Vec<ProgramStats>,
     /// Most often connected or sent to.
     pub addresses: Vec<AddressStats>,
+    /// By host, the one that most was sent to first.
+    pub hosts: Vec<EgressStats>,
+    /// By program that did so, the one that sent most first.
+    pub senders: Vec<EgressStats>,
 }
 
 /// One run.
@@ -144,6 +150,7 @@ impl Counter {
         stats.last = Some(stats.last.map_or(record.time, |last| last.max(record.time)));
         *stats.kinds.entry(record.kind.name()).or_default().entry(record.outcome.name()).or_default() += 1;
         self.add_to_session(record);
+        self.egress.add(record);
         let is_denial = matches!(record.outcome, Outcome::Denied | Outcome::WouldDeny);
         if is_denial {
             let rule = record.rule.as_ref().map_or_else(|| "-".to_owned(), |rule| rule.id.0.clone());
@@ -201,7 +208,10 @@ impl Counter {
     #[must_use]
     pub fn finish(self) -> Stats {
         let denied = |((object, kind, rule), count)| DeniedStats { count, kind, object, rule };
+        let (hosts, senders) = self.egress.finish();
         Stats {
+            hosts,
+            senders,
             denied: self.denied.top().into_iter().map(denied).collect(),
             programs: self
                 .programs
@@ -241,6 +251,8 @@ pub fn write_stats(out: &mut dyn Write, stats: &Stats, layout: &Layout) -> io::R
     )?;
     let address = |row: &AddressStats| format!("{:>8}  {:<10}  {}", row.count, row.outcome, row.address);
     section("addresses", stats.addresses.iter().map(address).collect())?;
+    section("egress by host", egress::rows(&stats.hosts, layout))?;
+    section("egress by program", egress::rows(&stats.senders, layout))?;
     section(
         "sessions",
         stats.sessions.iter().rev().take(TOP).flat_map(|row| session_rows(row, layout)).collect(),

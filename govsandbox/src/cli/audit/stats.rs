@@ -16,7 +16,7 @@ use crate::{
     },
 };
 
-/// Count events, refusals, programs and addresses
+/// Count events, refusals, programs, addresses, and bytes by host
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Exit status: 0 counted, 1 no event or no such session, 2 usage, 125 the log cannot be read."
