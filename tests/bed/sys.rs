@@ -281,7 +281,8 @@ pub(crate) fn set_acl(path: &Path) -> io::Result<()> {
 /// `FS_IOC_SETFLAGS` with `FS_NODUMP_FL`, on a descriptor for reading.
 pub(crate) fn set_flags(path: &Path) -> io::Result<()> {
     let file = std::fs::File::open(path)?;
-    Ok(rustix::fs::ioctl_setflags(&file, rustix::fs::IFlags::NODUMP)?)
+    let flags = rustix::fs::ioctl_getflags(&file)?;
+    Ok(rustix::fs::ioctl_setflags(&file, flags | rustix::fs::IFlags::NODUMP)?)
 }
 
 /// Opens a path by `IORING_OP_OPENAT`, forced onto a kernel worker thread.

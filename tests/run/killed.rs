@@ -46,13 +46,13 @@ impl Busy {
         procs::below(self.child.id()).into_iter().filter(is_guard).collect()
     }
 
-    /// Kills one guard and measures how long the tree lives on.
-    fn kill(mut self, pid: u32, what: &str) {
+    /// Kills guards, one right after the other, and measures how long the tree lives on.
+    fn kill(mut self, pids: &[u32], what: &str) {
         let tree = procs::of_user(self.bed.uid());
         assert!(tree.len() >= 8, "{tree:?}");
         let handles: Vec<_> = tree.iter().filter_map(|process| procs::try_pidfd(process.pid)).collect();
         let begin = Instant::now();
-        procs::signal(pid, Signal::KILL);
+        pids.iter().for_each(|pid| procs::signal(*pid, Signal::KILL));
         for handle in &handles {
             assert!(gone(handle, Duration::from_secs(5)), "the tree lives on after the end of {what}");
         }
@@ -86,7 +86,7 @@ fn bare_the_loops_read_the_secret() {
 fn the_tree_dies_with_the_supervisor() {
     let busy = busy("killed-supervisor");
     let pid = busy.child.id();
-    busy.kill(pid, "supervisor");
+    busy.kill(&[pid], "supervisor");
 }
 
 /// Whichever of the processes that stand beside the tree it is.
@@ -96,14 +96,27 @@ fn the_tree_dies_with_each_guard() {
         let busy = busy("killed-count");
         let guards = busy.guards();
         let pid = busy.child.id();
-        busy.kill(pid, "supervisor");
+        busy.kill(&[pid], "supervisor");
         assert!(!guards.is_empty(), "there is no guardian");
         guards.len()
     };
     for place in 0..count {
         let busy = busy(&format!("killed-guard{place}"));
         let guard = busy.guards()[place].clone();
-        busy.kill(guard.pid, &format!("guard `{}` (pid namespace level {})", guard.name, guard.depth));
+        busy.kill(&[guard.pid], &format!("guard `{}` (pid namespace level {})", guard.name, guard.depth));
+    }
+}
+
+/// Nobody is left to give a verdict, and the init is killed by the kernel.
+#[test]
+fn nothing_gets_through_when_all_guards_die_at_the_same_moment() {
+    for first in 0..3 {
+        let busy = busy(&format!("killed-all{first}"));
+        let guardians = busy.guards().into_iter().filter(|guard| guard.name == "govsandbox-guar");
+        let mut pids: Vec<u32> = guardians.map(|guard| guard.pid).chain([busy.child.id()]).collect();
+        assert_eq!(pids.len(), 3);
+        pids.rotate_left(first);
+        busy.kill(&pids, "supervisor and both guardians");
     }
 }
 
@@ -116,5 +129,5 @@ fn a_stopped_supervisor_lets_nothing_through() {
     let got = fs::read_to_string(busy.bed.project().join("got")).unwrap_or_default();
     assert_eq!(got, "", "the secret was read");
     let pid = busy.child.id();
-    busy.kill(pid, "stopped supervisor");
+    busy.kill(&[pid], "stopped supervisor");
 }

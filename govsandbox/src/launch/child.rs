@@ -4,7 +4,7 @@ use std::{
     ffi::{CStr, CString, OsStr, OsString},
     io,
     os::{
-        fd::{AsFd, BorrowedFd, OwnedFd},
+        fd::{AsFd, OwnedFd},
         unix::ffi::OsStrExt,
     },
     path::Path,
@@ -14,7 +14,7 @@ use super::{
     channel::{Channel, Message},
     error::{Failure, Stage},
     landlock,
-    performer::Waiting,
+    performer::{ForPerformer, Waiting},
     plan::LaunchPlan,
     privilege, seccomp,
 };
@@ -34,9 +34,14 @@ const DEFAULT_PATH: &str = "/usr/local/bin:/usr/bin:/bin";
 
 /// Applies all that holds the command, reports that it is ready, waits for the word and executes. Comes back only with
 /// an exit status of failure, told to the supervisor before.
-pub(super) fn run(plan: &LaunchPlan, channel: &Channel, reports: Option<BorrowedFd<'_>>, mask: &Mask) -> i32 {
-    let failure = match confine(plan, reports).and_then(|prepared| wait_and_execute(&prepared, channel, mask))
-    {
+pub(super) fn run(
+    plan: &LaunchPlan,
+    channel: &Channel,
+    performers: Option<ForPerformer<'_>>,
+    mask: &Mask,
+) -> i32 {
+    let confined = confine(plan, performers);
+    let failure = match confined.and_then(|prepared| wait_and_execute(&prepared, channel, mask)) {
         Ok(gone) => return gone,
         Err(failure) => failure,
     };
@@ -61,7 +66,7 @@ struct Program {
     performer: Option<OwnedFd>,
 }
 
-fn confine(plan: &LaunchPlan, reports: Option<BorrowedFd<'_>>) -> Result<Program, Failure> {
+fn confine(plan: &LaunchPlan, performers: Option<ForPerformer<'_>>) -> Result<Program, Failure> {
     let fail = |stage, object: &str| {
         let object = object.to_owned();
         move |source: io::Error| Failure::new(stage, object, &source)
@@ -94,13 +99,13 @@ fn confine(plan: &LaunchPlan, reports: Option<BorrowedFd<'_>>) -> Result<Program
         close_range::close_on_exec_from(3).map_err(fail(Stage::Descriptors, ""))?;
         fault::at(Step::Descriptors).map_err(fail(Stage::Descriptors, ""))
     };
-    if let (Some(performer), Some(reports)) = (&plan.performer, reports) {
+    if let (Some(performer), Some(held)) = (&plan.performer, performers) {
         // `/proc` is looked at before Landlock may hide it. The performer is forked between Landlock, which is to be one
         // domain for both, and the identity.
         let one = OneThread::check().map_err(fail(Stage::Performer, ""))?;
         enter_domain()?;
         let waiting =
-            Waiting::fork(one, &**performer, &plan.identity, reports).map_err(fail(Stage::Performer, ""))?;
+            Waiting::fork(one, &**performer, &plan.identity, held).map_err(fail(Stage::Performer, ""))?;
         drop_privilege()?;
         close_others()?;
         let listener = seccomp_with_listener::install(&filter).map_err(fail(Stage::Seccomp, ""))?;

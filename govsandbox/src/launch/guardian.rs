@@ -2,7 +2,8 @@
 //!
 //! There are two alike. The init dies with the supervisor, but closes its descriptors before the kernel kills the rest
 //! of its namespace: were the last duplicate of the fanotify group among them, the opens that wait would go through in
-//! between (measured). So one guardian may be killed together with the supervisor and nothing gets through.
+//! between (measured). So one guardian may be killed together with the supervisor and nothing gets through; with both, the
+//! performer's copy stays until the kernel kills the namespace.
 
 use std::{
     io,

@@ -25,6 +25,7 @@ use super::{
     error::{Failure, Stage},
     fd::{self, RedirectedFile},
     limits, mount,
+    performer::ForPerformer,
     plan::LaunchPlan,
     privilege,
 };
@@ -108,10 +109,12 @@ fn set_up(world: &World<'_>) -> Result<(Pid, mount::Places), Failure> {
     fd::reopen_devices()?;
     step(Step::Streams)?;
     let reports = world.reports.as_ref().map(AsFd::as_fd);
-    let keep: Vec<RawFd> =
-        [Some(world.command.as_fd()), reports].into_iter().flatten().map(|fd| fd.as_raw_fd()).collect();
+    let group = world.group.filter(|_| reports.is_some()).map(Group::as_fd);
+    let kept = [Some(world.command.as_fd()), reports, group];
+    let keep: Vec<RawFd> = kept.iter().flatten().map(AsRawFd::as_raw_fd).collect();
     let process = clone::fork(clone::Descriptors::Only(&keep), || {
-        child::run(plan, &world.command, reports, world.mask)
+        let performers = reports.map(|reports| ForPerformer { reports, group });
+        child::run(plan, &world.command, performers, world.mask)
     })
     .map_err(fail(Stage::Fork))?;
     step(Step::Forked)?;

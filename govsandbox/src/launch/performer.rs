@@ -48,6 +48,16 @@ pub trait Performer: fmt::Debug + Send + Sync {
     fn serve(&self, listener: Listener, reports: OwnedFd) -> io::Result<()>;
 }
 
+/// Descriptors that the performer gets from the init.
+#[derive(Clone, Copy)]
+pub(super) struct ForPerformer<'a> {
+    /// To the supervisor.
+    pub(super) reports: BorrowedFd<'a>,
+    /// The fanotify group, which it does nothing with: should all who give verdicts be killed at once, opens wait until
+    /// the kernel kills the namespace, this process with the rest.
+    pub(super) group: Option<BorrowedFd<'a>>,
+}
+
 /// A performer that waits for its listener.
 #[derive(Debug)]
 pub(super) struct Waiting {
@@ -61,11 +71,12 @@ impl Waiting {
         one: OneThread,
         performer: &dyn Performer,
         identity: &Identity,
-        reports: BorrowedFd<'_>,
+        held: ForPerformer<'_>,
     ) -> io::Result<Self> {
         let (ours, theirs) = Channel::pair()?;
-        let reports = reports.try_clone_to_owned()?;
-        let keep = [theirs.as_fd().as_raw_fd(), reports.as_raw_fd()];
+        let reports = held.reports.try_clone_to_owned()?;
+        let kept = [Some(theirs.as_fd()), Some(reports.as_fd()), held.group];
+        let keep: Vec<_> = kept.iter().flatten().map(AsRawFd::as_raw_fd).collect();
         let pidfd = fork_sibling(one, Descriptors::Only(&keep), || {
             match run(performer, identity, &theirs, reports) {
                 Ok(()) => 0,
