@@ -237,7 +237,8 @@ impl Start<'_> {
         let enforce = compiled.mode == Mode::Enforce;
         let layers = self.layers()?;
         step(Step::Layers)?;
-        let addresses = Addresses::new(&compiled.egress, compiled.verify);
+        let network = service::network(compiled);
+        let addresses = Addresses::new(&compiled.egress, compiled.verify, network);
         let mut resolver = Resolver::new(addresses.denied_names());
         let config = SandboxConfig {
             trace_opens: compiled.trace_opens as u8,
@@ -249,7 +250,7 @@ impl Start<'_> {
         let (config, proc) = namespaces::told(layers.open.as_ref(), config);
         let automaton = (self.kind == Kind::Lsm).then_some(&*layers.kernel.automaton);
         let tables = addresses.tables()?;
-        let sockets = service::sockets()?;
+        let entrance = service::entrance(network)?;
         let listen = NetworkRules::new(&compiled.listen, ALLOW).tables()?;
         let exec = layers.programs.as_ref().map(|programs| &*programs.table);
         let refusable: Vec<u32> = seccomp::numbers().collect();
@@ -273,6 +274,7 @@ impl Start<'_> {
         let mode = if enforce { fanotify::Mode::Enforce } else { fanotify::Mode::Audit };
         let (fanotify, rules) = layers.fanotify.unzip();
         let mut plan = self.plan(layers.mounts, fanotify, layers.seccomp, &session);
+        plan.network = entrance.network;
         let by_verdict = rules.clone().filter(|_| self.kind == Kind::Fanotify);
         plan.performer = match by_verdict {
             Some(rules) => Some(Arc::new(PathPerformer::new(rules, mode, &compiled.paths.keys))),
@@ -309,16 +311,17 @@ impl Start<'_> {
             .map_err(system("start the recorder"))?;
         step(Step::Recorder)?;
         let networks = Arc::clone(sandbox.networks());
-        let (egress, told) = Egress::new(addresses, Arc::clone(&networks), service::diag()?, enforce);
+        let (egress, told) = Egress::new(addresses, Arc::clone(&networks), entrance.diag, enforce);
         if resolver.has_names() {
             resolver.begin();
             if resolver.collect(NAMES_PATIENCE) {
                 egress.set_denied(resolver.resolved());
             }
         }
-        networks.set_service(service::ports(&sockets)?)?;
+        networks.set_service(service::ports(&entrance.sockets)?)?;
         let settings = service::settings(compiled, sandbox.id);
-        let service = Service::start(sockets, settings, egress::Host::default(), Arc::clone(&egress) as _)?;
+        let service =
+            Service::start(entrance.sockets, settings, egress::Host::default(), Arc::clone(&egress) as _)?;
         sandbox.mark(prepared.command())?;
         if let Some(performer) = prepared.performer().filter(|_| self.kind == Kind::Lsm) {
             sandbox.mark_performer(performer)?;
@@ -469,6 +472,7 @@ impl Start<'_> {
                 name: session.fields.session.0.clone(),
                 bounds: limits::bounds(compiled, self.kind),
             },
+            network: None,
             mounts,
             landlock: LandlockPlan { layers, by_hooks: namespaces::are_allowed(compiled) },
             seccomp: filter::for_policy(seccomp, compiled),

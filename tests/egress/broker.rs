@@ -104,6 +104,7 @@ impl Broker for StandIn {
                 address: wanted.ip(),
                 port: wanted.port(),
                 rule: 4,
+                compared: true,
             })
         });
         respond.send(origin);

@@ -160,6 +160,8 @@ pub struct Origin {
     pub port: u16,
     /// The rule that led it here; 0: none.
     pub rule: u16,
+    /// Whom a connection says it talks to is compared with whose address it is; `false`: the address alone is allowed.
+    pub compared: bool,
 }
 
 /// May a name be looked up that no rule is about? Asked only where [`Settings::ask`] says so.
@@ -431,6 +433,7 @@ mod tests {
         )),
         port: u16::MAX,
         rule: u16::MAX,
+        compared: true,
     };
 
     #[test]

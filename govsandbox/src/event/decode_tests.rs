@@ -14,7 +14,8 @@ use crate::{
         automaton,
         compile::{
             AllowLists, AllowedPath, DnsRefusal, EgressLists, EgressRule, GlobRule, LiteralRule, Mode,
-            Namespaces, PathEffect, PathPlan, PortRange, Protocol, Require, RootPolicy, Userfaultfd, Verify,
+            Namespaces, NetworkNamespace, PathEffect, PathPlan, PortRange, Protocol, Require, RootPolicy,
+            Userfaultfd, Verify,
         },
     },
 };
@@ -78,6 +79,7 @@ fn compiled() -> Compiled {
             }],
         }],
         verify: Verify::WhereShared,
+        network_namespace: NetworkNamespace::Host,
         dns_refusal: DnsRefusal::Nxdomain,
         listen: Vec::new(),
         trace_opens: TraceOpens::All,

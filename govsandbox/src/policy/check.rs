@@ -6,14 +6,16 @@ use govsandbox_ebpf::abi::rule::TraceOpens;
 use miette::Diagnostic;
 
 use super::{
-    compile::{DnsRefusal, Layer, Mode, Namespaces, Require, RootPolicy, Userfaultfd, Verify},
+    compile::{
+        DnsRefusal, Layer, Mode, Namespaces, NetworkNamespace, Require, RootPolicy, Userfaultfd, Verify,
+    },
     git_config::Keys,
     merge::{Entry, Given, Lists, Origin, Scalars},
     parse::{Span, Spanned},
     problem::Problem,
     raw::{
-        RawAllowDeny, RawDnsRefusal, RawEgressRule, RawExecRule, RawMode, RawPolicy, RawProtectRule,
-        RawRequire, RawRoot, RawTraceOpens, RawVerify, Texts,
+        RawAllowDeny, RawDnsRefusal, RawEgressRule, RawExecRule, RawMode, RawNetworkNamespace, RawPolicy,
+        RawProtectRule, RawRequire, RawRoot, RawTraceOpens, RawVerify, Texts,
     },
     rule::{
         egress::{EgressError, EgressList, EgressPattern},
@@ -225,6 +227,10 @@ impl Checker {
             verify: self.given(raw.network.verify.as_ref(), |verify| match verify {
                 RawVerify::Sni => Verify::Sni,
                 RawVerify::Address => Verify::Address,
+            }),
+            network_namespace: self.given(raw.network.namespace.as_ref(), |namespace| match namespace {
+                RawNetworkNamespace::Host => NetworkNamespace::Host,
+                RawNetworkNamespace::Own => NetworkNamespace::Own,
             }),
             dns_refusal: self.given(raw.network.dns_refusal.as_ref(), |refusal| match refusal {
                 RawDnsRefusal::Nxdomain => DnsRefusal::Nxdomain,

@@ -10,7 +10,9 @@ use govsandbox_ebpf::abi::rule::TraceOpens;
 
 use super::{
     check::Policy,
-    compile::{DnsRefusal, Layer, Mode, Namespaces, Require, RootPolicy, Userfaultfd, Verify},
+    compile::{
+        DnsRefusal, Layer, Mode, Namespaces, NetworkNamespace, Require, RootPolicy, Userfaultfd, Verify,
+    },
     parse::Span,
     problem::Source,
     rule::{egress::EgressPattern, exec::ExecPattern, path::PathPattern},
@@ -87,6 +89,7 @@ pub struct Scalars {
     pub userfaultfd: Option<Given<Userfaultfd>>,
     pub namespaces: Option<Given<Namespaces>>,
     pub verify: Option<Given<Verify>>,
+    pub network_namespace: Option<Given<NetworkNamespace>>,
     pub dns_refusal: Option<Given<DnsRefusal>>,
     pub trace_opens: Option<Given<TraceOpens>>,
     pub trace_args: Option<Given<bool>>,
@@ -106,6 +109,7 @@ pub struct Settings {
     pub userfaultfd: Given<Userfaultfd>,
     pub namespaces: Given<Namespaces>,
     pub verify: Given<Verify>,
+    pub network_namespace: Given<NetworkNamespace>,
     pub dns_refusal: Given<DnsRefusal>,
     pub trace_opens: Given<TraceOpens>,
     pub trace_args: Given<bool>,
@@ -180,6 +184,7 @@ impl Scalars {
             userfaultfd: later.userfaultfd.or(self.userfaultfd),
             namespaces: later.namespaces.or(self.namespaces),
             verify: later.verify.or(self.verify),
+            network_namespace: later.network_namespace.or(self.network_namespace),
             dns_refusal: later.dns_refusal.or(self.dns_refusal),
             trace_opens: later.trace_opens.or(self.trace_opens),
             trace_args: later.trace_args.or(self.trace_args),
@@ -199,6 +204,9 @@ impl Scalars {
             userfaultfd: self.userfaultfd.unwrap_or_else(|| Given::default(Userfaultfd::Deny)),
             namespaces: self.namespaces.unwrap_or_else(|| Given::default(Namespaces::Deny)),
             verify: self.verify.unwrap_or_else(|| Given::default(Verify::WhereShared)),
+            network_namespace: self
+                .network_namespace
+                .unwrap_or_else(|| Given::default(NetworkNamespace::Host)),
             dns_refusal: self.dns_refusal.unwrap_or_else(|| Given::default(DnsRefusal::Nxdomain)),
             trace_opens: self.trace_opens.unwrap_or_else(|| Given::default(TraceOpens::First)),
             trace_args: self.trace_args.unwrap_or_else(|| Given::default(true)),
@@ -223,6 +231,7 @@ impl Settings {
             userfaultfd: self.userfaultfd.higher(other.userfaultfd, |userfaultfd| *userfaultfd),
             namespaces: self.namespaces.higher(other.namespaces, |namespaces| *namespaces),
             verify: self.verify.higher(other.verify, |verify| *verify),
+            network_namespace: self.network_namespace.higher(other.network_namespace, |namespace| *namespace),
             // Neither is stricter: whoever says it first.
             dns_refusal: match self.dns_refusal.origin {
                 Some(_) => self.dns_refusal,
@@ -323,9 +332,10 @@ mod tests {
             (given(vec![true, false]), given(vec![true, false]), given(vec![1, 2, 3]), given(vec![1, 2, 3]));
         let network = (
             given(vec![Verify::Address, Verify::WhereShared, Verify::Sni]),
+            given(vec![NetworkNamespace::Host, NetworkNamespace::Own]),
             given(vec![DnsRefusal::Nxdomain, DnsRefusal::Refused]),
         );
-        (words, network, numbers).prop_map(|(words, (verify, dns_refusal), numbers)| {
+        (words, network, numbers).prop_map(|(words, (verify, network_namespace, dns_refusal), numbers)| {
             let (mode, require, root, userfaultfd, namespaces, trace_opens) = words;
             let (trace_args, audit_required, pids_max, memory_max_bytes) = numbers;
             let audit_log = None;
@@ -336,6 +346,7 @@ mod tests {
                 userfaultfd,
                 namespaces,
                 verify,
+                network_namespace,
                 dns_refusal,
                 trace_opens,
                 trace_args,
@@ -348,7 +359,7 @@ mod tests {
     }
 
     /// Bigger is stricter in each place; an absent bound is the loosest.
-    fn strictness(settings: &Settings) -> [u64; 11] {
+    fn strictness(settings: &Settings) -> [u64; 12] {
         let bound = |max: &Option<Given<u64>>| u64::MAX - max.as_ref().map_or(u64::MAX, |max| max.value);
         [
             settings.mode.value as u64,
@@ -357,6 +368,7 @@ mod tests {
             settings.userfaultfd.value as u64,
             settings.namespaces.value as u64,
             settings.verify.value as u64,
+            settings.network_namespace.value as u64,
             recorded(settings.trace_opens.value).into(),
             settings.trace_args.value.into(),
             settings.audit_required.value.into(),

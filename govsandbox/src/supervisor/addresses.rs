@@ -2,13 +2,13 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
-    net::IpAddr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
     time::{Duration, Instant},
 };
 
 use govsandbox_ebpf::{
     abi::egress::{ALLOW, ALLOW_RELAY, DENY, PORT_RULES_MAX, PortRule, PortTable},
-    decide::egress::decide_egress,
+    decide::egress::{Way, decide_egress, route_egress},
 };
 
 use crate::{
@@ -17,7 +17,7 @@ use crate::{
         channel::{Speech, Verdict},
         names::{NameRule, Names, Pattern, Ports, Transport},
     },
-    policy::compile::{EgressLists, EgressTarget, Protocol, Verify},
+    policy::compile::{EgressLists, EgressTarget, NetworkNamespace, Protocol, Verify},
 };
 
 /// An answer holds at least so long: programs keep addresses for longer than they should.
@@ -33,6 +33,14 @@ const NAMES_TOLD_MAX: usize = 16;
 /// Here only TLS and HTTP are spoken.
 const NAMED_PORTS: [u16; 2] = [80, 443];
 
+/// `localhost` of the grammar.
+const LOOPBACK: [(IpAddr, u8); 4] = [
+    (IpAddr::V4(Ipv4Addr::new(127, 0, 0, 0)), 8),
+    (IpAddr::V4(Ipv4Addr::UNSPECIFIED), 32),
+    (IpAddr::V6(Ipv6Addr::LOCALHOST), 128),
+    (IpAddr::V6(Ipv6Addr::UNSPECIFIED), 128),
+];
+
 /// What an address is to become in the kernel; `None`: nothing of its own.
 pub(super) type Change = (Network, Option<PortTable>);
 
@@ -45,13 +53,15 @@ pub(super) struct Addresses {
     verify: Verify,
     /// There is a `*` that allows.
     any: bool,
+    /// The sandbox sees no network but its own loopback: the relay is the only way.
+    network: NetworkNamespace,
     live: HashMap<IpAddr, BTreeMap<String, Instant>>,
     /// Addresses of names that are denied, with the rules that do so, by their numbers.
     denied: HashMap<IpAddr, BTreeMap<u16, NameRule>>,
 }
 
 impl Addresses {
-    pub(super) fn new(lists: &[EgressLists], verify: Verify) -> Self {
+    pub(super) fn new(lists: &[EgressLists], verify: Verify, network: NetworkNamespace) -> Self {
         let name_rules = name_rules(lists);
         let rules = || name_rules.iter().flatten();
         let any = rules().any(|rule| rule.allow && rule.pattern == Pattern::Any);
@@ -64,6 +74,7 @@ impl Addresses {
             names: Names::new(name_rules),
             verify,
             any,
+            network,
             live: HashMap::new(),
             denied: HashMap::new(),
         }
@@ -71,7 +82,35 @@ impl Addresses {
 
     /// The tables before any name has an address.
     pub(super) fn tables(&self) -> Result<BTreeMap<Network, PortTable>, TooManyPorts> {
-        self.networks.tables()
+        let mut tables = self.networks.tables()?;
+        if self.network == NetworkNamespace::Own {
+            tables.extend(LOOPBACK.map(|(address, bits)| (Network::new(address, bits), nothing())));
+        }
+        Ok(tables.into_iter().map(|(network, table)| (network, self.led(network, table))).collect())
+    }
+
+    /// Is an address allowed by itself, whatever is said there?
+    pub(super) fn is_straight(&self, address: IpAddr, port: u16) -> bool {
+        let Ok((_, table)) = self.straight(address.to_canonical()) else { return false };
+        let (decision, way) = route_egress(Some(&table), port, libc::IPPROTO_TCP as u8);
+        decision.allow && way == Way::Straight
+    }
+
+    /// What the kernel does with connections that a table allows: there may be no other way than through the relay. Loopback
+    /// is the sandbox's own then, where its servers are reached without a rule.
+    fn led(&self, network: Network, mut table: PortTable) -> PortTable {
+        if self.network == NetworkNamespace::Host {
+            return table;
+        }
+        if LOOPBACK.iter().any(|(address, bits)| Network::new(*address, *bits).covers(network)) {
+            return nothing();
+        }
+        for rule in &mut table.entries {
+            if rule.allow == ALLOW && i32::from(rule.protocol) == libc::IPPROTO_TCP {
+                rule.allow = ALLOW_RELAY;
+            }
+        }
+        table
     }
 
     /// A name that may be looked up has these addresses for so many seconds. What is private and in no range that the
@@ -202,8 +241,8 @@ impl Addresses {
                 changes.push((Network::host(address), None));
                 continue;
             }
-            match self.table(address) {
-                Ok((network, table)) => changes.push((network, Some(table))),
+            match self.straight(address) {
+                Ok((network, table)) => changes.push((network, Some(self.led(network, table)))),
                 Err(error) => {
                     // Nothing is allowed there, whatever the networks around say.
                     tracing::error!(%error, %address, "the rules of its names find no room");
@@ -215,8 +254,8 @@ impl Addresses {
         (changes, full)
     }
 
-    /// The table of an address that has names, or had some.
-    fn table(&self, address: IpAddr) -> Result<(Network, PortTable), TooManyPorts> {
+    /// The table of an address with what is said of its names, for a sandbox that reaches addresses by itself.
+    fn straight(&self, address: IpAddr) -> Result<(Network, PortTable), TooManyPorts> {
         let mut lists = vec![Vec::new(); self.lists];
         let denied = self.denied.get(&address);
         let names: Vec<&str> = self.names_of(address).collect();

@@ -36,9 +36,13 @@ struct Bed {
 
 impl Bed {
     fn new(rules: &[(&str, u16, bool)], verify: Verify) -> Self {
+        Self::with_network(rules, verify, NetworkNamespace::Host)
+    }
+
+    fn with_network(rules: &[(&str, u16, bool)], verify: Verify, network: NetworkNamespace) -> Self {
         let rules =
             rules.iter().zip(1..).map(|((target, port, allow), number)| rule(target, *port, *allow, number));
-        let addresses = Addresses::new(&[EgressLists { rules: rules.collect() }], verify);
+        let addresses = Addresses::new(&[EgressLists { rules: rules.collect() }], verify, network);
         let kernel = addresses.tables().unwrap();
         Self { addresses, kernel, now: Instant::now() }
     }
@@ -205,4 +209,31 @@ fn a_name_leads_to_no_private_address_unless_a_range_has_it() {
     let mut bed = Bed::new(&[("*.example", 443, true), ("10.0.0.0/8", 5432, true)], Verify::WhereShared);
     assert!(bed.enter("rebind.example", "10.0.0.1"));
     assert_eq!((bed.way("10.0.0.1", 5432), bed.way("10.0.0.1", 443)), ('+', '-'), "the range's port alone");
+}
+
+#[test]
+fn in_a_network_of_its_own_everything_goes_through_the_relay_and_names_are_compared_as_elsewhere() {
+    let rules = [
+        ("192.0.2.0/24", 22, true),
+        ("*.test", 443, true),
+        ("0.0.0.0/0", 80, true),
+        ("127.0.0.0/8", 80, true),
+    ];
+    let mut bed = Bed::with_network(&rules, Verify::WhereShared, NetworkNamespace::Own);
+    assert!(bed.enter("a.test", "198.51.100.1"));
+    for (address, port, way, straight) in [
+        ("192.0.2.7", 22, '~', true),
+        ("192.0.2.7", 443, '-', false),
+        ("203.0.113.1", 80, '~', true),
+        ("198.51.100.1", 443, '~', false),
+        // The machine's own servers are not there.
+        ("127.0.0.1", 80, '-', true),
+        ("::1", 80, '-', false),
+        ("0.0.0.0", 80, '-', true),
+    ] {
+        assert_eq!(bed.way(address, port), way, "{address} {port}");
+        assert_eq!(bed.addresses.is_straight(address.parse().unwrap(), port), straight, "{address} {port}");
+    }
+    assert!(bed.enter("rebound.test", "127.0.0.1"));
+    assert_eq!(bed.way("127.0.0.1", 80), '-');
 }

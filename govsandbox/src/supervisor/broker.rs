@@ -140,6 +140,7 @@ impl Broker for Egress {
                 address: asked.ip(),
                 port: asked.port(),
                 rule: original.rule,
+                compared: !self.addresses().is_straight(asked.ip(), asked.port()),
             }
         });
         respond.send(found);

@@ -3,6 +3,8 @@
 use std::{
     io,
     net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket},
+    os::fd::OwnedFd,
+    sync::Arc,
 };
 
 use govsandbox_ebpf::abi::egress::EgressService;
@@ -15,8 +17,11 @@ use crate::{
         channel::{Refusal, Settings},
     },
     id::SandboxId,
-    policy::compile::{Compiled, DnsRefusal, Mode},
-    sys::sock_diag::{Protocol, SockDiag},
+    policy::compile::{Compiled, DnsRefusal, Mode, NetworkNamespace},
+    sys::{
+        namespace::own_network,
+        sock_diag::{Protocol, SockDiag},
+    },
 };
 
 /// Users of services begin here: beyond what distributions, systemd and containers give away (systemd's UIDS-GIDS.md).
@@ -24,12 +29,39 @@ const FIRST_UID: u32 = 2_000_000_000;
 /// How long the service waits for an answer.
 const PATIENCE_MS: u64 = 5_000;
 
-pub(super) fn sockets() -> Result<Sockets, RunError> {
+/// Where the service is reached: what lies in the network that the sandbox sees.
+pub(super) struct Entrance {
+    pub(super) sockets: Sockets,
+    pub(super) diag: SockDiag,
+    /// `None`: the supervisor's own.
+    pub(super) network: Option<Arc<OwnedFd>>,
+}
+
+/// In audit mode nothing is refused, and so everything is to be there.
+pub(super) fn network(compiled: &Compiled) -> NetworkNamespace {
+    match compiled.mode {
+        Mode::Enforce => compiled.network_namespace,
+        Mode::Audit => NetworkNamespace::Host,
+    }
+}
+
+/// Before the first fork: a network of its own is made by a thread that is gone afterwards.
+pub(super) fn entrance(namespace: NetworkNamespace) -> Result<Entrance, RunError> {
+    let (network, (sockets, diag)) = match namespace {
+        NetworkNamespace::Host => (None, (sockets(), diag())),
+        NetworkNamespace::Own => own_network(|| Ok((sockets(), diag())))
+            .map(|(network, made)| (Some(Arc::new(network)), made))
+            .map_err(system("make a network of the sandbox's own"))?,
+    };
+    Ok(Entrance { sockets: sockets?, diag: diag?, network })
+}
+
+fn sockets() -> Result<Sockets, RunError> {
     Sockets::bind().map_err(system("bind sockets on loopback for lookups and the relay"))
 }
 
 /// Asks for two sockets of our own first: a kernel without one of its modules answers as if nobody had the address.
-pub(super) fn diag() -> Result<SockDiag, RunError> {
+fn diag() -> Result<SockDiag, RunError> {
     let what = "ask the kernel for sockets (modules inet_diag, tcp_diag and udp_diag)";
     let ask = || {
         let mut diag = SockDiag::open()?;

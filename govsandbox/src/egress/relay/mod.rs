@@ -96,6 +96,7 @@ async fn connection(client: TcpStream, peer: SocketAddr, shared: &Shared, pipes:
     };
     let port = Port::of(origin.port);
     let passed = match port {
+        _ if !origin.compared => unseen(&client, origin, pipes).await,
         Port::Web => web(&client, origin, shared, pipes).await,
         Port::Other => other(&client, origin, shared, pipes).await,
     };
@@ -123,6 +124,10 @@ async fn web(client: &TcpStream, origin: Origin, shared: &Shared, pipes: &Pipes)
     // In a box: what judging needs is gone when bytes pass, for as long as they do.
     Box::pin(judge(client, origin, shared, Port::Web)).await?;
     let server = Box::pin(connect(origin)).await?;
+    pass_both(client, server, pipes).await
+}
+
+async fn pass_both(client: &TcpStream, server: TcpStream, pipes: &Pipes) -> Result<(), Broken> {
     let both = async {
         tokio::try_join!(splice::pass(client, &server, pipes), splice::pass(&server, client, pipes))
     };
@@ -146,6 +151,12 @@ async fn other(client: &TcpStream, origin: Origin, shared: &Shared, pipes: &Pipe
         return Err(broken);
     }
     Ok(())
+}
+
+/// It is allowed whoever is talked to, and only comes this way because there is no other.
+async fn unseen(client: &TcpStream, origin: Origin, pipes: &Pipes) -> Result<(), Broken> {
+    let server = Box::pin(connect(origin)).await?;
+    pass_both(client, server, pipes).await
 }
 
 /// May the connection go on, by its first bytes?

@@ -459,17 +459,15 @@ impl<'a> Builder<'a> {
             exec: self.exec,
             egress: self.egress,
             verify: settings.verify.value,
+            network_namespace: settings.network_namespace.value,
             dns_refusal: settings.dns_refusal.value,
             listen: self.listen,
             trace_opens: settings.trace_opens.value,
             trace_args: settings.trace_args.value,
             audit_log,
             audit_required: settings.audit_required.value,
-            pids_max: settings.pids_max.as_ref().map(|max| limit("limits.pids_max", max)),
-            memory_max_bytes: settings
-                .memory_max_bytes
-                .as_ref()
-                .map(|max| limit("limits.memory_max_bytes", max)),
+            pids_max: limit("limits.pids_max", settings.pids_max.as_ref()),
+            memory_max_bytes: limit("limits.memory_max_bytes", settings.memory_max_bytes.as_ref()),
         };
         Ok(Outcome { compiled, effective, warnings })
     }
@@ -491,10 +489,11 @@ impl<'a> Builder<'a> {
 }
 
 /// A bound without an index: a key has one value.
-fn limit(key: &str, given: &Given<u64>) -> Limit {
+fn limit(key: &str, given: Option<&Given<u64>>) -> Option<Limit> {
+    let given = given?;
     let (policy, layer) = match &given.origin {
         Some(origin) => (origin.name.as_str(), origin.layer),
         None => ("default", Layer::Builtin),
     };
-    Limit { max: given.value, rule: RuleInfo { id: RuleId(format!("{policy}/{key}")), layer } }
+    Some(Limit { max: given.value, rule: RuleInfo { id: RuleId(format!("{policy}/{key}")), layer } })
 }

@@ -106,6 +106,15 @@ pub enum Verify {
     Sni,
 }
 
+/// `network.namespace`, the looser first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum NetworkNamespace {
+    /// The machine's.
+    Host,
+    /// One with nothing but loopback: what is allowed goes through the relay.
+    Own,
+}
+
 /// `network.dns_refusal`: how a name that is not allowed is answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DnsRefusal {
@@ -326,6 +335,8 @@ pub struct Compiled {
     pub egress: Vec<EgressLists>,
     /// `network.verify`.
     pub verify: Verify,
+    /// `network.namespace`.
+    pub network_namespace: NetworkNamespace,
     /// `network.dns_refusal`.
     pub dns_refusal: DnsRefusal,
     /// Own addresses where what comes from other machines may arrive; one for each layer that says so. Loopback aside.
@@ -425,6 +436,15 @@ impl fmt::Display for Verify {
             Self::Address => "address",
             Self::WhereShared => "sni for wildcards and shared addresses",
             Self::Sni => "sni",
+        })
+    }
+}
+
+impl fmt::Display for NetworkNamespace {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            Self::Host => "host",
+            Self::Own => "own",
         })
     }
 }
