@@ -44,8 +44,6 @@ pub enum Stage {
     Queues = 17,
     /// Close devices.
     Devices = 18,
-    /// Enter the network namespace.
-    Network = 19,
 }
 
 impl Stage {
@@ -69,7 +67,6 @@ impl Stage {
             16 => Self::Performer,
             17 => Self::Queues,
             18 => Self::Devices,
-            19 => Self::Network,
             _ => return None,
         })
     }
@@ -94,7 +91,6 @@ impl Stage {
             Self::Performer => "start the process that performs calls",
             Self::Queues => "mount message queues of the sandbox's own",
             Self::Devices => "close the devices of the machine inside",
-            Self::Network => "enter the network of the sandbox's own",
         }
     }
 
@@ -118,7 +114,6 @@ impl Stage {
             | Self::Descriptors
             | Self::Exec
             | Self::Limits
-            | Self::Network
             | Self::Performer => None,
         }
     }
