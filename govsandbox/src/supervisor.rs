@@ -8,7 +8,6 @@ mod lookups;
 mod namespaces;
 mod observe;
 mod programs;
-mod questions;
 mod redirected;
 mod resolve;
 mod review;
@@ -185,7 +184,6 @@ fn load_policy(options: &RunOptions, identity: &Identity) -> miette::Result<(Pol
     }
     let mut own_files = loaded.files;
     own_files.push(compiled.audit_log.clone());
-    own_files.extend(service::own_folder(&compiled)?);
     own_files.push(std::env::current_exe().map_err(system("tell where govsandbox itself lies"))?);
     Ok((Policy { compiled, own_files, review }, loaded.automaton))
 }
@@ -239,7 +237,8 @@ impl Start<'_> {
         let enforce = compiled.mode == Mode::Enforce;
         let layers = self.layers()?;
         step(Step::Layers)?;
-        let addresses = Addresses::new(&compiled.egress, compiled.verify, service::asks(compiled));
+        let network = service::network(compiled);
+        let addresses = Addresses::new(&compiled.egress, compiled.verify, network);
         let mut resolver = Resolver::new(addresses.denied_names());
         let config = SandboxConfig {
             trace_opens: compiled.trace_opens as u8,
@@ -251,7 +250,7 @@ impl Start<'_> {
         let (config, proc) = namespaces::told(layers.open.as_ref(), config);
         let automaton = (self.kind == Kind::Lsm).then_some(&*layers.kernel.automaton);
         let tables = addresses.tables()?;
-        let sockets = service::sockets()?;
+        let entrance = service::entrance(network)?;
         let listen = NetworkRules::new(&compiled.listen, ALLOW).tables()?;
         let exec = layers.programs.as_ref().map(|programs| &*programs.table);
         let refusable: Vec<u32> = seccomp::numbers().collect();
@@ -275,6 +274,7 @@ impl Start<'_> {
         let mode = if enforce { fanotify::Mode::Enforce } else { fanotify::Mode::Audit };
         let (fanotify, rules) = layers.fanotify.unzip();
         let mut plan = self.plan(layers.mounts, fanotify, layers.seccomp, &session);
+        plan.network = entrance.network;
         let by_verdict = rules.clone().filter(|_| self.kind == Kind::Fanotify);
         plan.performer = match by_verdict {
             Some(rules) => Some(Arc::new(PathPerformer::new(rules, mode, &compiled.paths.keys))),
@@ -311,18 +311,17 @@ impl Start<'_> {
             .map_err(system("start the recorder"))?;
         step(Step::Recorder)?;
         let networks = Arc::clone(sandbox.networks());
-        let asking = service::asking(compiled, &session.fields);
-        let (egress, told) = Egress::new(addresses, Arc::clone(&networks), service::diag()?, enforce, asking);
+        let (egress, told) = Egress::new(addresses, Arc::clone(&networks), entrance.diag, enforce);
         if resolver.has_names() {
             resolver.begin();
             if resolver.collect(NAMES_PATIENCE) {
                 egress.set_denied(resolver.resolved());
             }
         }
-        networks.set_service(service::ports(&sockets)?)?;
+        networks.set_service(service::ports(&entrance.sockets)?)?;
         let settings = service::settings(compiled, sandbox.id);
-        let service = Service::start(sockets, settings, egress::Host::default(), Arc::clone(&egress) as _)?;
-        let _approval = service::approval(&self.loaded, compiled, sandbox.id, &egress)?;
+        let service =
+            Service::start(entrance.sockets, settings, egress::Host::default(), Arc::clone(&egress) as _)?;
         sandbox.mark(prepared.command())?;
         if let Some(performer) = prepared.performer().filter(|_| self.kind == Kind::Lsm) {
             sandbox.mark_performer(performer)?;
@@ -473,6 +472,7 @@ impl Start<'_> {
                 name: session.fields.session.0.clone(),
                 bounds: limits::bounds(compiled, self.kind),
             },
+            network: None,
             mounts,
             landlock: LandlockPlan { layers, by_hooks: namespaces::are_allowed(compiled) },
             seccomp: filter::for_policy(seccomp, compiled),

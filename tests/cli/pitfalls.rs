@@ -100,3 +100,12 @@ fn the_schema_is_the_committed_one() {
         "run: govsandbox policy schema > policies/schema.json"
     );
 }
+
+#[test]
+fn what_is_not_reached_from_a_network_of_its_own_is_a_warning() {
+    let bed = Bed::new();
+    let network =
+        "namespace = 'own'\nallow = ['localhost', 'a.example', { host = '192.0.2.1', protocol = 'udp' }]";
+    assert_snapshot!(said(&bed, 0, &format!("[network]\n{network}")));
+    assert_eq!(said(&bed, 0, &format!("[network]\n{}", network.replace("own", "host"))), "");
+}

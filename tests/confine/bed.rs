@@ -82,6 +82,7 @@ impl Bed {
                 origin: Origin::Named,
             },
             cgroup: CgroupPlan { name: "confine".to_owned(), ..CgroupPlan::default() },
+            network: None,
             mounts: MountPlan { writable: vec![self.path()], ..MountPlan::default() },
             landlock: LandlockPlan { layers: vec![layer], by_hooks: false },
             seccomp: SeccompPlan::HOOKS,

@@ -1,14 +1,17 @@
 //! A whole run: programs that know of no service, with the resolver and the clients that people use.
 
 use std::{
+    ffi::OsString,
     fs,
+    io::Write as _,
+    net::TcpListener,
     path::{Path, PathBuf},
 };
 
 use tempfile::TempDir;
 
 use crate::{
-    bed::{Run, TestBed, net, sh, sys},
+    bed::{Run, TestBed, args, net, sh, sys},
     servers::{Server, knot, nginx},
     stage::{NAME_SERVER, WEB_SERVER, WEB_SERVER6},
 };
@@ -28,14 +31,14 @@ const WORLD: [(&str, &str); 9] = [
 ];
 
 /// Knot and nginx, and a resolv.conf that names Knot, for the calling thread and what it starts.
-pub(crate) struct World {
-    pub(crate) bed: TestBed,
+struct World {
+    bed: TestBed,
     _folder: TempDir,
     _servers: [Server; 2],
 }
 
 impl World {
-    pub(crate) fn new(name: &str) -> Self {
+    fn new(name: &str) -> Self {
         let addresses = [NAME_SERVER, WEB_SERVER, WEB_SERVER6].map(|it| {
             let bits = if it.contains(':') { 128 } else { 32 };
             format!("{it}/{bits}")
@@ -157,4 +160,89 @@ fn what_is_not_named_is_not_answered_and_audit_mode_only_tells() {
     let everything: Vec<&str> = WORLD.iter().map(|(_, said)| *said).collect();
     assert_eq!(said, everything, "{run}");
     assert!(run.log.of("dns.query").iter().all(|query| query.text("outcome") == "would_deny"), "{run}");
+}
+
+/// Tries one thing after the other, and prints what came of each; the arguments are ports: of a server on loopback outside,
+/// and of one that talks first.
+const TRIES: &str = r#"
+import socket, sys, threading
+outside, greeter = int(sys.argv[1]), int(sys.argv[2])
+def attempt(what, family=socket.AF_INET, kind=socket.SOCK_STREAM):
+    try:
+        with socket.socket(family, kind) as s:
+            s.settimeout(20)
+            print(what(s))
+    except OSError as error:
+        print(type(error).__name__, error.errno)
+def to(address, port, says=b""):
+    def talk(s):
+        s.connect((address, port))
+        s.sendall(says)
+        return s.recv(12).decode(), s.getpeername()[0] == address
+    return talk
+print("192.0.2.80" in open("/proc/net/fib_trie").read())
+attempt(to("192.0.2.80", greeter))
+attempt(to("192.0.2.80", 443, b"neither TLS nor HTTP\r\n\r\n"))
+attempt(to("192.0.2.80", 81))
+attempt(to("127.0.0.1", outside))
+attempt(lambda s: s.sendto(b"x", ("192.0.2.80", 9)), kind=socket.SOCK_DGRAM)
+with socket.create_server(("127.0.0.1", outside if len(sys.argv) > 3 else 0)) as own:
+    port = own.getsockname()[1]
+    threading.Thread(target=lambda: own.accept()[0].sendall(b"own"), daemon=True).start()
+    attempt(to("127.0.0.1", port))
+"#;
+
+#[test]
+fn in_a_network_of_its_own_there_is_only_what_the_relay_leads_to() {
+    let world = World::new("egress-own");
+    let greet = |address: &str| {
+        let listener = TcpListener::bind(address).unwrap();
+        let port = listener.local_addr().unwrap().port();
+        // Ends with the process of the tests.
+        std::thread::spawn(move || {
+            while let Ok((mut stream, _)) = listener.accept() {
+                stream.write_all(b"hello").ok();
+            }
+        });
+        port.to_string()
+    };
+    let (outside, greeter) = (greet("127.0.0.1:0"), greet(&format!("{WEB_SERVER}:0")));
+    let script = world.bed.file("tries.py", TRIES);
+    let tries = |more: &[&str]| {
+        let words = args!["python3", &script, &outside, &greeter];
+        words.into_iter().chain(more.iter().map(OsString::from)).collect::<Vec<_>>()
+    };
+    let policy = |namespace: &str| {
+        world.policy(&format!(
+            "allow = [\"*.test\", \"{WEB_SERVER}:443,{greeter}\", \"localhost\", {{ host = \"{WEB_SERVER}\", ports = 9, \
+             protocol = \"udp\" }}]\nnamespace = \"{namespace}\"\n"
+        ))
+    };
+    let (hello, own) = ("('hello', True)", "('own', True)");
+    let bare = world.bed.bare(tries(&[]));
+    let bare = lines(&bare.stdout);
+    let mut all = ["True", hello, &bare[2], "ConnectionRefusedError 111", hello, "1", own].map(str::to_owned);
+    assert_eq!(bare, all);
+    assert!(bare[2].contains("HTTP/1.1 400"), "{bare:?}");
+
+    let run = world.bed.run(&policy("host"), tries(&[]));
+    all[3] = "PermissionError 1".to_owned();
+    assert_eq!(lines(&run.stdout), all, "{run}");
+
+    // The port of the server outside is another's here.
+    let run = world.bed.run(&policy("own"), tries(&["take its port"]));
+    for (place, said) in [(0, "False"), (4, "PermissionError 1"), (5, "OSError 101")] {
+        all[place] = said.to_owned();
+    }
+    assert_eq!(lines(&run.stdout), all, "{run}");
+    let closed = run.log.of("net.close");
+    assert!(closed.iter().any(|it| it.object("address") == WEB_SERVER), "{run}");
+
+    let (run, said) = world.run(&policy("own"));
+    assert_eq!(said[0], WORLD[0].1, "{run}");
+    assert_eq!(run.log.of("dns.query")[0].text("outcome"), "allowed", "{run}");
+}
+
+fn lines(output: &[u8]) -> Vec<String> {
+    String::from_utf8_lossy(output).lines().map(str::to_owned).collect()
 }

@@ -44,6 +44,8 @@ pub enum Stage {
     Queues = 17,
     /// Close devices.
     Devices = 18,
+    /// Enter the network namespace.
+    Network = 19,
 }
 
 impl Stage {
@@ -67,6 +69,7 @@ impl Stage {
             16 => Self::Performer,
             17 => Self::Queues,
             18 => Self::Devices,
+            19 => Self::Network,
             _ => return None,
         })
     }
@@ -91,6 +94,7 @@ impl Stage {
             Self::Performer => "start the process that performs calls",
             Self::Queues => "mount message queues of the sandbox's own",
             Self::Devices => "close the devices of the machine inside",
+            Self::Network => "enter the network of the sandbox's own",
         }
     }
 
@@ -114,6 +118,7 @@ impl Stage {
             | Self::Descriptors
             | Self::Exec
             | Self::Limits
+            | Self::Network
             | Self::Performer => None,
         }
     }

@@ -16,7 +16,7 @@ use rustix::{
         DumpableBehavior, Pid, Signal, WaitOptions, set_dumpable_behavior, set_parent_process_death_signal,
         wait,
     },
-    thread::set_name,
+    thread::{LinkNameSpaceType, move_into_link_name_space, set_name},
 };
 
 use super::{
@@ -59,7 +59,9 @@ impl World<'_> {
     pub(super) fn descriptors(&self) -> Vec<RawFd> {
         let own = [self.channel.as_fd(), self.command.as_fd(), self.supervisor.as_fd()];
         let reports = self.reports.as_ref().map(AsFd::as_fd);
-        own.into_iter().chain(self.group.map(Group::as_fd)).chain(reports).map(|fd| fd.as_raw_fd()).collect()
+        let network = self.plan.network.as_ref().map(|network| network.as_fd());
+        let rest = [self.group.map(Group::as_fd), reports, network].into_iter().flatten();
+        own.into_iter().chain(rest).map(|fd| fd.as_raw_fd()).collect()
     }
 }
 
@@ -97,6 +99,10 @@ fn set_up(world: &World<'_>) -> Result<(Pid, mount::Places), Failure> {
             .map_err(|source| Failure::new(Stage::Limits, folder.display().to_string(), &source))?;
     }
     step(Step::Entered)?;
+    if let Some(network) = &plan.network {
+        move_into_link_name_space(network.as_fd(), Some(LinkNameSpaceType::Network))
+            .map_err(|errno| fail(Stage::Network)(errno.into()))?;
+    }
     let places = mount::enter(&plan.mounts, &plan.identity, &plan.landlock.layers, world.redirected)?;
     step(Step::Mounts)?;
     enter_folder(&plan.cwd, world.cwd)?;

@@ -1,6 +1,6 @@
 //! What the supervisor wants: plain values, decided before anything is created.
 
-use std::{ffi::OsString, path::PathBuf, sync::Arc};
+use std::{ffi::OsString, os::fd::OwnedFd, path::PathBuf, sync::Arc};
 
 use super::{
     landlock::LandlockPlan, limits::Bound, mount::MountPlan, performer::Performer, privilege::Identity,
@@ -20,6 +20,8 @@ pub struct LaunchPlan {
     pub identity: Identity,
     /// Its cgroup.
     pub cgroup: CgroupPlan,
+    /// The network namespace that it is in. `None`: the caller's.
+    pub network: Option<Arc<OwnedFd>>,
     /// Its mounts.
     pub mounts: MountPlan,
     /// Its Landlock domain.

@@ -11,13 +11,16 @@ use std::{
 
 use super::{
     Loaded, PolicyError,
-    compile::Mode,
+    compile::{Mode, NetworkNamespace, Protocol},
     context::Context,
     effective::text,
     explain::{Act, Tables},
     merge::Entry,
     problem::Problem,
-    rule::path::PathPattern,
+    rule::{
+        egress::{EgressPattern, HostPattern},
+        path::PathPattern,
+    },
 };
 use crate::{id::RuleId, sys::file_system};
 
@@ -81,6 +84,15 @@ pub struct LinkLoop {
     rule: String,
 }
 
+/// A destination that no way leads to.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, miette::Diagnostic)]
+#[error("`{rule}` has no effect in a network of the sandbox's own: {why}")]
+#[diagnostic(code(policy::no_way), help("remove it, or `network.namespace = \"own\"`"))]
+pub struct NoWay {
+    rule: String,
+    why: &'static str,
+}
+
 fn told(paths: &[(&str, PathBuf)]) -> String {
     let told: Vec<_> = paths.iter().map(|(what, path)| format!("{what} ({})", text(path))).collect();
     told.join(", ")
@@ -92,6 +104,7 @@ fn told(paths: &[(&str, PathBuf)]) -> String {
 pub fn find(loaded: &Loaded, context: &Context, command: &str) -> Vec<Problem> {
     let mut found = objects(loaded);
     if loaded.compiled.mode == Mode::Enforce {
+        found.extend(no_ways(loaded));
         found.extend(lockouts(loaded, context, command));
     }
     found.sort_by_key(Problem::line_and_column);
@@ -216,6 +229,24 @@ fn objects(loaded: &Loaded) -> Vec<Problem> {
         }
     }
     found
+}
+
+/// Egress rules that nothing comes of, since only the relay leads out.
+fn no_ways(loaded: &Loaded) -> Vec<Problem> {
+    if loaded.compiled.network_namespace == NetworkNamespace::Host {
+        return Vec::new();
+    }
+    let lists = loaded.layered.policies.iter().filter_map(|(_, lists)| lists.network_allow.as_ref());
+    let warning = |entry: &Entry<EgressPattern>| {
+        let why = match (entry.rule.host(), entry.rule.protocol()) {
+            (HostPattern::Localhost, _) => "services of the machine's loopback are not there",
+            (_, Protocol::Udp) => "datagrams do not go through the relay",
+            _ => return None,
+        };
+        let rule = entry.rule.text().to_owned();
+        Some(Problem::warning(NoWay { rule, why }, &entry.origin.source, entry.span.clone()))
+    };
+    lists.flatten().filter_map(warning).collect()
 }
 
 fn is_loop(path: &Path) -> bool {

@@ -155,6 +155,8 @@ pub struct RawNetwork {
     /// Sockets of daemons outside the tree that may be reached: path patterns or `@abstract`.
     #[serde(default)]
     pub unix: Texts,
+    /// The network that the tree sees. Absent: `host`.
+    pub namespace: Option<Spanned<RawNetworkNamespace>>,
     /// How a refused name is answered.
     pub dns_refusal: Option<Spanned<RawDnsRefusal>>,
     /// Ping sockets. Absent: `deny`.
@@ -234,6 +236,16 @@ pub enum RawVerify {
     Sni,
     /// An address that an allowed name has resolved to is enough.
     Address,
+}
+
+/// `network.namespace`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum RawNetworkNamespace {
+    /// The machine's.
+    Host,
+    /// One of its own, with nothing but loopback: what is allowed goes through the relay, TCP alone.
+    Own,
 }
 
 /// `network.dns_refusal`.

@@ -3,35 +3,25 @@
 use std::{
     io,
     net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket},
-    os::fd::BorrowedFd,
-    path::{Path, PathBuf},
-    sync::{Arc, Mutex},
-    time::Duration,
+    os::fd::OwnedFd,
+    sync::Arc,
 };
 
 use govsandbox_ebpf::abi::egress::EgressService;
 use rustix::net::sockopt::socket_cookie;
 
-use super::{
-    RunError, addresses,
-    broker::{Asking, Egress},
-    questions::Questions,
-    system,
-};
+use super::{RunError, addresses, system};
 use crate::{
-    approval::{
-        self,
-        server::{Server, ServerError},
-    },
-    bpf::{load::Loaded, members::Members},
     egress::{
         Sockets,
         channel::{Refusal, Settings},
     },
-    event::model::SessionFields,
     id::SandboxId,
-    policy::compile::{Compiled, DnsRefusal, EgressEffect, Mode},
-    sys::sock_diag::{Protocol, SockDiag},
+    policy::compile::{Compiled, DnsRefusal, Mode, NetworkNamespace},
+    sys::{
+        namespace::own_network,
+        sock_diag::{Protocol, SockDiag},
+    },
 };
 
 /// Users of services begin here: beyond what distributions, systemd and containers give away (systemd's UIDS-GIDS.md).
@@ -39,12 +29,39 @@ const FIRST_UID: u32 = 2_000_000_000;
 /// How long the service waits for an answer.
 const PATIENCE_MS: u64 = 5_000;
 
-pub(super) fn sockets() -> Result<Sockets, RunError> {
+/// Where the service is reached: what lies in the network that the sandbox sees.
+pub(super) struct Entrance {
+    pub(super) sockets: Sockets,
+    pub(super) diag: SockDiag,
+    /// `None`: the supervisor's own.
+    pub(super) network: Option<Arc<OwnedFd>>,
+}
+
+/// In audit mode nothing is refused, and so everything is to be there.
+pub(super) fn network(compiled: &Compiled) -> NetworkNamespace {
+    match compiled.mode {
+        Mode::Enforce => compiled.network_namespace,
+        Mode::Audit => NetworkNamespace::Host,
+    }
+}
+
+/// Before the first fork: a network of its own is made by a thread that is gone afterwards.
+pub(super) fn entrance(namespace: NetworkNamespace) -> Result<Entrance, RunError> {
+    let (network, (sockets, diag)) = match namespace {
+        NetworkNamespace::Host => (None, (sockets(), diag())),
+        NetworkNamespace::Own => own_network(|| Ok((sockets(), diag())))
+            .map(|(network, made)| (Some(Arc::new(network)), made))
+            .map_err(system("make a network of the sandbox's own"))?,
+    };
+    Ok(Entrance { sockets: sockets?, diag: diag?, network })
+}
+
+fn sockets() -> Result<Sockets, RunError> {
     Sockets::bind().map_err(system("bind sockets on loopback for lookups and the relay"))
 }
 
 /// Asks for two sockets of our own first: a kernel without one of its modules answers as if nobody had the address.
-pub(super) fn diag() -> Result<SockDiag, RunError> {
+fn diag() -> Result<SockDiag, RunError> {
     let what = "ask the kernel for sockets (modules inet_diag, tcp_diag and udp_diag)";
     let ask = || {
         let mut diag = SockDiag::open()?;
@@ -74,48 +91,6 @@ pub(super) fn ports(sockets: &Sockets) -> Result<EgressService, RunError> {
     })
 }
 
-/// Can there be something that somebody is asked about? A mode that refuses nothing asks nobody.
-pub(super) fn asks(compiled: &Compiled) -> bool {
-    let mut rules = compiled.egress.iter().flat_map(|list| &list.rules);
-    compiled.mode == Mode::Enforce && rules.any(|rule| rule.effect == EgressEffect::Ask)
-}
-
-/// Nothing is asked yet.
-pub(super) fn asking(compiled: &Compiled, session: &SessionFields) -> Option<Asking> {
-    asks(compiled).then(|| Asking {
-        questions: Mutex::new(Questions::new(Duration::from_secs(compiled.ask_timeout.0))),
-        sandbox: session.sandbox_id,
-        session: session.session.0.clone(),
-        agent: session.agent.clone(),
-    })
-}
-
-/// Where the sockets are by which it is asked, not to be changed from inside.
-pub(super) fn own_folder(compiled: &Compiled) -> Result<Option<PathBuf>, ServerError> {
-    if !asks(compiled) {
-        return Ok(None);
-    }
-    let folder = PathBuf::from(approval::FOLDER);
-    approval::server::make_folder(&folder)?;
-    Ok(Some(folder))
-}
-
-/// Lets `govsandbox approve` ask and answer.
-pub(super) fn approval(
-    loaded: &Loaded,
-    compiled: &Compiled,
-    sandbox: SandboxId,
-    egress: &Arc<Egress>,
-) -> miette::Result<Option<Server>> {
-    if !asks(compiled) {
-        return Ok(None);
-    }
-    let members = Members::open(loaded)?;
-    let is_member = Box::new(move |process: BorrowedFd<'_>| members.has(process));
-    let folder = Path::new(approval::FOLDER);
-    Ok(Some(Server::start(folder, sandbox.0, Arc::clone(egress) as _, is_member)?))
-}
-
 /// A user of its own for each sandbox.
 pub(super) fn settings(compiled: &Compiled, sandbox: SandboxId) -> Settings {
     let uid = FIRST_UID.saturating_add(sandbox.0);
@@ -128,7 +103,7 @@ pub(super) fn settings(compiled: &Compiled, sandbox: SandboxId) -> Settings {
         enforce: compiled.mode == Mode::Enforce,
         uid,
         gid: uid,
-        ask_ms: asks(compiled).then(|| compiled.ask_timeout.0.saturating_mul(1000)),
+        ask: false,
         patience_ms: PATIENCE_MS,
     }
 }

@@ -20,9 +20,7 @@ use self::{
 };
 use super::{
     accept::accept,
-    channel::{
-        Event, Limit, Origin, Permission, Permit, Permitted, Reset, ResetReason, Speech, Verdict, Verify, Who,
-    },
+    channel::{Event, Limit, Origin, Reset, ResetReason, Speech, Verdict, Verify, Who},
     names::Transport,
     service::Shared,
 };
@@ -96,10 +94,11 @@ async fn connection(client: TcpStream, peer: SocketAddr, shared: &Shared, pipes:
         shared.supervisor.tell(Event::Stranger(who));
         return reset(client);
     };
-    let passed = match (Box::pin(permit(origin, shared)).await, Port::of(origin.port)) {
-        (Ok(()), Port::Web) => web(&client, origin, shared, pipes).await,
-        (Ok(()), Port::Other) => other(&client, origin, shared, pipes).await,
-        (Err(broken), _) => Err(broken),
+    let port = Port::of(origin.port);
+    let passed = match port {
+        _ if !origin.compared => unseen(&client, origin, pipes).await,
+        Port::Web => web(&client, origin, shared, pipes).await,
+        Port::Other => other(&client, origin, shared, pipes).await,
     };
     match passed {
         Ok(()) => {}
@@ -120,26 +119,15 @@ enum Broken {
     Connection,
 }
 
-/// Waits for somebody's answer where one is asked; nothing has left until then.
-async fn permit(origin: Origin, shared: &Shared) -> Result<(), Broken> {
-    if shared.settings.ask_ms.is_none() {
-        return Ok(());
-    }
-    let Permitted { permission, rule } = shared.supervisor.permit(Permit { origin, name: None }).await;
-    match permission {
-        Permission::Allowed => Ok(()),
-        refused => {
-            let reason = ResetReason::Permission(refused);
-            Err(Broken::Refused(Reset { origin, reason, seen: None, expected: Vec::new(), rule }))
-        }
-    }
-}
-
 /// Whom it wants comes first, then the connection.
 async fn web(client: &TcpStream, origin: Origin, shared: &Shared, pipes: &Pipes) -> Result<(), Broken> {
     // In a box: what judging needs is gone when bytes pass, for as long as they do.
     Box::pin(judge(client, origin, shared, Port::Web)).await?;
     let server = Box::pin(connect(origin)).await?;
+    pass_both(client, server, pipes).await
+}
+
+async fn pass_both(client: &TcpStream, server: TcpStream, pipes: &Pipes) -> Result<(), Broken> {
     let both = async {
         tokio::try_join!(splice::pass(client, &server, pipes), splice::pass(&server, client, pipes))
     };
@@ -163,6 +151,12 @@ async fn other(client: &TcpStream, origin: Origin, shared: &Shared, pipes: &Pipe
         return Err(broken);
     }
     Ok(())
+}
+
+/// It is allowed whoever is talked to, and only comes this way because there is no other.
+async fn unseen(client: &TcpStream, origin: Origin, pipes: &Pipes) -> Result<(), Broken> {
+    let server = Box::pin(connect(origin)).await?;
+    pass_both(client, server, pipes).await
 }
 
 /// May the connection go on, by its first bytes?

@@ -3,7 +3,6 @@
 mod build;
 mod egress;
 mod exec;
-mod plan;
 mod tell;
 
 use std::{fmt, net::IpAddr, ops::Deref, path::PathBuf, sync::Arc};
@@ -107,6 +106,15 @@ pub enum Verify {
     Sni,
 }
 
+/// `network.namespace`, the looser first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum NetworkNamespace {
+    /// The machine's.
+    Host,
+    /// One with nothing but loopback: what is allowed goes through the relay.
+    Own,
+}
+
 /// `network.dns_refusal`: how a name that is not allowed is answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DnsRefusal {
@@ -115,10 +123,6 @@ pub enum DnsRefusal {
     /// The server refuses (RCODE 5).
     Refused,
 }
-
-/// A length of time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Seconds(pub u64);
 
 /// `process.namespaces`, and with it mounts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -282,18 +286,6 @@ pub enum EgressTarget {
     Any,
 }
 
-/// What an egress rule does; what is denied is denied whatever else says, and what is allowed is not asked about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum EgressEffect {
-    /// `network.deny`.
-    Deny,
-    /// `network.allow`.
-    Allow,
-    /// `[[rule]]` with `effect = "ask"`.
-    Ask,
-}
-
 /// One rule about egress; `localhost` arrives as its three networks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EgressRule {
@@ -303,8 +295,8 @@ pub struct EgressRule {
     pub ports: Vec<PortRange>,
     /// Which protocol.
     pub protocol: Protocol,
-    /// What it says of them.
-    pub effect: EgressEffect,
+    /// `true`: from `network.allow`.
+    pub allow: bool,
     /// The rule.
     pub rule: RuleIndex,
 }
@@ -343,10 +335,10 @@ pub struct Compiled {
     pub egress: Vec<EgressLists>,
     /// `network.verify`.
     pub verify: Verify,
+    /// `network.namespace`.
+    pub network_namespace: NetworkNamespace,
     /// `network.dns_refusal`.
     pub dns_refusal: DnsRefusal,
-    /// `network.ask_timeout`.
-    pub ask_timeout: Seconds,
     /// Own addresses where what comes from other machines may arrive; one for each layer that says so. Loopback aside.
     pub listen: Vec<EgressLists>,
     /// `trace.opens`.
@@ -448,9 +440,12 @@ impl fmt::Display for Verify {
     }
 }
 
-impl fmt::Display for Seconds {
+impl fmt::Display for NetworkNamespace {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(out, "{}s", self.0)
+        out.write_str(match self {
+            Self::Host => "host",
+            Self::Own => "own",
+        })
     }
 }
 
