@@ -12,6 +12,7 @@
 mod bed;
 
 mod broker;
+mod clients;
 mod dns;
 mod hostile;
 mod many;

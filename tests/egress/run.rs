@@ -11,7 +11,7 @@ use std::{
 use tempfile::TempDir;
 
 use crate::{
-    bed::{Run, TestBed, args, net, sh, sys},
+    bed::{Run, TestBed, args, lines, net, sh, sys},
     servers::{Server, knot, nginx},
     stage::{NAME_SERVER, WEB_SERVER, WEB_SERVER6},
 };
@@ -31,14 +31,14 @@ const WORLD: [(&str, &str); 9] = [
 ];
 
 /// Knot and nginx, and a resolv.conf that names Knot, for the calling thread and what it starts.
-struct World {
-    bed: TestBed,
-    _folder: TempDir,
+pub(crate) struct World {
+    pub(crate) bed: TestBed,
+    folder: TempDir,
     _servers: [Server; 2],
 }
 
 impl World {
-    fn new(name: &str) -> Self {
+    pub(crate) fn new(name: &str) -> Self {
         let addresses = [NAME_SERVER, WEB_SERVER, WEB_SERVER6].map(|it| {
             let bits = if it.contains(':') { 128 } else { 32 };
             format!("{it}/{bits}")
@@ -49,10 +49,15 @@ impl World {
         fs::write(&resolv_conf, format!("nameserver {NAME_SERVER}\n")).unwrap();
         sys::replace_for_thread(&resolv_conf, "/etc/resolv.conf".as_ref()).unwrap();
         let servers = [knot(folder.path()), nginx(folder.path())];
-        Self { bed: TestBed::new(name), _folder: folder, _servers: servers }
+        Self { bed: TestBed::new(name), folder, _servers: servers }
     }
 
-    fn policy(&self, network: &str) -> PathBuf {
+    /// Where the servers have their files.
+    pub(crate) fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub(crate) fn policy(&self, network: &str) -> PathBuf {
         self.bed.policy("test", &format!("[network]\n{network}\n"))
     }
 
@@ -241,8 +246,4 @@ fn in_a_network_of_its_own_there_is_only_what_the_relay_leads_to() {
     let (run, said) = world.run(&policy("own"));
     assert_eq!(said[0], WORLD[0].1, "{run}");
     assert_eq!(run.log.of("dns.query")[0].text("outcome"), "allowed", "{run}");
-}
-
-fn lines(output: &[u8]) -> Vec<String> {
-    String::from_utf8_lossy(output).lines().map(str::to_owned).collect()
 }

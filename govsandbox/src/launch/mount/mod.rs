@@ -228,6 +228,8 @@ pub(super) fn mark(plan: &MountPlan, fanotify: &FanotifyPlan, group: &Group) -> 
             match group.mark(MarkOn::Mount, *asked, &mount.point) {
                 // Hidden below another mount: nobody inside reaches it either.
                 Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR)) => {}
+                // A file system in user space whose server is gone, for good: nobody opens anything there.
+                Err(error) if matches!(error.raw_os_error(), Some(libc::ENOTCONN | libc::ECONNABORTED)) => {}
                 answer => answer.map_err(|source| fail(&mount.point, &source))?,
             }
         }
