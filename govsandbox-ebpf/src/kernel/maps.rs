@@ -177,10 +177,23 @@ pub static SYSCALLS: Array<SyscallSpec, SYSCALLS_MAX> = Array::new();
 #[repr(C)]
 #[derive(Clone, Copy)]
 pub struct SeenKey {
-    pub dev: u64,
     pub ino: u64,
     /// Of the process: its number alone is used again.
     pub start_boot_ns: u64,
+    pub dev: u32,
+    pub which: Which,
     pub tgid: u32,
     pub action: u32,
+    pub _pad: u32,
+}
+
+/// Which of the files that bear an inode's number: it is used again when a file is gone, and volumes of one file system
+/// (btrfs) each have their own.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub struct Which {
+    /// `inode.i_generation`; some file systems leave it 0.
+    pub generation: u32,
+    /// `dentry.d_name.hash`: of the name and the folder's address.
+    pub name: u32,
 }

@@ -334,7 +334,7 @@ pub struct RawTrace {
 pub enum RawTraceOpens {
     /// Every open.
     All,
-    /// The first of each process and file.
+    /// The first of each process and file, by each of its names.
     First,
     /// Opens for writing.
     Writes,

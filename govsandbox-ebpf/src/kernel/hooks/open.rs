@@ -17,7 +17,7 @@ use crate::kernel::{
     cache::{self, Known, Now, Place},
     emit,
     ground::{self, About},
-    maps::{self, SeenKey},
+    maps::{self, SeenKey, Which},
     object,
     offsets::{self, probed, typed},
     subject::{self, Subject},
@@ -153,16 +153,32 @@ unsafe fn is_free(subject: &Subject, file: *const u8, place: &Place, now: &Now) 
         let opens = subject.config.trace_opens;
         if opens == TraceOpens::First as u8 {
             let superblock: *const u8 = typed(inode, &offsets::INODE_I_SB);
-            let dev: u32 = typed(superblock, &offsets::SB_S_DEV);
-            let (ino, tgid) =
-                (typed(inode, &offsets::INODE_I_INO), typed(subject.as_bytes(), &offsets::TASK_TGID));
-            let (dev, start_boot_ns) = (u64::from(dev), subject.start_boot_ns());
-            return maps::SEEN
-                .get_ptr(&SeenKey { dev, ino, start_boot_ns, tgid, action: action as u32 })
-                .is_some();
+            let key = SeenKey {
+                ino: typed(inode, &offsets::INODE_I_INO),
+                start_boot_ns: subject.start_boot_ns(),
+                dev: typed(superblock, &offsets::SB_S_DEV),
+                which: which(inode, dentry),
+                tgid: typed(subject.as_bytes(), &offsets::TASK_TGID),
+                action: action as u32,
+                _pad: 0,
+            };
+            return maps::SEEN.get_ptr(&key).is_some();
         }
         opens == TraceOpens::Denied as u8
             || (opens == TraceOpens::Writes as u8 && operation != Operation::Change)
+    }
+}
+
+/// Tells files of one number apart.
+#[inline(always)]
+unsafe fn which(inode: *const u8, dentry: *const u8) -> Which {
+    // SAFETY: the caller's pointers are of these types, and so are the offsets.
+    unsafe {
+        let name = dentry.add(offsets::DENTRY_D_NAME.load() as usize);
+        Which {
+            generation: typed(inode, &offsets::INODE_I_GENERATION),
+            name: typed(name, &offsets::QSTR_HASH),
+        }
     }
 }
 
@@ -232,7 +248,7 @@ unsafe fn judge<C: EbpfContext>(
         };
         let (decision, own) = settle(scratch, decision, decision.rule == RULE_OWN);
         let refuse = conclude(subject, decision, own, record);
-        if (!below || !decision.allow) && wanted(subject, record) {
+        if (!below || !decision.allow) && wanted(subject, record, which(inode, dentry)) {
             emit::with_text(ctx, subject, scratch);
         }
         if refuse { answer(EPERM) } else { 0 }
@@ -283,7 +299,7 @@ fn action(mode: u16, flags: u32) -> RecordAction {
 /// # Safety
 /// `record` points to one that is complete but for its texts.
 #[inline(always)]
-pub unsafe fn wanted(subject: &Subject, record: *const EventRecord) -> bool {
+pub unsafe fn wanted(subject: &Subject, record: *const EventRecord, which: Which) -> bool {
     // SAFETY: the caller vouches for `record`.
     let (outcome, action, dev, ino) =
         unsafe { ((*record).outcome, (*record).action, (*record).dev, (*record).ino) };
@@ -294,7 +310,8 @@ pub unsafe fn wanted(subject: &Subject, record: *const EventRecord) -> bool {
     if opens == TraceOpens::First as u8 {
         // SAFETY: as before.
         let (start_boot_ns, tgid) = unsafe { ((*record).start_boot_ns, (*record).tgid) };
-        let key = SeenKey { dev, ino, start_boot_ns, tgid, action: u32::from(action) };
+        let (dev, action) = (dev as u32, u32::from(action));
+        let key = SeenKey { ino, start_boot_ns, dev, which, tgid, action, _pad: 0 };
         let first = maps::SEEN.get_ptr(&key).is_none();
         if first {
             let _ = maps::SEEN.insert(&key, &1, 0);

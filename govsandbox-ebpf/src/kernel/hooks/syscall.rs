@@ -24,7 +24,7 @@ use super::{
 };
 use crate::kernel::{
     emit,
-    maps::{self, Scratch},
+    maps::{self, Scratch, Which},
     offsets::{self, probed, typed},
     pressure,
     subject::{self, Subject},
@@ -136,11 +136,17 @@ unsafe fn opened<C: EbpfContext>(ctx: &C, subject: &Subject, descriptor: u32) {
     unsafe {
         let record = &raw mut (*scratch).record;
         subject.begin(record, RecordKind::Open);
-        open::describe(record, probed(file, &offsets::FILE_F_INODE), probed(file, &offsets::FILE_F_FLAGS));
-        if !open::wanted(subject, record) {
+        let inode: u64 = probed(file, &offsets::FILE_F_INODE);
+        open::describe(record, inode, probed(file, &offsets::FILE_F_FLAGS));
+        let path = file + u64::from(offsets::FILE_F_PATH.load());
+        let name = probed::<u64>(path, &offsets::PATH_DENTRY) + u64::from(offsets::DENTRY_D_NAME.load());
+        let which = Which {
+            generation: probed(inode, &offsets::INODE_I_GENERATION),
+            name: probed(name, &offsets::QSTR_HASH),
+        };
+        if !open::wanted(subject, record, which) {
             return;
         }
-        let path = file + u64::from(offsets::FILE_F_PATH.load());
         let written = walk::write_path(scratch, subject.fs(), 0, Location::of_path(path));
         (*record).path_len = written.length;
         if !written.whole {
