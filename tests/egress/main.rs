@@ -11,7 +11,6 @@
 #[path = "../bed/mod.rs"]
 mod bed;
 
-mod asked;
 mod broker;
 mod clients;
 mod dns;

@@ -10,13 +10,10 @@ use std::{
     },
 };
 
-use govsandbox::{
-    egress::{
-        Host, Ports, Service, Sockets,
-        channel::{Refusal, Settings},
-        names::{NameRule, Pattern, Ports as PortRange, Transport},
-    },
-    policy::compile::EgressEffect,
+use govsandbox::egress::{
+    Host, Ports, Service, Sockets,
+    channel::{Refusal, Settings},
+    names::{NameRule, Pattern, Ports as PortRange, Transport},
 };
 use tempfile::TempDir;
 
@@ -46,7 +43,7 @@ pub(crate) fn settings() -> Settings {
         pattern,
         ports: vec![PortRange { first: 0, last: u16::MAX }],
         transport: allow.then_some(Transport::Tcp),
-        effect: if allow { EgressEffect::Allow } else { EgressEffect::Deny },
+        allow,
         rule,
     };
     Settings {
@@ -58,7 +55,7 @@ pub(crate) fn settings() -> Settings {
         enforce: true,
         uid: 0,
         gid: 0,
-        ask_ms: None,
+        ask: false,
         patience_ms: 5000,
     }
 }

@@ -16,6 +16,7 @@ mod connect;
 mod differential;
 mod exec;
 mod exec_rules;
+mod filesystems;
 mod flood;
 mod git;
 mod honest;

@@ -70,6 +70,8 @@ impl Need {
                 Package { name: "iproute2", proof: &["ip"] },
             ],
             Self::Tests => &[
+                Package { name: "bindfs", proof: &["bindfs"] },
+                Package { name: "btrfs-progs", proof: &["mkfs.btrfs"] },
                 Package { name: "bubblewrap", proof: &["bwrap"] },
                 Package { name: "curl", proof: &["curl"] },
                 Package { name: "e2fsprogs", proof: &["mkfs.ext4"] },
@@ -80,7 +82,9 @@ impl Need {
                 Package { name: "openssl", proof: &["openssl"] },
                 Package { name: "procps", proof: &["ps"] },
                 Package { name: "python3-venv", proof: &["/usr/share/doc/python3-venv"] },
+                Package { name: "squashfs-tools", proof: &["mksquashfs"] },
                 Package { name: "vim-tiny", proof: &["vim", "vim.tiny"] },
+                Package { name: "xfsprogs", proof: &["mkfs.xfs"] },
             ],
             Self::Fuzz => &[Package { name: "g++", proof: &["g++"] }],
             Self::Deny | Self::Claude => &[],

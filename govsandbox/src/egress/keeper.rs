@@ -23,10 +23,11 @@ use serde::Serialize;
 
 use super::{
     Broker, Respond,
-    channel::{Entered, Message, Order, Origin, Permitted, Question, Reply, Resolvers, Settings, Verdict},
+    channel::{
+        Channel, Entered, Message, Order, Origin, Permitted, Question, Reply, Resolvers, Settings, Verdict,
+    },
     service::COMMAND,
     sockets::Sockets,
-    wire::Channel,
 };
 
 /// From the start of the process until it serves.

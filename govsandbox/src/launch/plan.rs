@@ -50,6 +50,4 @@ pub struct FanotifyPlan {
     pub all_mounts: bool,
     /// `true`: there are exec rules, so every mount is marked for what is executed from it.
     pub programs: bool,
-    /// Files with more than one name (hard links) that a deny rule names; each an existing, resolved path.
-    pub inodes: Vec<PathBuf>,
 }

@@ -17,6 +17,7 @@ use super::{
     error::PolicyError,
     explain,
     extends::Reader,
+    layers,
     merge::{self, Given, Layered, Lists, Origin, Unit},
     problem::Problem,
     profile,
@@ -130,8 +131,11 @@ fn finish(
             CompileError::Problems(problems) => PolicyError::invalid(problems),
             other => PolicyError::Compile(other),
         })?;
+    let stacked = sys::layers::find().map_err(PolicyError::Mounts)?;
+    let mut compiled = with_dangling_links(compiled);
+    layers::beneath(&mut compiled.paths, &stacked);
     let places = sys::spelling::find().map_err(PolicyError::Mounts)?;
-    let compiled = spelling::widened(with_dangling_links(compiled), &places);
+    let compiled = spelling::widened(compiled, &places);
     let automaton = automaton::build(&compiled.paths.globs)?;
     warnings.extend(of_all);
     Ok(Loaded { compiled, automaton, effective, layered, files: reader.files, warnings })

@@ -13,6 +13,7 @@ pub mod explain;
 mod extends;
 mod file;
 pub mod git_config;
+mod layers;
 mod load;
 #[cfg(test)]
 mod load_tests;

@@ -70,7 +70,6 @@ impl Egress {
             | Kind::FileChange
             | Kind::NetListen
             | Kind::PrivilegeUse
-            | Kind::Approval
             | Kind::AuditGap => return,
         };
         let host = for_terminal(host.unwrap_or("?"));

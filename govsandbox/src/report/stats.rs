@@ -175,8 +175,7 @@ impl Counter {
             | Kind::DnsQuery
             | Kind::NetListen
             | Kind::NetClose
-            | Kind::PrivilegeUse
-            | Kind::Approval => {}
+            | Kind::PrivilegeUse => {}
         }
     }
 

@@ -18,15 +18,6 @@ const READ_BYTES: usize = 4096;
 #[derive(Debug)]
 pub struct Group(OwnedFd);
 
-/// What a mark is put on.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum MarkOn {
-    /// Every open by way of the mount that holds the path.
-    Mount,
-    /// Every open of that inode, by whatever name and mount, machine-wide.
-    Inode,
-}
-
 /// Which opens are asked about.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Asked {
@@ -101,17 +92,13 @@ impl Group {
         Self(descriptor)
     }
 
-    /// Asks for a verdict on each such open at `path`.
+    /// Asks for a verdict on each such open by way of the mount at `path`. No mark is put on an inode: the program behind a
+    /// FUSE mount may open that file itself when the event is read, and would wait for who reads it.
     ///
     /// # Errors
     /// `EINVAL`, `EOPNOTSUPP` for file systems that allow no marks; `ENOENT` and the like for the path.
-    pub fn mark(&self, on: MarkOn, asked: Asked, path: &Path) -> io::Result<()> {
-        let flags = libc::FAN_MARK_ADD
-            | libc::FAN_MARK_DONT_FOLLOW
-            | match on {
-                MarkOn::Mount => libc::FAN_MARK_MOUNT,
-                MarkOn::Inode => libc::FAN_MARK_INODE,
-            };
+    pub fn mark(&self, asked: Asked, path: &Path) -> io::Result<()> {
+        let flags = libc::FAN_MARK_ADD | libc::FAN_MARK_DONT_FOLLOW | libc::FAN_MARK_MOUNT;
         let path = CString::new(path.as_os_str().as_bytes())?;
         self.call(flags, asked.mask(), libc::AT_FDCWD, Some(&path))
     }

@@ -20,6 +20,8 @@ pub struct Mount {
     pub root: PathBuf,
     /// `ext4`, `cgroup2`, …
     pub fs_type: String,
+    /// What was mounted: a device, a name, whatever the file system takes.
+    pub source: PathBuf,
     /// Options of the file system itself.
     pub options: String,
 }
@@ -63,12 +65,13 @@ pub fn parse_line(line: &[u8]) -> Option<Mount> {
         root: unescape(fields.get(3)?),
         point: unescape(fields.get(4)?),
         fs_type: text(fields.get(separator + 1)?)?,
+        source: unescape(fields.get(separator + 2)?),
         options: String::from_utf8_lossy(fields.get(separator + 3)?).into_owned(),
     })
 }
 
 /// Space, tab, newline and backslash are written as octal.
-fn unescape(field: &[u8]) -> PathBuf {
+pub(super) fn unescape(field: &[u8]) -> PathBuf {
     let mut bytes = Vec::with_capacity(field.len());
     let mut rest = field;
     while let Some((&byte, tail)) = rest.split_first() {
@@ -96,5 +99,6 @@ mod tests {
         assert_eq!(mounts[0].root, Path::new("/mnt1"));
         assert_eq!((mounts[0].id, mounts[0].device.as_str()), (36, "98:0"));
         assert_eq!((mounts[1].fs_type.as_str(), mounts[1].root.as_path()), ("cgroup2", Path::new("/")));
+        assert_eq!(mounts[0].source, Path::new("/dev/root"));
     }
 }

@@ -116,6 +116,7 @@ mod tests {
             root,
             fs_type: fs_type.to_owned(),
             device: "0:0".to_owned(),
+            source: "none".into(),
             options: options.to_owned(),
         }
     }

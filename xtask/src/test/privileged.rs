@@ -66,6 +66,7 @@ const LONG: &[&str] = &[
     "differential::",
     "git::",
     "spelling::",
+    "filesystems::",
 ];
 /// Needs long and does not depend on the kernel's version: left to the first guest.
 const ON_THE_FIRST: &[&str] = &["stale::", "namespaces::", "led::", "loopback::", "links::"];

@@ -2,7 +2,7 @@
 
 use std::{
     collections::HashMap,
-    fs::{Metadata, OpenOptions},
+    fs::OpenOptions,
     io,
     os::unix::{
         ffi::OsStrExt,
@@ -83,7 +83,6 @@ pub fn prepare(input: Input<'_>) -> io::Result<Setup> {
             // A process outside that replaces a file takes away what was bound over it; its name is held all the same.
             all_mounts: !paths.globs.is_empty() || !paths.literals.is_empty() || mode == Mode::Audit,
             programs: programs.is_some(),
-            inodes: Vec::new(),
         },
         rules: PathRules {
             automaton,
@@ -134,7 +133,7 @@ pub fn prepare(input: Input<'_>) -> io::Result<Setup> {
 /// # Errors
 /// A file can't be read.
 pub fn prepare_contents(programs: &Programs, automaton: PathTable) -> io::Result<(FanotifyPlan, PathRules)> {
-    let plan = FanotifyPlan { all_mounts: false, programs: true, inodes: Vec::new() };
+    let plan = FanotifyPlan { all_mounts: false, programs: true };
     let rules = ProgramRules {
         table: programs.table.clone(),
         inodes: HashMap::new(),
@@ -174,15 +173,26 @@ impl Setup {
     }
 
     fn hold_literal(&mut self, path: &Path, hits: Hits, table: &MountTable) -> io::Result<()> {
-        self.hold_object(path, hits)?;
+        self.hold_inode(path, hits)?;
         self.rules.literals.push((bytes(path), hits));
-        let (pinned, unpinned) = self.lists(hits);
-        pinned.push(path.to_owned());
-        let aliases = table.aliases(path);
-        // Hidden under another mount, an alias leads elsewhere or nowhere.
-        unpinned.extend(aliases.iter().filter(|alias| same_object(alias, path)).cloned());
-        self.rules.literals.extend(aliases.iter().map(|alias| (bytes(alias), hits)));
+        self.lists(hits).0.push(path.to_owned());
+        self.hold_aliases(path, path, hits, table);
+        // What is mounted below is another file system, which may be mounted elsewhere too.
+        for mount in
+            table.mounts().iter().filter(|mount| mount.point != path && mount.point.starts_with(path))
+        {
+            self.hold_aliases(&mount.point, path, hits, table);
+        }
         Ok(())
+    }
+
+    /// The other paths that mounts give an object; but for those below `held`, which are held by it.
+    fn hold_aliases(&mut self, path: &Path, held: &Path, hits: Hits, table: &MountTable) {
+        let aliases: Vec<_> =
+            table.aliases(path).into_iter().filter(|alias| !alias.starts_with(held)).collect();
+        // Hidden under another mount, an alias leads elsewhere or nowhere.
+        self.lists(hits).1.extend(aliases.iter().filter(|alias| same_object(alias, path)).cloned());
+        self.rules.literals.extend(aliases.iter().map(|alias| (bytes(alias), hits)));
     }
 
     /// One of govsandbox's own files: by a mount, by its names, and under the others that it has.
@@ -213,7 +223,7 @@ impl Setup {
         }
         let linked = links::find(&self.rules.automaton, folders);
         for (path, hits) in linked.files {
-            match self.hold_object(&path, hits) {
+            match self.hold_inode(&path, hits) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {}
                 held => held?,
             }
@@ -225,7 +235,7 @@ impl Setup {
     }
 
     fn hold_existing(&mut self, path: PathBuf, hits: Hits) -> io::Result<()> {
-        match self.hold_object(&path, hits) {
+        match self.hold_inode(&path, hits) {
             Ok(()) => {}
             // It went away since it was listed.
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -235,17 +245,8 @@ impl Setup {
         Ok(())
     }
 
-    /// By inode: under every name, and machine-wide where it has more than one.
-    fn hold_object(&mut self, path: &Path, hits: Hits) -> io::Result<()> {
-        let found = self.hold_inode(path, hits)?;
-        if found.is_file() && found.nlink() > 1 {
-            self.fanotify.inodes.push(path.to_owned());
-        }
-        Ok(())
-    }
-
     /// Kept open, so that its number does not become another file's.
-    fn hold_inode(&mut self, path: &Path, hits: Hits) -> io::Result<Metadata> {
+    fn hold_inode(&mut self, path: &Path, hits: Hits) -> io::Result<()> {
         let object =
             OpenOptions::new().read(true).custom_flags(libc::O_PATH | libc::O_NOFOLLOW).open(path)?;
         let found = object.metadata()?;
@@ -254,7 +255,7 @@ impl Setup {
         if self.rules.held.len() < HELD_MAX {
             self.rules.held.push(object);
         }
-        Ok(found)
+        Ok(())
     }
 
     fn lists(&mut self, hits: Hits) -> (&mut Vec<PathBuf>, &mut Vec<PathBuf>) {

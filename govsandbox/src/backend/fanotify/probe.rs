@@ -14,7 +14,7 @@ use rustix::{
 
 use crate::sys::{
     clone::{Descriptors, clone_into_namespaces},
-    fanotify::{Asked, Event, Group, MarkOn, Verdict},
+    fanotify::{Asked, Event, Group, Verdict},
 };
 
 /// A folder that is there on every system; only a namespace of the probe's own sees what is mounted on it.
@@ -101,7 +101,7 @@ fn try_opens(group: &Group) -> io::Result<i32> {
     mount("probe", FOLDER, "tmpfs", MountFlags::NOSUID | MountFlags::NODEV, None)?;
     fs::write(REFUSED, "")?;
     fs::write(ALLOWED, "")?;
-    group.mark(MarkOn::Mount, Asked::Opens, Path::new(FOLDER))?;
+    group.mark(Asked::Opens, Path::new(FOLDER))?;
     let refused = fs::File::open(REFUSED).is_err_and(|error| error.raw_os_error() == Some(libc::EPERM));
     Ok(match (refused, fs::File::open(ALLOWED)) {
         (true, Ok(_)) => HELD,

@@ -175,7 +175,7 @@ mod tests {
             pattern: Pattern::Below("example".to_owned()),
             ports: vec![Ports { first: 0, last: u16::MAX }],
             transport: None,
-            effect: crate::policy::compile::EgressEffect::Allow,
+            allow: true,
             rule: 1,
         };
         let names = Names::new(vec![vec![any]]);

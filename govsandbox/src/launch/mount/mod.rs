@@ -30,7 +30,7 @@ use super::{
     privilege::Identity,
 };
 use crate::sys::{
-    fanotify::{Asked, Group, MarkOn},
+    fanotify::{Asked, Group},
     mount_setattr::{self, Depth, NO_EXEC, READ_ONLY},
     mountinfo::Mount,
 };
@@ -209,12 +209,8 @@ pub(super) fn enter(
 pub(super) fn mark(plan: &MountPlan, fanotify: &FanotifyPlan, group: &Group) -> Result<(), Failure> {
     let fail =
         |path: &Path, source: &io::Error| Failure::new(Stage::Mark, path.display().to_string(), source);
-    let put = |on, path: &Path| group.mark(on, Asked::Opens, path).map_err(|source| fail(path, &source));
-    for path in &fanotify.inodes {
-        put(MarkOn::Inode, path)?;
-    }
     for path in plan.deny.iter().chain(&plan.deny_unpinned) {
-        put(MarkOn::Mount, path)?;
+        group.mark(Asked::Opens, path).map_err(|source| fail(path, &source))?;
     }
     let wanted = [(fanotify.all_mounts, Asked::Opens), (fanotify.programs, Asked::Programs)];
     let wanted: Vec<Asked> = wanted.into_iter().filter_map(|(is, asked)| is.then_some(asked)).collect();
@@ -225,7 +221,7 @@ pub(super) fn mark(plan: &MountPlan, fanotify: &FanotifyPlan, group: &Group) -> 
     let table = MountTable::read().map_err(|source| fail(mountinfo, &source))?;
     for mount in table.mounts().iter().filter(|mount| can_hold_names(mount)) {
         for asked in &wanted {
-            match group.mark(MarkOn::Mount, *asked, &mount.point) {
+            match group.mark(*asked, &mount.point) {
                 // Hidden below another mount: nobody inside reaches it either.
                 Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR)) => {}
                 // A file system in user space whose server is gone, for good: nobody opens anything there.

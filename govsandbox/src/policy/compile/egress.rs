@@ -1,6 +1,6 @@
 //! Entries of `network.*` as rules.
 
-use super::{EgressEffect, EgressRule, tell};
+use super::{EgressRule, tell};
 use crate::{
     id::RuleIndex,
     policy::{
@@ -12,20 +12,20 @@ use crate::{
 
 /// Whom an entry of `network.*` names, as told and as rules.
 pub(super) fn rules(
-    effect: EgressEffect,
+    allow: bool,
     entry: &Entry<EgressPattern>,
     rule: RuleIndex,
 ) -> (EffectiveRule, Vec<EgressRule>) {
     let pattern = &entry.rule;
     let mut targets = pattern.host().targets();
-    if effect == EgressEffect::Deny {
+    if !allow {
         targets.extend(pattern.host().detours());
     }
     let rules = targets.iter().map(|target| EgressRule {
         target: target.clone(),
         ports: pattern.ports().to_vec(),
         protocol: pattern.protocol(),
-        effect,
+        allow,
         rule,
     });
     let told = EffectiveRule {
