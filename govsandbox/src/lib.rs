@@ -3,6 +3,7 @@
 //! Data flows one way: [`cli`] → [`policy`] → [`supervisor`] → [`launch`], [`backend`], [`bpf`] → [`event`] →
 //! [`audit`] → [`report`].
 
+pub mod approval;
 pub mod audit;
 pub mod backend;
 pub mod bpf;

@@ -8,6 +8,7 @@ mod lookups;
 mod namespaces;
 mod observe;
 mod programs;
+mod questions;
 mod redirected;
 mod resolve;
 mod review;
@@ -18,7 +19,6 @@ mod summary;
 use std::{collections::BTreeMap, ffi::OsString, io, path::PathBuf, sync::Arc, time::Duration};
 
 use self::{
-    addresses::Addresses,
     broker::Egress,
     observe::{Command, Observed, Observer},
     resolve::Resolver,
@@ -43,7 +43,6 @@ use crate::{
         log::KernelLog,
     },
     diagnostic::{Status, tell},
-    egress::{self, Service},
     fault::{self, Step},
     launch::{
         self, LaunchError, LaunchPlan,
@@ -184,6 +183,7 @@ fn load_policy(options: &RunOptions, identity: &Identity) -> miette::Result<(Pol
     }
     let mut own_files = loaded.files;
     own_files.push(compiled.audit_log.clone());
+    own_files.extend(service::own_folder(&compiled)?);
     own_files.push(std::env::current_exe().map_err(system("tell where govsandbox itself lies"))?);
     Ok((Policy { compiled, own_files, review }, loaded.automaton))
 }
@@ -237,8 +237,7 @@ impl Start<'_> {
         let enforce = compiled.mode == Mode::Enforce;
         let layers = self.layers()?;
         step(Step::Layers)?;
-        let network = service::network(compiled);
-        let addresses = Addresses::new(&compiled.egress, compiled.verify, network);
+        let addresses = service::addresses(compiled);
         let mut resolver = Resolver::new(addresses.denied_names());
         let config = SandboxConfig {
             trace_opens: compiled.trace_opens as u8,
@@ -250,7 +249,7 @@ impl Start<'_> {
         let (config, proc) = namespaces::told(layers.open.as_ref(), config);
         let automaton = (self.kind == Kind::Lsm).then_some(&*layers.kernel.automaton);
         let tables = addresses.tables()?;
-        let entrance = service::entrance(network)?;
+        let entrance = service::entrance(compiled)?;
         let listen = NetworkRules::new(&compiled.listen, ALLOW).tables()?;
         let exec = layers.programs.as_ref().map(|programs| &*programs.table);
         let refusable: Vec<u32> = seccomp::numbers().collect();
@@ -311,7 +310,8 @@ impl Start<'_> {
             .map_err(system("start the recorder"))?;
         step(Step::Recorder)?;
         let networks = Arc::clone(sandbox.networks());
-        let (egress, told) = Egress::new(addresses, Arc::clone(&networks), entrance.diag, enforce);
+        let asking = service::asking(compiled, &session.fields);
+        let (egress, told) = Egress::new(addresses, Arc::clone(&networks), entrance.diag, enforce, asking);
         if resolver.has_names() {
             resolver.begin();
             if resolver.collect(NAMES_PATIENCE) {
@@ -319,9 +319,8 @@ impl Start<'_> {
             }
         }
         networks.set_service(service::ports(&entrance.sockets)?)?;
-        let settings = service::settings(compiled, sandbox.id);
-        let service =
-            Service::start(entrance.sockets, settings, egress::Host::default(), Arc::clone(&egress) as _)?;
+        let service = service::start(entrance.sockets, compiled, sandbox.id, &egress)?;
+        let _approval = service::approval(&self.loaded, compiled, sandbox.id, &egress)?;
         sandbox.mark(prepared.command())?;
         if let Some(performer) = prepared.performer().filter(|_| self.kind == Kind::Lsm) {
             sandbox.mark_performer(performer)?;

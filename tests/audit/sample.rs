@@ -135,6 +135,23 @@ pub(crate) fn events() -> Vec<Event> {
                 Object { detail: string("flags 0x10000000"), ..Object::default() },
             ),
         ),
+        denied_by(
+            "unknown-hosts",
+            event(
+                12,
+                Kind::Approval,
+                Action::Refuse,
+                Object {
+                    protocol: string("tcp"),
+                    name: string("files.example.org"),
+                    decided_by: Some(1000),
+                    waited_ns: Some(4_200_000_000),
+                    detail: string("for the session"),
+                    ..Object::default()
+                },
+            ),
+        )
+        .with_errno(None),
         event(13, Kind::ProcessExit, Action::Exit, Object { exit_code: Some(128), ..Object::default() }),
         Event::gap(
             time(ms(15)),

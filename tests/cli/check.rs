@@ -82,7 +82,6 @@ fn what_this_version_does_not_enforce_is_refused() {
         ("icmp", "[network]\nicmp = 'allow'"),
         ("proxy", "[network]\nproxy = 'http://proxy.example:3128'"),
         ("proxy_from_env", "[network]\nproxy_from_env = true"),
-        ("ask_timeout", "[network]\nask_timeout = '5m'"),
         ("sinks", "[audit]\nsinks = ['https://siem.example/ingest']"),
         ("redact", "[audit]\nredact = ['(?i)authorization: .*']"),
         ("retention", "[audit]\nretention = '90d'"),
@@ -93,6 +92,42 @@ fn what_this_version_does_not_enforce_is_refused() {
         assert!(said.contains("is not enforced by this version"), "{key}: {said}");
         assert!(said.contains(key), "{key}: {said}");
     }
+}
+
+#[test]
+fn hosts_can_be_asked_about_and_this_machine_and_datagrams_can_not() {
+    let bed = Bed::new();
+    let rule = |network: &str| {
+        format!(
+            "version = 1\n[network]\nask_timeout = '2m'\n[[rule]]\nid = 'asks'\nmatch = {{ network = {network} }}\neffect = 'ask'\n"
+        )
+    };
+    for network in
+        ["'*'", "'*.example:8000-8010'", "'10.0.0.0/8:22'", "{ host = '[2001:db8::/32]', ports = 443 }"]
+    {
+        bed.write("p.toml", rule(network));
+        let ran = bed.run(&["policy", "show", "-p", "./p.toml"]);
+        assert_eq!((ran.status, ran.err.as_str()), (Some(0), ""), "{network}: {ran:?}");
+        assert!(ran.out.contains("asks") && ran.out.contains("120s"), "{network}: {}", ran.out);
+    }
+    for near in
+        ["'localhost'", "'127.0.0.1:5432'", "'0.0.0.0/0'", "'0.0.0.0'", "'[::1]'", "'[::]'", "'[::/0]'"]
+    {
+        let said = bed.complaint("p.toml", rule(near));
+        assert!(said.contains("connections to this machine itself are not asked about"), "{near}: {said}");
+    }
+    let said = bed.complaint("p.toml", rule("{ host = '*', protocol = 'udp' }"));
+    assert!(said.contains("a datagram can't wait for an answer"), "{said}");
+    for more in ["group = ['payments']", "effect = 'deny'"] {
+        let text = rule("'*'").replace(
+            "effect = 'ask'",
+            if more.starts_with("effect") { more } else { "effect = 'ask'\nGROUP" },
+        );
+        let said = bed.complaint("p.toml", text.replace("GROUP", more));
+        assert!(said.contains("such a `[[rule]]` is not enforced by this version"), "{more}: {said}");
+    }
+    let said = bed.complaint("p.toml", rule("'*'").replace("2m", "2 minutes"));
+    assert!(said.contains("`2 minutes` is no length of time"), "{said}");
 }
 
 #[test]

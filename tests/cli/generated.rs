@@ -7,7 +7,10 @@ fn completions_know_the_subcommands() {
     for shell in ["bash", "zsh", "fish"] {
         let ran = Bed::new().run(&["completions", shell]);
         assert_eq!(ran.status, Some(0), "{ran:?}");
-        assert!(ran.out.contains("doctor") && ran.out.contains("unload"), "{shell}");
+        assert!(
+            ["approve", "doctor", "refuse", "unload"].iter().all(|name| ran.out.contains(name)),
+            "{shell}"
+        );
     }
 }
 
@@ -15,7 +18,13 @@ fn completions_know_the_subcommands() {
 fn the_manual_has_a_page_for_each_subcommand() {
     let ran = Bed::new().run(&["man"]);
     assert_eq!(ran.status, Some(0), "{ran:?}");
-    for page in ["govsandbox", "govsandbox-doctor", "govsandbox-policy-check"] {
+    for page in [
+        "govsandbox",
+        "govsandbox-approve",
+        "govsandbox-refuse",
+        "govsandbox-doctor",
+        "govsandbox-policy-check",
+    ] {
         assert!(ran.out.contains(&format!(".TH {page} ")), "{page}");
     }
 }

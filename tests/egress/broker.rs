@@ -36,8 +36,9 @@ pub(crate) struct State {
     pub(crate) audit: bool,
     /// An address alone is no reason: one of its names is denied, say.
     pub(crate) by_name_only: bool,
-    /// What somebody who was asked allows.
-    pub(crate) permitted: Vec<String>,
+    /// What somebody was asked about, names and addresses, and who waits for that.
+    pub(crate) permits: Vec<String>,
+    pub(crate) waiting: Vec<Respond<Permitted>>,
     /// Questions are not answered.
     pub(crate) mute: bool,
     pub(crate) answers: Vec<Answer>,
@@ -111,8 +112,10 @@ impl Broker for StandIn {
     }
 
     fn permit(&self, permit: Permit, respond: Respond<Permitted>) {
-        let allow = self.with(|state| state.permitted.contains(&permit.name));
-        respond.send(Permitted { allow, rule: 9 });
+        self.with(|state| {
+            state.permits.push(permit.name.unwrap_or_else(|| permit.origin.address.to_string()));
+            state.waiting.push(respond);
+        });
     }
 
     fn answer(&self, answer: Answer, respond: Respond<Entered>) {

@@ -225,16 +225,3 @@ fn audit_mode_resolves_and_tells_what_would_have_been_refused() {
     let event = stage.broker.query("denied.test");
     assert_eq!((event.outcome, event.would_deny, event.rule), (Outcome::Answered, true, 1));
 }
-
-#[test]
-fn somebody_who_is_asked_can_let_a_name_through() {
-    let mut lists = settings().lists;
-    lists[0].remove(1);
-    let stage = Stage::with(Settings { ask: true, lists, ..settings() });
-    let _knot = knot(stage.folder.path());
-    stage.broker.with(|state| state.permitted = vec!["www.test".to_owned(), "denied.test".to_owned()]);
-    assert_eq!(addresses(&stage.ask("www.test.", RecordType::A)).len(), 1);
-    assert_eq!(stage.broker.query("www.test").rule, 9);
-    assert_eq!(code(&stage.ask("alias.test.", RecordType::A)), ResponseCode::NXDomain);
-    assert_eq!(code(&stage.ask("denied.test.", RecordType::A)), ResponseCode::NXDomain, "a rule denies it");
-}

@@ -11,6 +11,7 @@
 #[path = "../bed/mod.rs"]
 mod bed;
 
+mod asked;
 mod broker;
 mod clients;
 mod dns;

@@ -10,10 +10,13 @@ use std::{
     },
 };
 
-use govsandbox::egress::{
-    Host, Ports, Service, Sockets,
-    channel::{Refusal, Settings},
-    names::{NameRule, Pattern, Ports as PortRange, Transport},
+use govsandbox::{
+    egress::{
+        Host, Ports, Service, Sockets,
+        channel::{Refusal, Settings},
+        names::{NameRule, Pattern, Ports as PortRange, Transport},
+    },
+    policy::compile::EgressEffect,
 };
 use tempfile::TempDir;
 
@@ -43,7 +46,7 @@ pub(crate) fn settings() -> Settings {
         pattern,
         ports: vec![PortRange { first: 0, last: u16::MAX }],
         transport: allow.then_some(Transport::Tcp),
-        allow,
+        effect: if allow { EgressEffect::Allow } else { EgressEffect::Deny },
         rule,
     };
     Settings {
@@ -55,7 +58,7 @@ pub(crate) fn settings() -> Settings {
         enforce: true,
         uid: 0,
         gid: 0,
-        ask: false,
+        ask_ms: None,
         patience_ms: 5000,
     }
 }

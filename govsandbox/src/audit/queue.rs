@@ -113,7 +113,7 @@ impl Queue {
 fn has_own_room(event: &Event) -> bool {
     event.is_denial()
         || match event.kind {
-            Kind::SessionStart | Kind::SessionEnd | Kind::AuditGap => true,
+            Kind::SessionStart | Kind::SessionEnd | Kind::Approval | Kind::AuditGap => true,
             Kind::ProcessExec
             | Kind::ProcessExit
             | Kind::FileOpen

@@ -7,7 +7,7 @@ use govsandbox_ebpf::{
     decide::egress::v4_mapped,
 };
 
-use crate::policy::compile::{EgressLists, EgressRule, EgressTarget, Protocol};
+use crate::policy::compile::{EgressEffect, EgressLists, EgressRule, EgressTarget, Protocol};
 
 /// Too many rules about one address.
 #[derive(Debug, thiserror::Error, miette::Diagnostic)]
@@ -41,8 +41,21 @@ impl NetworkRules {
     /// [`ALLOW_RELAY`].
     #[must_use]
     pub fn new(lists: &[EgressLists], any_allow: u8) -> Self {
-        let expand =
-            |list: &EgressLists| list.rules.iter().flat_map(|rule| expand(rule, any_allow)).collect();
+        Self::of(lists, any_allow, |effect| effect != EgressEffect::Ask)
+    }
+
+    /// The same, and what is asked about goes through the relay, where it waits. Of `*` this machine is left out: own
+    /// listeners need no rule.
+    #[must_use]
+    pub fn with_asked(lists: &[EgressLists], any_allow: u8) -> Self {
+        Self::of(lists, any_allow, |_| true)
+    }
+
+    fn of(lists: &[EgressLists], any_allow: u8, takes: impl Fn(EgressEffect) -> bool) -> Self {
+        let expand = |list: &EgressLists| {
+            let rules = list.rules.iter().filter(|rule| takes(rule.effect));
+            rules.flat_map(|rule| expand(rule, any_allow)).collect()
+        };
         Self(lists.iter().map(expand).collect())
     }
 
@@ -101,9 +114,10 @@ impl NetworkRules {
 
 /// Every network and port range of one rule.
 fn expand(rule: &EgressRule, any_allow: u8) -> Vec<(Network, PortRule)> {
-    let (network, allow) = match &rule.target {
-        EgressTarget::Network { address, prefix_bits } => (Network::new(*address, *prefix_bits), ALLOW),
-        EgressTarget::Any => (Network::ALL, any_allow),
+    let (networks, allow) = match &rule.target {
+        EgressTarget::Network { address, prefix_bits } => (vec![Network::new(*address, *prefix_bits)], ALLOW),
+        EgressTarget::Any if rule.effect == EgressEffect::Ask => (elsewhere(), ALLOW_RELAY),
+        EgressTarget::Any => (vec![Network::ALL], any_allow),
         EgressTarget::Name(_) | EgressTarget::Below(_) => return Vec::new(),
     };
     let protocol = match rule.protocol {
@@ -112,8 +126,38 @@ fn expand(rule: &EgressRule, any_allow: u8) -> Vec<(Network, PortRule)> {
         Protocol::Any => 0,
     };
     let ports = rule.ports.iter().map(|ports| (ports.first, ports.last));
-    let rules = port_rules(ports, protocol, rule.rule.0, if rule.allow { allow } else { DENY });
-    rules.map(|rule| (network, rule)).collect()
+    let allow = match rule.effect {
+        EgressEffect::Deny => DENY,
+        EgressEffect::Allow => allow,
+        EgressEffect::Ask => ALLOW_RELAY,
+    };
+    let rules = port_rules(ports, protocol, rule.rule.0, allow);
+    let rules: Vec<PortRule> = rules.collect();
+    networks.into_iter().flat_map(|network| rules.iter().map(move |rule| (network, *rule))).collect()
+}
+
+/// All but this machine: IPv4 without 0.0.0.0/8 and 127.0.0.0/8, and global unicast and local addresses of IPv6.
+fn elsewhere() -> Vec<Network> {
+    // The prefixes that lie beside the way down to these two.
+    let v4 = [
+        (1, 8),
+        (2, 7),
+        (4, 6),
+        (8, 5),
+        (16, 4),
+        (32, 3),
+        (64, 3),
+        (96, 4),
+        (112, 5),
+        (120, 6),
+        (124, 7),
+        (126, 8),
+    ];
+    let v4 =
+        v4.into_iter().chain([(128, 1)]).map(|(first, bits)| Network::new([first, 0, 0, 0].into(), bits));
+    let v6 = [(0x2000, 3), (0xfc00, 7), (0xfe80, 10)];
+    let v6 = v6.into_iter().map(|(first, bits)| Network::new([first, 0, 0, 0, 0, 0, 0, 0].into(), bits));
+    v4.chain(v6).collect()
 }
 
 /// What a rule says of ranges of ports, first and last of each, as the kernel's tables have it. `protocol` is an
@@ -259,7 +303,7 @@ mod tests {
             },
             ports: vec![PortRange { first, last }],
             protocol: if allow { Protocol::Tcp } else { Protocol::Any },
-            allow,
+            effect: if allow { EgressEffect::Allow } else { EgressEffect::Deny },
             rule: RuleIndex(index),
         }
     }
@@ -319,6 +363,43 @@ mod tests {
         let network = rule("192.0.2.0/24", 0, 65535, true, 2);
         let found = named(vec![network], &name, ALLOW_RELAY, "192.0.2.7", 443);
         assert_eq!(found, Decision { allow: true, rule: 2 });
+    }
+
+    #[test]
+    fn what_is_asked_about_is_everything_but_this_machine_and_no_rule_of_networks() {
+        let mut asked = rule("::/0", 1, 65535, true, 3);
+        asked.target = EgressTarget::Any;
+        asked.effect = EgressEffect::Ask;
+        let rules =
+            vec![rule("192.0.2.0/24", 443, 443, true, 2), rule("198.51.100.0/24", 0, 65535, false, 1), asked];
+        let lists = [EgressLists { rules }];
+        let (plain, with) = (tables(&lists), NetworkRules::with_asked(&lists, ALLOW).tables().unwrap());
+        for address in
+            ["0.0.0.0", "0.255.0.1", "127.0.0.1", "127.255.255.255", "::1", "::", "::ffff:127.0.0.1"]
+        {
+            assert_eq!(decide(&with, address, 80), Decision::DENY_DEFAULT, "{address}");
+        }
+        for address in [
+            "1.0.0.1",
+            "126.1.2.3",
+            "128.0.0.1",
+            "255.1.1.1",
+            "10.0.0.1",
+            "95.1.1.1",
+            "111.2.3.4",
+            "2a00::1",
+            "fd00::1",
+        ] {
+            assert_eq!(decide(&with, address, 80), Decision { allow: true, rule: 3 }, "{address}");
+            assert_eq!(decide(&plain, address, 80), Decision::DENY_DEFAULT, "{address}");
+        }
+        for first in 1..=255_u8 {
+            let allow = decide(&with, &format!("{first}.9.9.9"), 80).allow;
+            assert_eq!(allow, first != 127, "{first}");
+        }
+        assert_eq!(decide(&with, "198.51.100.1", 80), Decision::deny(1));
+        assert_eq!(decide(&with, "192.0.2.1", 443), Decision { allow: true, rule: 2 });
+        assert!(!NetworkRules::new(&lists, ALLOW).may_be_named("10.0.0.1".parse().unwrap()));
     }
 
     #[test]

@@ -7,6 +7,7 @@ mod hooks;
 pub mod load;
 pub mod lock;
 pub mod log;
+pub mod members;
 pub mod mount;
 pub mod networks;
 pub mod offsets;

@@ -1,5 +1,6 @@
 //! The command line: one file for each subcommand.
 
+pub mod approve;
 pub mod audit;
 pub mod completions;
 pub mod doctor;
@@ -27,6 +28,7 @@ struct Cli {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
+    Approve(approve::ApproveArgs),
     Audit(audit::AuditArgs),
     Completions(completions::CompletionsArgs),
     Doctor(doctor::DoctorArgs),
@@ -34,6 +36,7 @@ enum Command {
     EgressService(egress_service::EgressServiceArgs),
     Man(completions::ManArgs),
     Policy(policy::PolicyArgs),
+    Refuse(approve::RefuseArgs),
     Unload(unload::UnloadArgs),
     Run(run::RunArgs),
 }
@@ -62,12 +65,14 @@ pub fn main() -> ExitCode {
                 }
             };
         }
+        Command::Approve(args) => args.run(&mut out),
         Command::Audit(args) => args.run(&mut out),
         Command::Completions(args) => args.run(&mut out),
         Command::Doctor(args) => args.run(&mut out),
         Command::EgressService(args) => args.run(),
         Command::Man(args) => args.run(&mut out),
         Command::Policy(args) => args.run(&mut out),
+        Command::Refuse(args) => args.run(&mut out),
         Command::Unload(args) => args.run(&mut out),
     };
     let flushed = out.flush();

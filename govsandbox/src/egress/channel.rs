@@ -4,20 +4,12 @@
 //! The service reads bytes that the sandbox wrote, so its supervisor takes it for hostile: packets are bounded, what is
 //! asked is checked against the policy once more, and nothing that it says is more than a name, an address or a number.
 
-use std::{
-    io,
-    net::{IpAddr, SocketAddr},
-    os::fd::{AsFd, BorrowedFd, OwnedFd},
-};
+use std::net::{IpAddr, SocketAddr};
 
-use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize};
 
 use super::names::{NameRule, Transport};
-use crate::sys::packet;
 
-/// Longest packet. The longest message is an [`Answer`] with [`ADDRESSES_MAX`] addresses.
-const PACKET_BYTES_MAX: usize = 64 * 1024;
 /// Addresses of one answer at most; what a server says beyond is left out.
 pub const ADDRESSES_MAX: usize = 256;
 /// Names in one [`Verdict`] at most.
@@ -36,9 +28,10 @@ pub struct Settings {
     pub uid: u32,
     /// Its only group.
     pub gid: u32,
-    /// A name that no rule allows or denies is asked about ([`super::Broker::permit`]) before it is refused.
-    pub ask: bool,
-    /// How long the supervisor may take for an answer; after that it is a no. `ask` makes it long.
+    /// How long somebody may take who is asked about what no rule allows or denies ([`super::Broker::permit`]); `None`:
+    /// nobody is asked.
+    pub ask_ms: Option<u64>,
+    /// How long the supervisor may take for an answer of its own; after that it is a no.
     pub patience_ms: u64,
 }
 
@@ -164,22 +157,41 @@ pub struct Origin {
     pub compared: bool,
 }
 
-/// May a name be looked up that no rule is about? Asked only where [`Settings::ask`] says so.
+/// May it go on, where somebody may have to be asked? Only where [`Settings::ask_ms`] says so.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Permit {
-    /// Who asked.
+    /// Who wants it.
     pub origin: Origin,
-    /// What for: lower case, no dot at the end.
-    pub name: String,
+    /// The lookup of this name: lower case, no dot at the end. `None`: the connection to where the origin wanted.
+    pub name: Option<String>,
 }
 
 /// The answer to [`Permit`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Permitted {
-    /// It may be.
-    pub allow: bool,
+    /// May it?
+    pub permission: Permission,
     /// The rule that decided; 0: none.
     pub rule: u16,
+}
+
+/// Whether something may go on, and if not why.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Permission {
+    /// It may.
+    Allowed,
+    /// By a rule, or by none.
+    #[default]
+    Refused,
+    /// Somebody said no.
+    RefusedByPerson,
+    /// Nobody said anything in time.
+    NoAnswer,
+    /// Too much is asked already.
+    Crowded,
+    /// The same is asked again meanwhile, and that one gets the answer.
+    Joined,
 }
 
 /// A name that is allowed has these addresses.
@@ -276,6 +288,8 @@ pub struct Query {
     pub would_deny: bool,
     /// The name looks as if data were hidden in it.
     pub smuggling: bool,
+    /// Why it was refused, where somebody may have been asked.
+    pub permission: Option<Permission>,
     /// What was answered with.
     pub addresses: Vec<IpAddr>,
     /// Answered addresses that were left out: private ones, or the supervisor did not take them.
@@ -331,6 +345,8 @@ pub enum ResetReason {
     Malformed,
     /// Neither TLS nor HTTP, on a port that is for these.
     Protocol,
+    /// Nobody allowed it.
+    Permission(Permission),
     /// It said nothing, or not enough, for too long.
     Silent,
     /// The address could not be reached.
@@ -351,139 +367,4 @@ pub enum Limit {
     Connections,
     /// Events that wait to be told; these are lost.
     Events,
-}
-
-/// One end.
-#[derive(Debug)]
-pub(super) struct Channel(OwnedFd);
-
-impl Channel {
-    /// The supervisor's end and the service's; `CLOEXEC`.
-    pub(super) fn pair() -> io::Result<(Self, OwnedFd)> {
-        let (ours, theirs) =
-            socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
-        Ok((Self(ours), theirs))
-    }
-
-    pub(super) fn from_descriptor(descriptor: OwnedFd) -> Self {
-        Self(descriptor)
-    }
-
-    /// # Errors
-    /// As [`send`].
-    pub(super) fn send(&self, message: &impl Serialize, along: Option<BorrowedFd<'_>>) -> io::Result<()> {
-        send(self.0.as_fd(), message, along)
-    }
-
-    /// # Errors
-    /// As [`receive`].
-    pub(super) fn receive<T: DeserializeOwned>(&self) -> io::Result<Option<(T, Option<OwnedFd>)>> {
-        receive(self.0.as_fd())
-    }
-}
-
-/// # Errors
-/// `E2BIG`: the message is longer than a packet may be. As `sendmsg(2)`.
-pub(super) fn send(
-    to: BorrowedFd<'_>,
-    message: &impl Serialize,
-    along: Option<BorrowedFd<'_>>,
-) -> io::Result<()> {
-    let text = serde_json::to_vec(message)?;
-    if text.len() > PACKET_BYTES_MAX {
-        return Err(io::Error::from_raw_os_error(libc::E2BIG));
-    }
-    packet::send(to, &text, along)
-}
-
-/// The next message and its descriptor; `None`: the other end is gone.
-///
-/// # Errors
-/// `InvalidData`: not a message. As `recvmsg(2)`.
-pub(super) fn receive<T: DeserializeOwned>(from: BorrowedFd<'_>) -> io::Result<Option<(T, Option<OwnedFd>)>> {
-    let Some((text, along)) = packet::receive(from, PACKET_BYTES_MAX)? else { return Ok(None) };
-    Ok(Some((serde_json::from_slice(&text)?, along)))
-}
-
-impl From<Channel> for OwnedFd {
-    fn from(channel: Channel) -> Self {
-        channel.0
-    }
-}
-
-impl AsFd for Channel {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::os::fd::AsFd as _;
-
-    use super::*;
-
-    const ORIGIN: Origin = Origin {
-        cookie: u64::MAX,
-        start_boot_ns: u64::MAX,
-        tgid: u32::MAX,
-        tid: u32::MAX,
-        address: IpAddr::V6(std::net::Ipv6Addr::new(
-            0x2001, 0xdb8, 0xffff, 0xffff, 0xffff, 0xffff, 0xffff, 0xffff,
-        )),
-        port: u16::MAX,
-        rule: u16::MAX,
-        compared: true,
-    };
-
-    #[test]
-    fn the_longest_messages_fit_in_a_packet() {
-        let (ours, theirs) = Channel::pair().unwrap();
-        let theirs = Channel::from_descriptor(theirs);
-        let name = "a".repeat(253);
-        let answer = Answer {
-            origin: ORIGIN,
-            name: name.clone(),
-            rule: u16::MAX,
-            addresses: vec![(ORIGIN.address, u32::MAX); ADDRESSES_MAX],
-        };
-        let asked = Message::Question(u64::MAX, Question::Answer(answer));
-        theirs.send(&asked, None).unwrap();
-        assert_eq!(ours.receive::<Message>().unwrap().unwrap().0, asked);
-        let query = Message::Event(Event::Query(Query {
-            origin: ORIGIN,
-            transport: Transport::Tcp,
-            // Each octet escaped: `\255`, and the backslash once more in JSON.
-            name: "\\255".repeat(254),
-            kind: "TYPE65535".to_owned(),
-            outcome: Outcome::RefusedAddresses,
-            rule: u16::MAX,
-            would_deny: true,
-            smuggling: true,
-            addresses: vec![ORIGIN.address; ADDRESSES_MAX],
-            withheld: vec![ORIGIN.address; ADDRESSES_MAX],
-        }));
-        theirs.send(&query, None).unwrap();
-        assert_eq!(ours.receive::<Message>().unwrap().unwrap().0, query);
-        let verdict = Verdict { allow: true, rule: u16::MAX, names: vec![name; NAMES_MAX] };
-        let reply = Order::Reply(u64::MAX, Reply::Verify(verdict));
-        ours.send(&reply, Some(std::io::stderr().as_fd())).unwrap();
-        let (received, along) = theirs.receive::<Order>().unwrap().unwrap();
-        assert_eq!((received, along.is_some()), (reply, true));
-        drop(ours);
-        assert!(theirs.receive::<Order>().unwrap().is_none());
-    }
-
-    #[test]
-    fn what_is_no_message_is_an_error_and_what_is_too_long_is_not_sent() {
-        let (ours, theirs) = Channel::pair().unwrap();
-        for text in ["", "{", "{\"question\":[1,{\"who\":{}}]}", "\"ready", "null", "{\"event\":\"x\"}"] {
-            if !text.is_empty() {
-                packet::send(theirs.as_fd(), text.as_bytes(), None).unwrap();
-                assert!(ours.receive::<Message>().is_err(), "{text}");
-            }
-        }
-        let long = Message::Failed("x".repeat(PACKET_BYTES_MAX));
-        assert_eq!(ours.send(&long, None).unwrap_err().raw_os_error(), Some(libc::E2BIG));
-    }
 }

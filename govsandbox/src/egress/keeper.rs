@@ -23,11 +23,10 @@ use serde::Serialize;
 
 use super::{
     Broker, Respond,
-    channel::{
-        Channel, Entered, Message, Order, Origin, Permitted, Question, Reply, Resolvers, Settings, Verdict,
-    },
+    channel::{Entered, Message, Order, Origin, Permitted, Question, Reply, Resolvers, Settings, Verdict},
     service::COMMAND,
     sockets::Sockets,
+    wire::Channel,
 };
 
 /// From the start of the process until it serves.

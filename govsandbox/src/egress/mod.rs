@@ -31,6 +31,7 @@ pub mod relay;
 pub mod service;
 mod sockets;
 mod supervisor;
+mod wire;
 
 use serde::Serialize;
 
@@ -46,7 +47,7 @@ pub trait Broker: Send + Sync {
     /// Whose is the socket at the other end, and whereto did it want? `None`: it is not the sandbox's.
     fn who(&self, who: Who, respond: Respond<Option<Origin>>);
 
-    /// May a name be looked up that no rule is about? Asked only where [`channel::Settings::ask`] says so.
+    /// May it go on, where somebody may have to be asked? Only where [`channel::Settings::ask_ms`] says so.
     fn permit(&self, permit: Permit, respond: Respond<Permitted>);
 
     /// Checks the name, has the kernel let the sandbox connect to its addresses, and says to which.

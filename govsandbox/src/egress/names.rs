@@ -8,6 +8,8 @@ use govsandbox_ebpf::decide::{
 };
 use serde::{Deserialize, Serialize};
 
+use crate::policy::compile::EgressEffect;
+
 /// Whom a rule names, in the form that is compared: lower case, A-labels, no dot at the end.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -48,10 +50,19 @@ pub struct NameRule {
     pub ports: Vec<Ports>,
     /// `None`: over whatever (deny rules).
     pub transport: Option<Transport>,
-    /// Allowed, or denied.
-    pub allow: bool,
+    /// What it says of them.
+    pub effect: EgressEffect,
     /// Its number, from 1.
     pub rule: u16,
+}
+
+/// What somebody who was asked has said of a name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Consent {
+    /// Nothing: what is asked about is as if no rule named it.
+    None,
+    /// It may be reached where rules ask about it.
+    Given,
 }
 
 /// The rules of a sandbox: each list must allow, and a deny of any list wins. Looking a name up costs as much as it has
@@ -83,11 +94,29 @@ impl Names {
         Self { lists: lists.into_iter().map(List::new).collect() }
     }
 
-    /// May this name be reached at this port?
+    /// May this name be reached at this port, without asking?
     #[must_use]
     pub fn decide(&self, name: &str, port: u16, transport: Transport) -> Decision {
+        self.decide_with(Consent::None, name, port, transport)
+    }
+
+    /// May this name be reached at this port, by what was said of it?
+    #[must_use]
+    pub fn decide_with(&self, consent: Consent, name: &str, port: u16, transport: Transport) -> Decision {
         let wanted = Range { ports: Ports { first: port, last: port }, transport: Some(transport), rule: 0 };
-        self.allowed_within(name, wanted)
+        self.allowed_within(name, wanted, consent)
+    }
+
+    /// The rule that asks about this name, where it may be reached at no port until somebody says so.
+    #[must_use]
+    pub fn asks(&self, name: &str) -> Option<u16> {
+        if self.decide_lookup(name) != Decision::DENY_DEFAULT
+            || !self.decide_lookup_with(Consent::Given, name).allow
+        {
+            return None;
+        }
+        let asking = self.rules_of(name).filter(|(_, rule)| rule.effect == EgressEffect::Ask);
+        asking.map(|(_, rule)| rule.rule).min()
     }
 
     /// The rules that a name meets, each with the place of its list.
@@ -100,21 +129,28 @@ impl Names {
     /// The names that are denied by their full name.
     pub fn denied_exactly(&self) -> impl Iterator<Item = &str> {
         let rules = self.lists.iter().flat_map(|list| list.exact.values().flatten());
-        rules.filter(|rule| !rule.allow).filter_map(|rule| match &rule.pattern {
+        rules.filter(|rule| rule.effect == EgressEffect::Deny).filter_map(|rule| match &rule.pattern {
             Pattern::Exact(name) => Some(name.as_str()),
             Pattern::Below(_) | Pattern::Any => None,
         })
     }
 
-    /// May this name be looked up: is there a port at which it may be reached?
+    /// May this name be looked up without asking: is there a port at which it may be reached?
     #[must_use]
     pub fn decide_lookup(&self, name: &str) -> Decision {
+        self.decide_lookup_with(Consent::None, name)
+    }
+
+    /// May this name be looked up, by what was said of it?
+    #[must_use]
+    pub fn decide_lookup_with(&self, consent: Consent, name: &str) -> Decision {
         let whole = |transport| Range {
             ports: Ports { first: 0, last: u16::MAX },
             transport: Some(transport),
             rule: 0,
         };
-        let decisions = [Transport::Tcp, Transport::Udp].map(|it| self.allowed_within(name, whole(it)));
+        let decisions =
+            [Transport::Tcp, Transport::Udp].map(|it| self.allowed_within(name, whole(it), consent));
         // The smaller number stands first in the policy; among denials one that has a name.
         let allowed = decisions.into_iter().filter(|it| it.allow).min_by_key(|it| it.rule);
         let denied = decisions.into_iter().filter(|it| it.rule != 0).min_by_key(|it| it.rule);
@@ -122,14 +158,18 @@ impl Names {
     }
 
     /// Is any part of what is wanted allowed?
-    fn allowed_within(&self, name: &str, wanted: Range) -> Decision {
+    fn allowed_within(&self, name: &str, wanted: Range, consent: Consent) -> Decision {
         let mut allowed: Option<Vec<Range>> = None;
         let mut denied = Vec::new();
         for list in &self.lists {
             let mut here = Vec::new();
             for rule in list.rules_of(name) {
                 let ranges = rule.ranges().filter_map(|range| range.within(wanted));
-                if rule.allow { here.extend(ranges) } else { denied.extend(ranges) }
+                match rule.effect {
+                    EgressEffect::Deny => denied.extend(ranges),
+                    EgressEffect::Ask if consent == Consent::None => {}
+                    EgressEffect::Allow | EgressEffect::Ask => here.extend(ranges),
+                }
             }
             allowed = Some(match allowed {
                 None => here,
@@ -224,7 +264,8 @@ mod tests {
             None => Pattern::Exact(pattern.to_owned()),
         };
         let transport = allow.then_some(Transport::Tcp);
-        NameRule { pattern, ports: vec![Ports { first, last }], transport, allow, rule }
+        let effect = if allow { EgressEffect::Allow } else { EgressEffect::Deny };
+        NameRule { pattern, ports: vec![Ports { first, last }], transport, effect, rule }
     }
 
     fn allowed(rule: u16) -> Decision {
@@ -276,13 +317,19 @@ mod tests {
         assert_eq!(Names::new(Vec::new()).decide_lookup("a.example"), Decision::DENY_DEFAULT);
     }
 
-    fn any_rule() -> impl Strategy<Value = (String, u16, u16, bool, Option<bool>)> {
+    fn any_rule() -> impl Strategy<Value = (String, u16, u16, EgressEffect, Option<bool>)> {
+        let effects = vec![EgressEffect::Deny, EgressEffect::Allow, EgressEffect::Ask];
         let pattern = prop_oneof![Just("*".to_owned()), "(\\*\\.)?[ab](\\.[ab]){0,2}"];
-        (pattern, 0_u16..8, 0_u16..4, any::<bool>(), any::<Option<bool>>())
+        (pattern, 0_u16..8, 0_u16..4, proptest::sample::select(effects), any::<Option<bool>>())
     }
 
     /// Every rule is asked, in the words of `decide::name`.
-    fn plain(lists: &[Vec<NameRule>], name: &str, port: u16, transport: Transport) -> bool {
+    fn plain(lists: &[Vec<NameRule>], consent: Consent, name: &str, port: u16, transport: Transport) -> bool {
+        let allows = |rule: &NameRule| match rule.effect {
+            EgressEffect::Allow => true,
+            EgressEffect::Ask => consent == Consent::Given,
+            EgressEffect::Deny => false,
+        };
         let holds = |rule: &NameRule| {
             let pattern = match &rule.pattern {
                 Pattern::Exact(name) => NamePattern::Exact(name.as_bytes()),
@@ -294,8 +341,8 @@ mod tests {
                 && rule.ports.iter().any(|ports| ports.first <= port && port <= ports.last)
         };
         !lists.is_empty()
-            && lists.iter().all(|list| list.iter().any(|rule| rule.allow && holds(rule)))
-            && !lists.iter().flatten().any(|rule| !rule.allow && holds(rule))
+            && lists.iter().all(|list| list.iter().any(|rule| allows(rule) && holds(rule)))
+            && !lists.iter().flatten().any(|rule| rule.effect == EgressEffect::Deny && holds(rule))
     }
 
     proptest! {
@@ -303,23 +350,27 @@ mod tests {
         fn tables_agree_with_asking_every_rule(
             lists in proptest::collection::vec(proptest::collection::vec(any_rule(), 0..6), 0..3),
             name in "[ab](\\.[ab]){0,3}",
+            consent in proptest::sample::select(vec![Consent::None, Consent::Given]),
         ) {
             let mut number = 0;
-            let lists: Vec<Vec<NameRule>> = lists.iter().map(|list| list.iter().map(|(pattern, first, more, allow, udp)| {
+            let lists: Vec<Vec<NameRule>> = lists.iter().map(|list| list.iter().map(|(pattern, first, more, effect, udp)| {
                 number += 1;
                 let transport = udp.map(|udp| if udp { Transport::Udp } else { Transport::Tcp });
-                NameRule { transport, ..rule(pattern, *first, first + more, *allow, number) }
+                NameRule { transport, effect: *effect, ..rule(pattern, *first, first + more, true, number) }
             }).collect()).collect();
             let names = Names::new(lists.clone());
             let mut somewhere = false;
             for port in 0..16 {
                 for transport in [Transport::Tcp, Transport::Udp] {
-                    let expected = plain(&lists, &name, port, transport);
+                    let expected = plain(&lists, consent, &name, port, transport);
                     somewhere |= expected;
-                    prop_assert_eq!(names.decide(&name, port, transport).allow, expected, "{} {}", port, name);
+                    let decided = names.decide_with(consent, &name, port, transport);
+                    prop_assert_eq!(decided.allow, expected, "{} {}", port, name);
                 }
             }
-            prop_assert_eq!(names.decide_lookup(&name).allow, somewhere);
+            prop_assert_eq!(names.decide_lookup_with(consent, &name).allow, somewhere);
+            let (without, with) = (names.decide_lookup(&name), names.decide_lookup_with(Consent::Given, &name));
+            prop_assert_eq!(names.asks(&name).is_some(), without == Decision::DENY_DEFAULT && with.allow);
         }
     }
 

@@ -18,12 +18,13 @@ use tokio::{
 };
 
 use super::{
-    channel::{Channel, Message, Order, Place, Resolvers, Settings},
+    channel::{Message, Order, Place, Resolvers, Settings},
     confine,
     dns::{self, Upstream},
     names::Names,
     relay,
     supervisor::Supervisor,
+    wire::Channel,
 };
 
 /// The subcommand that runs it.
@@ -126,8 +127,10 @@ async fn serve(channel: Channel, parts: Parts) -> io::Result<()> {
             }
         }
     };
-    let patience = Duration::from_millis(settings.patience_ms);
-    let (supervisor, to_and_fro) = Supervisor::new(channel, patience, orders)?;
+    let patience_ms = settings.patience_ms;
+    let patience =
+        [0, settings.ask_ms.unwrap_or(0)].map(|ms| Duration::from_millis(patience_ms.saturating_add(ms)));
+    let (supervisor, to_and_fro) = Supervisor::new(channel, patience.into(), orders)?;
     let names = Names::new(settings.lists.clone());
     let shared = Rc::new(Shared { names, settings, supervisor: Rc::clone(&supervisor), upstream });
     *shared_later.borrow_mut() = Some(Rc::clone(&shared));

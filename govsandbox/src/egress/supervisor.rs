@@ -15,9 +15,10 @@ use tokio::{
 };
 
 use super::channel::{
-    Answer, Channel, Entered, Event, Limit, Message, Order, Origin, Permit, Permitted, Question, Reply,
-    Verdict, Verify, Who, receive, send,
+    Answer, Entered, Event, Limit, Message, Order, Origin, Permit, Permitted, Question, Reply, Verdict,
+    Verify, Who,
 };
+use super::wire::{Channel, receive, send};
 use crate::sys::async_descriptor::register;
 
 /// Messages that wait to be sent; events beyond are counted and lost.
@@ -30,6 +31,8 @@ pub(super) struct Supervisor {
     pending: RefCell<HashMap<u64, oneshot::Sender<Reply>>>,
     next: Cell<u64>,
     patience: Duration,
+    /// Of somebody who is asked, and the supervisor's own.
+    long_patience: Duration,
     limited: RefCell<HashMap<Limit, u64>>,
 }
 
@@ -37,7 +40,7 @@ impl Supervisor {
     /// On a channel that does not block. `orders` gets what is no reply; the future ends when the supervisor is gone.
     pub(super) fn new(
         channel: Channel,
-        patience: Duration,
+        (patience, long_patience): (Duration, Duration),
         orders: impl FnMut(Order, Option<OwnedFd>),
     ) -> io::Result<(Rc<Self>, impl Future<Output = io::Result<()>>)> {
         let channel = register(channel.into())?;
@@ -47,6 +50,7 @@ impl Supervisor {
             pending: RefCell::default(),
             next: Cell::new(0),
             patience,
+            long_patience,
             limited: RefCell::default(),
         });
         let ours = Rc::clone(&supervisor);
@@ -61,15 +65,15 @@ impl Supervisor {
 
     /// Whose socket is it? `None`: not the sandbox's, or nobody says.
     pub(super) async fn who(&self, who: Who) -> Option<Origin> {
-        match self.ask(Question::Who(who)).await? {
+        match self.ask(Question::Who(who), self.patience).await? {
             Reply::Who(origin) => origin,
             Reply::Permit(_) | Reply::Answer(_) | Reply::Verify(_) => None,
         }
     }
 
-    /// May the name be looked up? Nobody says: no.
+    /// May it go on? Nobody says: no.
     pub(super) async fn permit(&self, permit: Permit) -> Permitted {
-        match self.ask(Question::Permit(permit)).await {
+        match self.ask(Question::Permit(permit), self.long_patience).await {
             Some(Reply::Permit(permitted)) => permitted,
             _ => Permitted::default(),
         }
@@ -77,7 +81,7 @@ impl Supervisor {
 
     /// Which addresses may be told? Nobody says: none.
     pub(super) async fn answer(&self, answer: Answer) -> Entered {
-        match self.ask(Question::Answer(answer)).await {
+        match self.ask(Question::Answer(answer), self.patience).await {
             Some(Reply::Answer(entered)) => entered,
             _ => Entered::default(),
         }
@@ -85,7 +89,7 @@ impl Supervisor {
 
     /// May it go on? `None`: nobody says.
     pub(super) async fn verify(&self, verify: Verify) -> Option<Verdict> {
-        match self.ask(Question::Verify(verify)).await? {
+        match self.ask(Question::Verify(verify), self.patience).await? {
             Reply::Verify(verdict) => Some(verdict),
             Reply::Who(_) | Reply::Permit(_) | Reply::Answer(_) => None,
         }
@@ -118,14 +122,14 @@ impl Supervisor {
         }
     }
 
-    async fn ask(&self, question: Question) -> Option<Reply> {
+    async fn ask(&self, question: Question, patience: Duration) -> Option<Reply> {
         let number = self.next.get();
         self.next.set(number.wrapping_add(1));
         let (to, reply) = oneshot::channel();
         self.pending.borrow_mut().insert(number, to);
         let _forget = Forget { supervisor: self, number };
         self.out.send(Message::Question(number, question)).await.ok()?;
-        tokio::time::timeout(self.patience, reply).await.ok()?.ok()
+        tokio::time::timeout(patience, reply).await.ok()?.ok()
     }
 
     async fn read(

@@ -13,9 +13,9 @@ use crate::{
     policy::{
         automaton,
         compile::{
-            AllowLists, AllowedPath, DnsRefusal, EgressLists, EgressRule, GlobRule, LiteralRule, Mode,
-            Namespaces, NetworkNamespace, PathEffect, PathPlan, PortRange, Protocol, Require, RootPolicy,
-            Userfaultfd, Verify,
+            AllowLists, AllowedPath, DnsRefusal, EgressEffect, EgressLists, EgressRule, GlobRule,
+            LiteralRule, Mode, Namespaces, NetworkNamespace, PathEffect, PathPlan, PortRange, Protocol,
+            Require, RootPolicy, Seconds, Userfaultfd, Verify,
         },
     },
 };
@@ -74,13 +74,14 @@ fn compiled() -> Compiled {
                 target: EgressTarget::Name("api.example.com".to_owned()),
                 ports: vec![PortRange { first: 443, last: 443 }],
                 protocol: Protocol::Tcp,
-                allow: true,
+                effect: EgressEffect::Allow,
                 rule: NETWORK,
             }],
         }],
         verify: Verify::WhereShared,
         network_namespace: NetworkNamespace::Host,
         dns_refusal: DnsRefusal::Nxdomain,
+        ask_timeout: Seconds(30),
         listen: Vec::new(),
         trace_opens: TraceOpens::All,
         trace_args: true,

@@ -48,6 +48,9 @@ pub enum Kind {
     /// A refused privilege.
     #[serde(rename = "privilege.use")]
     PrivilegeUse,
+    /// Somebody was asked: what about, and what was said.
+    #[serde(rename = "approval")]
+    Approval,
     /// Events that were lost: kind, count, from, to.
     #[serde(rename = "audit.gap")]
     AuditGap,
@@ -82,6 +85,9 @@ pub enum Action {
     Accept,
     Close,
     Use,
+    Approve,
+    Refuse,
+    Expire,
     Gap,
     /// Of `privilege.use`: the system call or hook.
     #[serde(untagged)]
@@ -188,6 +194,12 @@ pub struct Object {
     /// Bytes that came in.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub bytes_received: Option<u64>,
+    /// User that decided: of whoever has logged in, where that is known.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub decided_by: Option<u32>,
+    /// How long it waited for a decision.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub waited_ns: Option<u64>,
     /// How long the connection stood.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub duration_ns: Option<u64>,
@@ -288,12 +300,13 @@ impl Kind {
             Self::NetListen => "net.listen",
             Self::NetClose => "net.close",
             Self::PrivilegeUse => "privilege.use",
+            Self::Approval => "approval",
             Self::AuditGap => "audit.gap",
         }
     }
 
     /// All of them, in the order of the schema's table.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::SessionStart,
         Self::SessionEnd,
         Self::ProcessExec,
@@ -306,6 +319,7 @@ impl Kind {
         Self::NetListen,
         Self::NetClose,
         Self::PrivilegeUse,
+        Self::Approval,
         Self::AuditGap,
     ];
 }
@@ -339,6 +353,9 @@ impl Action {
             Self::Accept => "accept",
             Self::Close => "close",
             Self::Use => "use",
+            Self::Approve => "approve",
+            Self::Refuse => "refuse",
+            Self::Expire => "expire",
             Self::Gap => "gap",
             Self::Call(name) => name.as_str(),
         }

@@ -1,13 +1,14 @@
 //! One file's raw form → its checked form. Finds everything that is wrong with a file, not the first mistake alone.
 
-use std::{collections::HashSet, path::PathBuf, sync::Arc};
+use std::{collections::HashSet, net::IpAddr, path::PathBuf, sync::Arc};
 
 use govsandbox_ebpf::abi::rule::TraceOpens;
 use miette::Diagnostic;
 
 use super::{
     compile::{
-        DnsRefusal, Layer, Mode, Namespaces, NetworkNamespace, Require, RootPolicy, Userfaultfd, Verify,
+        DnsRefusal, Layer, Mode, Namespaces, NetworkNamespace, Protocol, Require, RootPolicy, Seconds,
+        Userfaultfd, Verify,
     },
     git_config::Keys,
     merge::{Entry, Given, Lists, Origin, Scalars},
@@ -15,10 +16,10 @@ use super::{
     problem::Problem,
     raw::{
         RawAllowDeny, RawDnsRefusal, RawEgressRule, RawExecRule, RawMode, RawNetworkNamespace, RawPolicy,
-        RawProtectRule, RawRequire, RawRoot, RawTraceOpens, RawVerify, Texts,
+        RawProtectRule, RawRequire, RawRoot, RawRule, RawTraceOpens, RawVerify, Texts,
     },
     rule::{
-        egress::{EgressError, EgressList, EgressPattern},
+        egress::{EgressError, EgressList, EgressPattern, HostPattern},
         exec::ExecPattern,
         path::{PathError, PathPattern},
     },
@@ -75,6 +76,14 @@ pub enum CheckError {
         help("name at least one of `exec`, `read`, `write`, `network`")
     )]
     NoMatch,
+    /// `match = { network = { host = "*", protocol = "udp" } }, effect = "ask"`
+    #[error("a datagram can't wait for an answer")]
+    #[diagnostic(code(policy::rule::ask_datagram), help("leave `protocol` out: connections wait"))]
+    AskDatagram,
+    /// `match = { network = "localhost" }, effect = "ask"`
+    #[error("connections to this machine itself are not asked about")]
+    #[diagnostic(code(policy::rule::ask_loopback), help("name them in `network.allow`; `*` leaves them out"))]
+    AskLoopback,
     /// `retention = "90 days"`
     #[error("`{0}` is no length of time")]
     #[diagnostic(code(policy::duration), help("a number and a unit: `30s`, `15m`, `12h`, `90d`"))]
@@ -150,6 +159,7 @@ pub fn check(raw: &RawPolicy, found: Found) -> Result<(Policy, Vec<Problem>), Ve
         exec_deny: checker.exec("exec.deny", &raw.exec.deny),
         network_allow: raw.network.allow.as_ref().map(|list| checker.egress(EgressList::Allow, list)),
         network_deny: checker.egress(EgressList::Deny, &raw.network.deny),
+        network_ask: checker.asked(&raw.rule),
         network_listen: raw.network.listen.as_ref().map(|list| checker.listen(list)),
     };
     checker.unenforced_rules(raw);
@@ -236,6 +246,7 @@ impl Checker {
                 RawDnsRefusal::Nxdomain => DnsRefusal::Nxdomain,
                 RawDnsRefusal::Refused => DnsRefusal::Refused,
             }),
+            ask_timeout: raw.network.ask_timeout.as_ref().and_then(|time| self.seconds(time)),
             trace_opens: self.given(raw.trace.opens.as_ref(), |opens| match opens {
                 RawTraceOpens::All => TraceOpens::All,
                 RawTraceOpens::First => TraceOpens::First,
@@ -248,6 +259,14 @@ impl Checker {
             pids_max: self.given(raw.limits.pids_max.as_ref(), |max| max),
             memory_max_bytes: self.given(raw.limits.memory_max_bytes.as_ref(), |max| max),
         }
+    }
+
+    fn seconds(&mut self, time: &Spanned<String>) -> Option<Given<Seconds>> {
+        let Some(value) = seconds(&time.value) else {
+            self.error(CheckError::Duration(time.value.clone()), &time.span);
+            return None;
+        };
+        Some(Given { value, origin: Some(Arc::clone(&self.origin)) })
     }
 
     fn audit_log(&mut self, log: &Spanned<String>) -> Option<Given<PathPattern>> {
@@ -321,6 +340,27 @@ impl Checker {
         entries
     }
 
+    /// Hosts that are asked about; what else `[[rule]]` may say is looked at as what is not enforced.
+    fn asked(&mut self, raw: &[Spanned<RawRule>]) -> Vec<Entry<EgressPattern>> {
+        let mut entries = Vec::new();
+        for rule in raw {
+            let Some(host) = unenforced::asked_about(&rule.value) else { continue };
+            match EgressPattern::check(&host.value, EgressList::Allow) {
+                Ok(pattern) if pattern.protocol() == Protocol::Udp => {
+                    self.error(CheckError::AskDatagram, &host.span);
+                }
+                Ok(pattern) if is_near(pattern.host()) => self.error(CheckError::AskLoopback, &host.span),
+                Ok(pattern) => {
+                    let id = RuleId(rule.value.id.value.clone());
+                    let origin = Arc::clone(&self.origin);
+                    entries.push(Entry { id, key: "rule", rule: pattern, origin, span: rule.span.clone() });
+                }
+                Err(_) => {} // told with the other parts of the rule
+            }
+        }
+        entries
+    }
+
     fn listen(&mut self, raw: &[Spanned<String>]) -> Vec<Entry<EgressPattern>> {
         let rules: Vec<Spanned<RawEgressRule>> = raw
             .iter()
@@ -382,10 +422,8 @@ impl Checker {
     }
 
     fn unenforced_values(&mut self, raw: &RawPolicy) {
-        for time in [&raw.network.ask_timeout, &raw.audit.retention].into_iter().flatten() {
-            if !is_duration(&time.value) {
-                self.error(CheckError::Duration(time.value.clone()), &time.span);
-            }
+        for time in raw.audit.retention.iter().filter(|time| seconds(&time.value).is_none()) {
+            self.error(CheckError::Duration(time.value.clone()), &time.span);
         }
         for url in raw.audit.sinks.iter().chain(&raw.network.proxy) {
             if url.value.split_once("://").is_none_or(|(scheme, rest)| scheme.is_empty() || rest.is_empty()) {
@@ -412,8 +450,25 @@ impl Checker {
     }
 }
 
-fn is_duration(text: &str) -> bool {
+/// This machine itself, by its loopback or unspecified address?
+fn is_near(host: &HostPattern) -> bool {
+    let HostPattern::Network { address, .. } = host else { return *host == HostPattern::Localhost };
+    let is_unspecified = match address {
+        IpAddr::V4(v4) => v4.octets()[0] == 0,
+        IpAddr::V6(v6) => v6.is_unspecified(),
+    };
+    is_unspecified || !host.detours().is_empty()
+}
+
+/// `30s`, `15m`, `12h`, `90d`.
+fn seconds(text: &str) -> Option<Seconds> {
     let number = text.trim_end_matches(|unit: char| unit.is_ascii_lowercase());
-    let unit = text.get(number.len()..).unwrap_or_default();
-    number.parse::<u32>().is_ok() && ["s", "m", "h", "d"].contains(&unit)
+    let unit_s = match text.get(number.len()..).unwrap_or_default() {
+        "s" => 1,
+        "m" => 60,
+        "h" => 60 * 60,
+        "d" => 24 * 60 * 60,
+        _ => return None,
+    };
+    Some(Seconds(u64::from(number.parse::<u32>().ok()?) * unit_s))
 }

@@ -10,7 +10,7 @@ use tempfile::TempDir;
 
 use super::{
     Context, Loaded, PolicyError, Sources,
-    compile::{EgressTarget, Layer, Mode, PathEffect},
+    compile::{EgressEffect, EgressTarget, Layer, Mode, PathEffect},
     explain,
     git_config::merged,
     load,
@@ -337,6 +337,11 @@ fn a_denied_name_wins_over_an_allowed_one_in_any_layer() {
     let compiled = machine.load(&[&session]).unwrap().compiled;
     let [lists] = compiled.egress.as_slice() else { panic!("{:?}", compiled.egress) };
     let denied = lists.rules.first().unwrap();
-    assert_eq!((denied.allow, &denied.target), (false, &EgressTarget::Name("bad.example".to_owned())));
-    assert!(lists.rules.iter().skip(1).all(|rule| rule.allow && rule.rule > denied.rule));
+    assert_eq!(
+        (denied.effect, &denied.target),
+        (EgressEffect::Deny, &EgressTarget::Name("bad.example".to_owned()))
+    );
+    assert!(
+        lists.rules.iter().skip(1).all(|rule| rule.effect == EgressEffect::Allow && rule.rule > denied.rule)
+    );
 }

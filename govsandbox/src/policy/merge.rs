@@ -11,13 +11,17 @@ use govsandbox_ebpf::abi::rule::TraceOpens;
 use super::{
     check::Policy,
     compile::{
-        DnsRefusal, Layer, Mode, Namespaces, NetworkNamespace, Require, RootPolicy, Userfaultfd, Verify,
+        DnsRefusal, Layer, Mode, Namespaces, NetworkNamespace, Require, RootPolicy, Seconds, Userfaultfd,
+        Verify,
     },
     parse::Span,
     problem::Source,
     rule::{egress::EgressPattern, exec::ExecPattern, path::PathPattern},
 };
 use crate::id::RuleId;
+
+/// `network.ask_timeout` where nobody says.
+const ASK_TIMEOUT: Seconds = Seconds(30);
 
 /// Where a value was written.
 #[derive(Debug)]
@@ -75,6 +79,8 @@ pub struct Lists {
     pub network_allow: Option<Vec<Entry<EgressPattern>>>,
     /// `network.deny`.
     pub network_deny: Vec<Entry<EgressPattern>>,
+    /// `[[rule]]` about hosts that are asked about.
+    pub network_ask: Vec<Entry<EgressPattern>>,
     /// `network.listen`.
     pub network_listen: Option<Vec<Entry<EgressPattern>>>,
 }
@@ -91,6 +97,7 @@ pub struct Scalars {
     pub verify: Option<Given<Verify>>,
     pub network_namespace: Option<Given<NetworkNamespace>>,
     pub dns_refusal: Option<Given<DnsRefusal>>,
+    pub ask_timeout: Option<Given<Seconds>>,
     pub trace_opens: Option<Given<TraceOpens>>,
     pub trace_args: Option<Given<bool>>,
     pub audit_log: Option<Given<PathPattern>>,
@@ -111,6 +118,7 @@ pub struct Settings {
     pub verify: Given<Verify>,
     pub network_namespace: Given<NetworkNamespace>,
     pub dns_refusal: Given<DnsRefusal>,
+    pub ask_timeout: Given<Seconds>,
     pub trace_opens: Given<TraceOpens>,
     pub trace_args: Given<bool>,
     pub audit_log: Option<Given<PathPattern>>,
@@ -169,6 +177,7 @@ impl Lists {
             exec_deny: joined(self.exec_deny, later.exec_deny),
             network_allow: joined_if_any(self.network_allow, later.network_allow),
             network_deny: joined(self.network_deny, later.network_deny),
+            network_ask: joined(self.network_ask, later.network_ask),
             network_listen: joined_if_any(self.network_listen, later.network_listen),
         }
     }
@@ -186,6 +195,7 @@ impl Scalars {
             verify: later.verify.or(self.verify),
             network_namespace: later.network_namespace.or(self.network_namespace),
             dns_refusal: later.dns_refusal.or(self.dns_refusal),
+            ask_timeout: later.ask_timeout.or(self.ask_timeout),
             trace_opens: later.trace_opens.or(self.trace_opens),
             trace_args: later.trace_args.or(self.trace_args),
             audit_log: later.audit_log.or(self.audit_log),
@@ -208,6 +218,7 @@ impl Scalars {
                 .network_namespace
                 .unwrap_or_else(|| Given::default(NetworkNamespace::Host)),
             dns_refusal: self.dns_refusal.unwrap_or_else(|| Given::default(DnsRefusal::Nxdomain)),
+            ask_timeout: self.ask_timeout.unwrap_or_else(|| Given::default(ASK_TIMEOUT)),
             trace_opens: self.trace_opens.unwrap_or_else(|| Given::default(TraceOpens::First)),
             trace_args: self.trace_args.unwrap_or_else(|| Given::default(true)),
             audit_log: self.audit_log,
@@ -237,6 +248,7 @@ impl Settings {
                 Some(_) => self.dns_refusal,
                 None => other.dns_refusal.unwrap_or(self.dns_refusal),
             },
+            ask_timeout: self.ask_timeout.higher(other.ask_timeout, |timeout| std::cmp::Reverse(*timeout)),
             trace_opens: self.trace_opens.higher(other.trace_opens, |opens| recorded(*opens)),
             trace_args: self.trace_args.higher(other.trace_args, |args| *args),
             audit_log: if log_of_system { other.audit_log } else { self.audit_log },
@@ -348,6 +360,7 @@ mod tests {
                 verify,
                 network_namespace,
                 dns_refusal,
+                ask_timeout: None,
                 trace_opens,
                 trace_args,
                 audit_log,

@@ -3,7 +3,7 @@
 use super::{
     merge::Lists,
     parse::{Span, Spanned},
-    raw::{RawAllowDeny, RawPolicy},
+    raw::{RawAllowDeny, RawEffect, RawEgressRule, RawPolicy, RawRule, RawRuleMatch},
 };
 
 /// A key or value that is right and not enforced yet.
@@ -28,10 +28,21 @@ pub fn findings(raw: &RawPolicy, lists: &Lists) -> Vec<Spanned<NotEnforced>> {
     paths(lists, &mut add);
     network(raw, &mut add);
     audit(raw, &mut add);
-    for rule in &raw.rule {
-        add(&rule.span, "`[[rule]]`", "write it under `[filesystem]` or `[network]` if it has no condition");
+    for rule in raw.rule.iter().filter(|rule| asked_about(&rule.value).is_none()) {
+        let instead = "what can be asked about is a host: `match = { network = \"*\" }` with `effect = \"ask\"` and no \
+                       `group`; what has no condition is written under `[filesystem]` or `[network]`";
+        add(&rule.span, "such a `[[rule]]`", instead);
     }
     found
+}
+
+/// The hosts that a rule asks about, if that is all it does.
+#[must_use]
+pub fn asked_about(rule: &RawRule) -> Option<&Spanned<RawEgressRule>> {
+    let RawRuleMatch { exec: None, read: None, write: None, network } = &rule.matches.value else {
+        return None;
+    };
+    network.as_ref().filter(|_| matches!(rule.effect, RawEffect::Ask) && rule.group.is_empty())
 }
 
 fn paths(lists: &Lists, add: &mut impl FnMut(&Span, &str, &'static str)) {
@@ -62,9 +73,6 @@ fn network(raw: &RawPolicy, add: &mut impl FnMut(&Span, &str, &'static str)) {
     }
     if let Some(from_env) = network.proxy_from_env.as_ref().filter(|from_env| from_env.value) {
         add(&from_env.span, "`network.proxy_from_env`", LEAVE_OUT);
-    }
-    if let Some(timeout) = network.ask_timeout.as_ref().filter(|timeout| timeout.value != "30s") {
-        add(&timeout.span, "`network.ask_timeout`", LEAVE_OUT);
     }
 }
 

@@ -70,6 +70,7 @@ impl Egress {
             | Kind::FileChange
             | Kind::NetListen
             | Kind::PrivilegeUse
+            | Kind::Approval
             | Kind::AuditGap => return,
         };
         let host = for_terminal(host.unwrap_or("?"));

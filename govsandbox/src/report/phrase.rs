@@ -22,6 +22,7 @@ pub fn object(record: &Record) -> String {
         Kind::DnsQuery => query(object),
         Kind::NetClose => closed(object),
         Kind::PrivilegeUse => detail(object),
+        Kind::Approval => approval(object),
         Kind::AuditGap => gap(object),
     }
 }
@@ -43,6 +44,17 @@ fn query(object: &Object) -> String {
         [] => format!("{record_type} {name}{mark}"),
         answers => format!("{record_type} {name}{mark}: {}", for_terminal(&answers.join(" "))),
     }
+}
+
+/// `api.example.com: for the session, uid 1000 after 3.2 s`.
+fn approval(object: &Object) -> String {
+    let about = match (&object.address, &object.name) {
+        (None, Some(name)) => for_terminal(name).into_owned(),
+        _ => address(object),
+    };
+    let by = object.decided_by.map(|uid| format!(", uid {uid}")).unwrap_or_default();
+    let waited_ms = object.waited_ns.unwrap_or_default() / 1_000_000;
+    format!("{about}: {}{by} after {}.{} s", detail(object), waited_ms / 1000, waited_ms % 1000 / 100)
 }
 
 fn closed(object: &Object) -> String {

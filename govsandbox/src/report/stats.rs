@@ -175,7 +175,8 @@ impl Counter {
             | Kind::DnsQuery
             | Kind::NetListen
             | Kind::NetClose
-            | Kind::PrivilegeUse => {}
+            | Kind::PrivilegeUse
+            | Kind::Approval => {}
         }
     }
 

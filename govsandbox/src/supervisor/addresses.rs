@@ -15,9 +15,9 @@ use crate::{
     bpf::egress::{self, Network, NetworkRules, TooManyPorts},
     egress::{
         channel::{Speech, Verdict},
-        names::{NameRule, Names, Pattern, Ports, Transport},
+        names::{Consent, NameRule, Names, Pattern, Ports, Transport},
     },
-    policy::compile::{EgressLists, EgressTarget, NetworkNamespace, Protocol, Verify},
+    policy::compile::{EgressEffect, EgressLists, EgressTarget, NetworkNamespace, Protocol, Verify},
 };
 
 /// An answer holds at least so long: programs keep addresses for longer than they should.
@@ -44,11 +44,35 @@ const LOOPBACK: [(IpAddr, u8); 4] = [
 /// What an address is to become in the kernel; `None`: nothing of its own.
 pub(super) type Change = (Network, Option<PortTable>);
 
+/// What somebody is asked about.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(super) enum Asked {
+    /// May it be looked up, and reached where rules ask about it?
+    Name(String),
+    /// May a connection go to this address and port?
+    Address(IpAddr, u16),
+}
+
+/// What is known of something that may have to be asked about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// By this rule, or by what was said before.
+    Allowed(u16),
+    /// Nobody can allow it.
+    Refused(u16),
+    /// This rule asks.
+    Open(u16),
+}
+
 /// The addresses of one sandbox.
 #[derive(Debug)]
 pub(super) struct Addresses {
     names: Names,
     networks: NetworkRules,
+    /// The same, and what is asked about goes through the relay.
+    with_asked: NetworkRules,
+    /// What somebody has allowed, and until when.
+    consents: HashMap<Asked, Option<Instant>>,
     lists: usize,
     verify: Verify,
     /// There is a `*` that allows.
@@ -61,15 +85,21 @@ pub(super) struct Addresses {
 }
 
 impl Addresses {
-    pub(super) fn new(lists: &[EgressLists], verify: Verify, network: NetworkNamespace) -> Self {
-        let name_rules = name_rules(lists);
+    /// `asks`: somebody can be asked.
+    pub(super) fn new(lists: &[EgressLists], verify: Verify, network: NetworkNamespace, asks: bool) -> Self {
+        let mut name_rules = name_rules(lists);
+        name_rules.iter_mut().for_each(|rules| rules.retain(|rule| asks || rule.effect != EgressEffect::Ask));
         let rules = || name_rules.iter().flatten();
-        let any = rules().any(|rule| rule.allow && rule.pattern == Pattern::Any);
-        let denies_names = rules().any(|rule| !rule.allow && rule.pattern != Pattern::Any);
+        let any = rules().any(|rule| rule.effect == EgressEffect::Allow && rule.pattern == Pattern::Any);
+        let denies = |rule: &NameRule| rule.effect == EgressEffect::Deny && rule.pattern != Pattern::Any;
+        let denies_names = rules().any(denies);
         // Everything is allowed but some names: who is talked to must be seen, for their addresses can't all be known.
         let any_allow = if denies_names && verify != Verify::Address { ALLOW_RELAY } else { ALLOW };
+        let networks = NetworkRules::new(lists, any_allow);
         Self {
-            networks: NetworkRules::new(lists, any_allow),
+            with_asked: if asks { NetworkRules::with_asked(lists, any_allow) } else { networks.clone() },
+            networks,
+            consents: HashMap::new(),
             lists: lists.len(),
             names: Names::new(name_rules),
             verify,
@@ -82,7 +112,7 @@ impl Addresses {
 
     /// The tables before any name has an address.
     pub(super) fn tables(&self) -> Result<BTreeMap<Network, PortTable>, TooManyPorts> {
-        let mut tables = self.networks.tables()?;
+        let mut tables = self.with_asked.tables()?;
         if self.network == NetworkNamespace::Own {
             tables.extend(LOOPBACK.map(|(address, bits)| (Network::new(address, bits), nothing())));
         }
@@ -113,6 +143,50 @@ impl Addresses {
         table
     }
 
+    /// May this name be looked up?
+    pub(super) fn standing_of_name(&self, name: &str) -> Standing {
+        let decision = self.names.decide_lookup_with(self.consent(name), name);
+        match self.names.asks(name) {
+            // Named by the rule that asked.
+            Some(rule) if decision.allow => Standing::Allowed(rule),
+            Some(rule) => Standing::Open(rule),
+            None if decision.allow => Standing::Allowed(decision.rule),
+            None => Standing::Refused(decision.rule),
+        }
+    }
+
+    /// May a connection go to this address, or on to where it is seen whom it names? `led_by`: the rule that led it to the
+    /// relay.
+    pub(super) fn standing_of_address(&self, address: IpAddr, port: u16, led_by: u16) -> Standing {
+        let address = address.to_canonical();
+        let allows =
+            |consent: Consent, name: &str| self.names.decide_with(consent, name, port, Transport::Tcp).allow;
+        if self.names_of(address).any(|name| allows(self.consent(name), name)) {
+            return Standing::Allowed(led_by);
+        }
+        if self.denied.contains_key(&address) {
+            return Standing::Refused(0); // by its address alone it is never reached
+        }
+        if self.allowed_by_address(address, port) {
+            return Standing::Allowed(led_by);
+        }
+        let is_asked = allowed_by(&self.with_asked, address, port)
+            || self.names_of(address).any(|name| allows(Consent::Given, name));
+        if is_asked { Standing::Open(led_by) } else { Standing::Refused(0) }
+    }
+
+    /// Somebody allows it, for good or until then.
+    pub(super) fn consent_to(&mut self, asked: Asked, until: Option<Instant>) {
+        self.consents.insert(asked, until);
+    }
+
+    fn consent(&self, name: &str) -> Consent {
+        match self.consents.contains_key(&Asked::Name(name.to_owned())) {
+            true => Consent::Given,
+            false => Consent::None,
+        }
+    }
+
     /// A name that may be looked up has these addresses for so many seconds. What is private and in no range that the
     /// policy allows is left out of the first list, the ones that may be connected to by now.
     pub(super) fn enter(
@@ -123,7 +197,7 @@ impl Addresses {
     ) -> (Vec<IpAddr>, Vec<Change>) {
         let mut entered = Vec::new();
         let mut changed = BTreeSet::new();
-        if !self.names.decide_lookup(name).allow {
+        if !self.names.decide_lookup_with(self.consent(name), name).allow {
             return (entered, Vec::new());
         }
         for (address, ttl_s) in found {
@@ -154,10 +228,15 @@ impl Addresses {
 
     /// Forgets what has been held for long enough.
     pub(super) fn expire(&mut self, now: Instant) -> Vec<Change> {
+        self.consents.retain(|_, until| until.is_none_or(|until| until > now));
         let mut changed = BTreeSet::new();
+        let (rules, consents) = (&self.names, &self.consents);
+        // What was allowed for a while is no longer allowed by an address that was told meanwhile.
+        let stands =
+            |name: &String| rules.asks(name).is_none() || consents.contains_key(&Asked::Name(name.clone()));
         for (address, names) in &mut self.live {
             let before = names.len();
-            names.retain(|_, until| *until > now);
+            names.retain(|name, until| *until > now && stands(name));
             if names.len() != before {
                 changed.insert(*address);
             }
@@ -178,7 +257,7 @@ impl Addresses {
     ) -> Vec<Change> {
         let mut denied: HashMap<IpAddr, BTreeMap<u16, NameRule>> = HashMap::new();
         for (name, addresses) in found {
-            for (_, rule) in self.names.rules_of(name).filter(|(_, rule)| !rule.allow) {
+            for (_, rule) in self.names.rules_of(name).filter(|(_, rule)| rule.effect == EgressEffect::Deny) {
                 for address in addresses {
                     denied.entry(address.to_canonical()).or_default().insert(rule.rule, rule.clone());
                 }
@@ -198,23 +277,25 @@ impl Addresses {
         let told = || here().take(NAMES_TOLD_MAX).map(str::to_owned).collect();
         // With a name that is denied the address alone is no reason.
         let is_reason = !self.denied.contains_key(&address);
-        let by_network = || is_reason && self.allowed_by_network(address, port);
+        let by_address = || is_reason && self.allowed_by_address(address, port);
         let (allow, rule) = match name {
             Some(name) => {
-                let decision = self.names.decide(name, port, Transport::Tcp);
+                let decision = self.names.decide_with(self.consent(name), name, port, Transport::Tcp);
                 let is_here = here().any(|other| other == name);
                 let is_denied = !decision.allow && decision.rule != 0;
-                let allow = !is_denied && (decision.allow && is_here || by_network());
+                let allow = !is_denied && (decision.allow && is_here || by_address());
                 // A rule that allows the name has not refused that it is said to another's address.
                 (allow, if allow || is_denied { decision.rule } else { 0 })
             }
             // Neither TLS nor HTTP: by address, so every name that has it must be allowed here.
             None if speech == Speech::Other && !NAMED_PORTS.contains(&port) => {
-                let mut decisions = here().map(|name| self.names.decide(name, port, Transport::Tcp));
-                let all = here().next().is_some() && decisions.all(|decision| decision.allow);
-                (is_reason && all || by_network(), 0)
+                let decide =
+                    |name: &str| self.names.decide_with(self.consent(name), name, port, Transport::Tcp);
+                let all = here().next().is_some() && here().all(|name| decide(name).allow);
+                (is_reason && all || by_address(), 0)
             }
-            None => (false, 0),
+            // Whoever allowed the address was not told of a name.
+            None => (is_reason && self.consents.contains_key(&Asked::Address(address, port)), 0),
         };
         Verdict { allow, rule, names: told() }
     }
@@ -224,12 +305,10 @@ impl Addresses {
         self.live.get(&address.to_canonical()).into_iter().flatten().map(|(name, _)| name.as_str())
     }
 
-    /// Do rules about networks allow it, whatever names it has?
-    fn allowed_by_network(&self, address: IpAddr, port: u16) -> bool {
-        match self.networks.host(address, &[], false) {
-            Ok((_, table)) => decide_egress(Some(&table), port, libc::IPPROTO_TCP as u8).allow,
-            Err(_) => false,
-        }
+    /// Do rules about networks allow it, or has somebody, whatever names it has?
+    fn allowed_by_address(&self, address: IpAddr, port: u16) -> bool {
+        self.consents.contains_key(&Asked::Address(address, port))
+            || allowed_by(&self.networks, address, port)
     }
 
     /// The tables of addresses, and those whose rules are too many.
@@ -237,7 +316,7 @@ impl Addresses {
         let (mut changes, mut full) = (Vec::new(), Vec::new());
         for address in addresses {
             let is_plain = !self.live.contains_key(&address) && !self.denied.contains_key(&address);
-            if is_plain && !self.networks.names_host(address) {
+            if is_plain && !self.with_asked.names_host(address) {
                 changes.push((Network::host(address), None));
                 continue;
             }
@@ -271,13 +350,14 @@ impl Addresses {
                 Verify::WhereShared if is_wide || is_shared => ALLOW_RELAY,
                 Verify::WhereShared => ALLOW,
             };
-            let rules = match (rule.allow, by_address || !is_shared) {
-                (true, _) if is_public => port_rules(rule, allow),
-                (true, _) => Vec::new(),
-                (false, true) => port_rules(rule, DENY),
+            let rules = match (rule.effect, by_address || !is_shared) {
+                (EgressEffect::Allow, _) if is_public => port_rules(rule, allow),
+                (EgressEffect::Ask, _) if is_public => port_rules(rule, ALLOW_RELAY),
+                (EgressEffect::Allow | EgressEffect::Ask, _) => Vec::new(),
+                (EgressEffect::Deny, true) => port_rules(rule, DENY),
                 // What is denied of one name is not denied of another with the same address: who is meant is seen then,
                 // but of a datagram.
-                (false, false) => of_datagrams(port_rules(rule, DENY)),
+                (EgressEffect::Deny, false) => of_datagrams(port_rules(rule, DENY)),
             };
             if let Some(list) = lists.get_mut(place) {
                 list.extend(rules);
@@ -289,7 +369,14 @@ impl Addresses {
             let rules = denied.values().flat_map(|rule| port_rules(rule, DENY)).collect();
             first.extend(if is_seen { of_datagrams(rules) } else { rules });
         }
-        self.networks.host(address, &lists, is_seen && denied.is_some())
+        self.with_asked.host(address, &lists, is_seen && denied.is_some())
+    }
+}
+
+fn allowed_by(networks: &NetworkRules, address: IpAddr, port: u16) -> bool {
+    match networks.host(address, &[], false) {
+        Ok((_, table)) => decide_egress(Some(&table), port, libc::IPPROTO_TCP as u8).allow,
+        Err(_) => false,
     }
 }
 
@@ -331,7 +418,7 @@ pub(super) fn name_rules(lists: &[EgressLists]) -> Vec<Vec<NameRule>> {
             };
             let ports =
                 rule.ports.iter().map(|ports| Ports { first: ports.first, last: ports.last }).collect();
-            Some(NameRule { pattern, ports, transport, allow: rule.allow, rule: rule.rule.0 })
+            Some(NameRule { pattern, ports, transport, effect: rule.effect, rule: rule.rule.0 })
         });
         rules.collect()
     };

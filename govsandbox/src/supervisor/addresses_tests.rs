@@ -24,7 +24,14 @@ fn rule(target: &str, port: u16, allow: bool, number: u16) -> EgressRule {
         (port, true) => PortRange { first: port, last: port },
     };
     let protocol = if allow { Protocol::Tcp } else { Protocol::Any };
-    EgressRule { target, ports: vec![ports], protocol, allow, rule: RuleIndex(number) }
+    let effect = if allow { EgressEffect::Allow } else { EgressEffect::Deny };
+    EgressRule { target, ports: vec![ports], protocol, effect, rule: RuleIndex(number) }
+}
+
+/// Every host at every port.
+fn asking() -> EgressRule {
+    let ports = vec![PortRange { first: 0, last: u16::MAX }];
+    EgressRule { ports, effect: EgressEffect::Ask, ..rule("*", 1, true, ASKS) }
 }
 
 /// What the kernel has, and what it comes to.
@@ -42,7 +49,20 @@ impl Bed {
     fn with_network(rules: &[(&str, u16, bool)], verify: Verify, network: NetworkNamespace) -> Self {
         let rules =
             rules.iter().zip(1..).map(|((target, port, allow), number)| rule(target, *port, *allow, number));
-        let addresses = Addresses::new(&[EgressLists { rules: rules.collect() }], verify, network);
+        Self::of(vec![EgressLists { rules: rules.collect() }], verify, network)
+    }
+
+    /// These rules, and all other hosts are asked about at every port.
+    fn asking(rules: &[(&str, u16, bool)]) -> Self {
+        let rules = rules.iter().zip(1..);
+        let mut rules: Vec<EgressRule> =
+            rules.map(|((target, port, allow), number)| rule(target, *port, *allow, number)).collect();
+        rules.push(asking());
+        Self::of(vec![EgressLists { rules }], Verify::WhereShared, NetworkNamespace::Host)
+    }
+
+    fn of(lists: Vec<EgressLists>, verify: Verify, network: NetworkNamespace) -> Self {
+        let addresses = Addresses::new(&lists, verify, network, true);
         let kernel = addresses.tables().unwrap();
         Self { addresses, kernel, now: Instant::now() }
     }
@@ -87,6 +107,95 @@ impl Bed {
 }
 
 const A: &str = "192.0.2.1";
+/// Number of the rule that asks.
+const ASKS: u16 = 9;
+
+impl Bed {
+    fn standing(&self, address: &str, port: u16) -> Standing {
+        self.addresses.standing_of_address(address.parse().unwrap(), port, ASKS)
+    }
+}
+
+#[test]
+fn a_name_that_is_asked_about_is_answered_and_reached_once_it_is_allowed() {
+    let mut bed = Bed::asking(&[("bad.example", 0, false), ("api.example", 443, true)]);
+    assert_eq!(bed.addresses.standing_of_name("api.example"), Standing::Allowed(2));
+    assert_eq!(bed.addresses.standing_of_name("bad.example"), Standing::Refused(1));
+    assert_eq!(bed.addresses.standing_of_name("new.example"), Standing::Open(ASKS));
+    assert!(!bed.enter("new.example", A), "not before somebody says so");
+    assert!(!bed.verify(A, "new.example"));
+    bed.addresses.consent_to(Asked::Name("new.example".to_owned()), None);
+    assert_eq!(bed.addresses.standing_of_name("new.example"), Standing::Allowed(ASKS));
+    assert!(bed.enter("new.example", A) && !bed.enter("new.example", "10.0.0.1"));
+    assert_eq!((bed.way(A, 443), bed.standing(A, 443)), ('~', Standing::Allowed(ASKS)));
+    assert!(bed.verify(A, "new.example"));
+    // Nobody was asked about whom else the address may serve.
+    assert!(!bed.verify(A, "other.example") && !bed.verify(A, "api.example"));
+    assert_eq!(bed.addresses.standing_of_name("www.new.example"), Standing::Open(ASKS));
+}
+
+#[test]
+fn what_is_allowed_for_a_while_is_asked_about_again() {
+    let mut bed = Bed::asking(&[("api.example", 443, true)]);
+    let until = bed.now + Duration::from_secs(60);
+    bed.addresses.consent_to(Asked::Name("new.example".to_owned()), Some(until));
+    bed.addresses.consent_to(Asked::Address(A.parse().unwrap(), 22), Some(until));
+    assert!(bed.enter("new.example", A) && bed.enter("api.example", A));
+    assert_eq!(
+        (bed.standing(A, 8443), bed.standing(A, 22)),
+        (Standing::Allowed(ASKS), Standing::Allowed(ASKS))
+    );
+    let changes = bed.addresses.expire(until);
+    bed.write(changes);
+    assert_eq!(bed.addresses.standing_of_name("new.example"), Standing::Open(ASKS));
+    assert_eq!((bed.standing(A, 8443), bed.standing(A, 22)), (Standing::Open(ASKS), Standing::Open(ASKS)));
+    assert!(!bed.verify(A, "new.example"));
+    assert!(bed.verify(A, "api.example"), "what a rule allows stays");
+}
+
+#[test]
+fn a_connection_by_address_alone_is_asked_about_and_one_to_a_denied_name_is_not() {
+    let mut bed =
+        Bed::asking(&[("bad.example", 0, false), ("198.51.100.0/24", 0, false), ("10.0.0.0/8", 22, true)]);
+    let nameless = |bed: &Bed, port| bed.addresses.verify(A.parse().unwrap(), port, None, Speech::Tls).allow;
+    assert_eq!((bed.way(A, 443), bed.standing(A, 443)), ('~', Standing::Open(ASKS)));
+    assert_eq!((bed.way("198.51.100.1", 443), bed.way("10.1.1.1", 22)), ('-', '+'));
+    assert_eq!(bed.standing("198.51.100.1", 443), Standing::Refused(0), "whoever led it there");
+    assert_eq!(
+        (bed.way("127.0.0.1", 5432), bed.way("::1", 5432)),
+        ('-', '-'),
+        "own listeners are no matter of rules"
+    );
+    assert!(!nameless(&bed, 443));
+    bed.addresses.consent_to(Asked::Address(A.parse().unwrap(), 443), None);
+    assert_eq!(bed.standing(A, 443), Standing::Allowed(ASKS));
+    assert!(nameless(&bed, 443) && bed.verify(A, "any.example"));
+    assert_eq!(bed.standing(A, 80), Standing::Open(ASKS), "one port is not another");
+    bed.deny("bad.example", A);
+    assert_eq!(bed.standing(A, 443), Standing::Refused(0));
+    assert!(!nameless(&bed, 443) && !bed.verify(A, "any.example"));
+}
+
+#[test]
+fn what_another_layer_refuses_nobody_is_asked_about() {
+    let outer =
+        EgressLists { rules: vec![rule("*.example", 443, true, 1), rule("192.0.2.0/24", 22, true, 2)] };
+    let inner = EgressLists { rules: vec![asking()] };
+    let bed = Bed::of(vec![outer, inner], Verify::WhereShared, NetworkNamespace::Host);
+    assert_eq!(bed.addresses.standing_of_name("new.example"), Standing::Open(ASKS));
+    assert_eq!(bed.addresses.standing_of_name("new.test"), Standing::Refused(0));
+    assert_eq!((bed.standing(A, 22), bed.standing(A, 80)), (Standing::Open(ASKS), Standing::Refused(0)));
+    assert_eq!((bed.way(A, 22), bed.way(A, 80)), ('~', '-'));
+    // Where nobody can be asked the rule is as if it were not there.
+    let nobody = Addresses::new(
+        &[EgressLists { rules: vec![asking()] }],
+        Verify::WhereShared,
+        NetworkNamespace::Host,
+        false,
+    );
+    assert_eq!(nobody.standing_of_name("new.example"), Standing::Refused(0));
+    assert!(nobody.tables().unwrap().is_empty());
+}
 
 #[test]
 fn an_address_is_reached_while_a_name_has_it() {

@@ -6,17 +6,21 @@ use std::{
         Arc, Mutex, MutexGuard, PoisonError,
         mpsc::{Receiver, SyncSender, sync_channel},
     },
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use govsandbox_ebpf::abi::egress::Original;
 
-use super::addresses::{Addresses, Change};
+use super::{
+    addresses::{Addresses, Asked, Change, Standing},
+    questions::{self, About, Decided, ONCE, Question, Questions},
+};
 use crate::{
+    approval::{Decision, Desk, Id, Waiting},
     bpf::networks::Networks,
     egress::{
         Broker, Respond,
-        channel::{Answer, Entered, Event, Origin, Permit, Permitted, Verdict, Verify, Who},
+        channel::{Answer, Entered, Event, Origin, Permission, Permit, Permitted, Verdict, Verify, Who},
         names::Transport,
     },
     sys::sock_diag::{Protocol, SockDiag},
@@ -24,12 +28,16 @@ use crate::{
 
 /// Events that wait to be recorded.
 const TOLD_MAX: usize = 1024;
+/// Names of an address that are told with a question.
+const NAMES_SHOWN_MAX: usize = 4;
 
 /// One of the service's events, and whose socket it is about as far as that is known.
 #[derive(Debug)]
 pub(super) enum Told {
     /// By the service.
     Event(Event, Option<Original>),
+    /// A question of somebody's, no longer open.
+    Decided(Decided, Option<Original>),
     /// It has ended and is started again.
     Ended(String),
 }
@@ -40,7 +48,17 @@ pub(super) struct Egress {
     networks: Arc<Networks>,
     diag: Mutex<SockDiag>,
     enforcing: bool,
+    asking: Option<Asking>,
     told: SyncSender<Told>,
+}
+
+/// Where somebody can be asked.
+pub(super) struct Asking {
+    /// Locked before the addresses: what is found open there is asked before anybody decides it.
+    pub(super) questions: Mutex<Questions>,
+    pub(super) sandbox: u32,
+    pub(super) session: String,
+    pub(super) agent: String,
 }
 
 impl Egress {
@@ -50,11 +68,12 @@ impl Egress {
         networks: Arc<Networks>,
         diag: SockDiag,
         enforcing: bool,
+        asking: Option<Asking>,
     ) -> (Arc<Self>, Receiver<Told>) {
         // Who asks faster than is recorded waits: the service asks and tells one after the other.
         let (told, received) = sync_channel(TOLD_MAX);
         let (addresses, diag) = (Mutex::new(addresses), Mutex::new(diag));
-        (Arc::new(Self { addresses, networks, diag, enforcing, told }), received)
+        (Arc::new(Self { addresses, networks, diag, enforcing, asking, told }), received)
     }
 
     /// Forgets addresses that were held for long enough.
@@ -117,9 +136,74 @@ impl Egress {
         }
     }
 
+    /// Records decisions, once nothing is locked.
+    fn tell_decided(&self, decided: Vec<Decided>) {
+        for decided in decided {
+            let original = self.networks.original(decided.origin.cookie);
+            self.tell(Told::Decided(decided, original));
+        }
+    }
+
     fn tell(&self, told: Told) {
         // Nobody reads any more: the run is at its end.
         self.told.send(told).ok();
+    }
+}
+
+impl Asking {
+    fn questions(&self) -> MutexGuard<'_, Questions> {
+        self.questions.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn waiting(&self, number: u64, question: &Question, now: Instant, left: Duration) -> Waiting {
+        let ms = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        let (host, port) = match &question.asked {
+            Asked::Name(name) => (name.clone(), None),
+            Asked::Address(address, port) => (address.to_string(), Some(*port)),
+        };
+        Waiting {
+            id: Id { sandbox: self.sandbox, number },
+            session: self.session.clone(),
+            agent: self.agent.clone(),
+            program: question.about.program.clone(),
+            pid: question.about.origin.tgid,
+            host,
+            port,
+            names: question.about.names.clone(),
+            waited_ms: ms(now.saturating_duration_since(question.since)),
+            left_ms: ms(left),
+        }
+    }
+}
+
+impl Desk for Egress {
+    fn waiting(&self) -> Vec<Waiting> {
+        let Some(asking) = &self.asking else { return Vec::new() };
+        let (questions, now) = (asking.questions(), Instant::now());
+        let waiting = |(number, question, left)| asking.waiting(number, question, now, left);
+        questions.open(now).map(waiting).collect()
+    }
+
+    fn decide(&self, number: u64, decision: Decision, by_uid: u32) -> Option<Waiting> {
+        let asking = self.asking.as_ref()?;
+        let (mut questions, now) = (asking.questions(), Instant::now());
+        let question = questions.decide(number, decision, now)?;
+        if decision.allow {
+            self.addresses().consent_to(question.asked.clone(), decision.once.then(|| now + ONCE));
+        }
+        drop(questions);
+        let waiting = asking.waiting(number, &question, now, Duration::ZERO);
+        let permission = if decision.allow { Permission::Allowed } else { Permission::RefusedByPerson };
+        self.tell_decided(vec![question.answer(permission, now, Some(decision), Some(by_uid))]);
+        Some(waiting)
+    }
+
+    fn expire(&self) {
+        let Some(asking) = &self.asking else { return };
+        let now = Instant::now();
+        let overdue = asking.questions().overdue(now);
+        let refuse = |question: Question| question.answer(Permission::NoAnswer, now, None, None);
+        self.tell_decided(overdue.into_iter().map(refuse).collect());
     }
 }
 
@@ -146,8 +230,37 @@ impl Broker for Egress {
         respond.send(found);
     }
 
-    fn permit(&self, _permit: Permit, respond: Respond<Permitted>) {
-        respond.send(Permitted::default());
+    fn permit(&self, permit: Permit, respond: Respond<Permitted>) {
+        let Some(asking) = &self.asking else { return respond.send(Permitted::default()) };
+        let Permit { origin, name } = permit;
+        let mut questions = asking.questions();
+        let (standing, asked, names) = {
+            let addresses = self.addresses();
+            match name {
+                Some(name) => (addresses.standing_of_name(&name), Asked::Name(name), Vec::new()),
+                None => {
+                    let (address, port) = (origin.address.to_canonical(), origin.port);
+                    let names =
+                        addresses.names_of(address).take(NAMES_SHOWN_MAX).map(str::to_owned).collect();
+                    let standing = addresses.standing_of_address(address, port, origin.rule);
+                    (standing, Asked::Address(address, port), names)
+                }
+            }
+        };
+        let rule = match standing {
+            Standing::Allowed(rule) => {
+                return respond.send(Permitted { permission: Permission::Allowed, rule });
+            }
+            Standing::Refused(rule) => {
+                return respond.send(Permitted { permission: Permission::Refused, rule });
+            }
+            Standing::Open(rule) => rule,
+        };
+        let about = || About { origin, rule, program: questions::program(&origin), names };
+        let waiter = Box::new(move |permission| respond.send(Permitted { permission, rule }));
+        if let Some((waiter, permission)) = questions.ask(Instant::now(), asked, about, waiter) {
+            waiter(permission);
+        }
     }
 
     fn answer(&self, answer: Answer, respond: Respond<Entered>) {

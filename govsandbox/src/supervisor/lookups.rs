@@ -8,9 +8,10 @@ use govsandbox_ebpf::abi::{
 };
 use zerocopy::FromZeros as _;
 
-use super::broker::Told;
+use super::{addresses::Asked, broker::Told, questions::Decided};
 use crate::{
-    egress::channel::{self, Limit, Outcome as Ended, Query, Reset, ResetReason},
+    approval::Decision,
+    egress::channel::{self, Limit, Outcome as Ended, Permission, Query, Reset, ResetReason},
     event::{
         decode::Decoder,
         model::{Action, Event, Kind, Object, Outcome},
@@ -41,6 +42,7 @@ pub(super) fn event(decoder: &mut Decoder, told: &Told, enforcing: bool) -> Opti
             Some(Event::gap(now, kind.name(), *count, (now, now), &detail))
         }
         Told::Event(channel::Event::Stranger(_), _) => None,
+        Told::Decided(decided, original) => Some(of_decision(decoder, decided, original.as_ref())),
         Told::Ended(why) => {
             let now = jiff::Timestamp::now();
             let detail =
@@ -53,7 +55,10 @@ pub(super) fn event(decoder: &mut Decoder, told: &Told, enforcing: bool) -> Opti
 fn of_query(decoder: &mut Decoder, query: &Query, original: Option<&Original>) -> Event {
     let (outcome, rule, detail) = match query.outcome {
         Ended::Answered | Ended::Empty => (Outcome::Allowed, Ok(query.rule), None),
-        Ended::Refused => (Outcome::Denied, named(query.rule, "default/network.allow"), None),
+        Ended::Refused => {
+            let detail = query.permission.and_then(permission_text);
+            (Outcome::Denied, named(query.rule, "default/network.allow"), detail)
+        }
         Ended::RefusedAlias => {
             let detail = "an alias of the name is denied";
             (Outcome::Denied, named(query.rule, "default/network.allow"), Some(detail))
@@ -85,6 +90,35 @@ fn of_query(decoder: &mut Decoder, query: &Query, original: Option<&Original>) -
     told(decoder, (Kind::DnsQuery, Action::Query), outcome, rule, object, (query.origin, original))
 }
 
+fn of_decision(decoder: &mut Decoder, decided: &Decided, original: Option<&Original>) -> Event {
+    let (action, outcome, detail) = match decided.decision {
+        None => (Action::Expire, Outcome::Denied, "nobody answered in time"),
+        Some(Decision { allow: true, once: false }) => (Action::Approve, Outcome::Allowed, "for the session"),
+        Some(Decision { allow: true, once: true }) => (Action::Approve, Outcome::Allowed, "for a minute"),
+        Some(Decision { allow: false, once: false }) => (Action::Refuse, Outcome::Denied, "for the session"),
+        Some(Decision { allow: false, once: true }) => (Action::Refuse, Outcome::Denied, "for a minute"),
+    };
+    let (name, address, port) = match &decided.asked {
+        Asked::Name(name) => (Some(name.clone()), None, None),
+        Asked::Address(address, port) => {
+            let names = (!decided.names.is_empty()).then(|| decided.names.join(", "));
+            (names, Some(address.to_string()), Some(*port))
+        }
+    };
+    let object = Object {
+        protocol: Some(protocol(true)),
+        name,
+        address,
+        port,
+        decided_by: decided.by_uid,
+        waited_ns: Some(u64::try_from(decided.waited.as_nanos()).unwrap_or(u64::MAX)),
+        detail: Some(detail.to_owned()),
+        ..Object::default()
+    };
+    let rule = named(decided.rule, "default/network.allow");
+    told(decoder, (Kind::Approval, action), outcome, rule, object, (decided.origin, original))
+}
+
 fn of_reset(decoder: &mut Decoder, reset: &Reset, original: Option<&Original>, enforcing: bool) -> Event {
     let expected = reset.expected.join(", ");
     let seen = reset.seen.as_deref().unwrap_or("nobody");
@@ -103,6 +137,10 @@ fn of_reset(decoder: &mut Decoder, reset: &Reset, original: Option<&Original>, e
         }
         ResetReason::Protocol => {
             (refused, Err(NOT_NAMED), "neither TLS nor HTTP, on a port for these".to_owned())
+        }
+        ResetReason::Permission(permission) => {
+            let detail = permission_text(permission).unwrap_or("no rule allows it");
+            (refused, named(reset.rule, "default/network.allow"), detail.to_owned())
         }
         ResetReason::Silent => (Outcome::Failed, Ok(0), "it did not say whom it talks to in time".to_owned()),
         ResetReason::Unreachable(errno) => {
@@ -125,6 +163,17 @@ fn of_reset(decoder: &mut Decoder, reset: &Reset, original: Option<&Original>, e
     let event =
         told(decoder, (Kind::NetConnect, Action::Connect), outcome, rule, object, (reset.origin, original));
     event.with_errno(Some(libc::ECONNRESET))
+}
+
+/// Why somebody who may be asked did not allow it; `None`: a rule says so.
+fn permission_text(permission: Permission) -> Option<&'static str> {
+    match permission {
+        Permission::Allowed | Permission::Refused => None,
+        Permission::RefusedByPerson => Some("somebody was asked and refused"),
+        Permission::NoAnswer => Some("somebody was asked and did not answer in time"),
+        Permission::Crowded => Some("too much waits for an answer already"),
+        Permission::Joined => Some("it was asked for again meanwhile"),
+    }
 }
 
 /// The rule of that number, or where there is none this name.

@@ -3,21 +3,35 @@
 use std::{
     io,
     net::{Ipv4Addr, TcpListener, TcpStream, UdpSocket},
-    os::fd::OwnedFd,
-    sync::Arc,
+    os::fd::{BorrowedFd, OwnedFd},
+    path::{Path, PathBuf},
+    sync::{Arc, Mutex},
+    time::Duration,
 };
 
 use govsandbox_ebpf::abi::egress::EgressService;
 use rustix::net::sockopt::socket_cookie;
 
-use super::{RunError, addresses, system};
+use super::{
+    RunError,
+    addresses::{self, Addresses},
+    broker::{Asking, Egress},
+    questions::Questions,
+    system,
+};
 use crate::{
+    approval::{
+        self,
+        server::{Server, ServerError},
+    },
+    bpf::{load::Loaded, members::Members},
     egress::{
-        Sockets,
+        Host, Service, ServiceError, Sockets,
         channel::{Refusal, Settings},
     },
+    event::model::SessionFields,
     id::SandboxId,
-    policy::compile::{Compiled, DnsRefusal, Mode, NetworkNamespace},
+    policy::compile::{Compiled, DnsRefusal, EgressEffect, Mode, NetworkNamespace},
     sys::{
         namespace::own_network,
         sock_diag::{Protocol, SockDiag},
@@ -37,8 +51,13 @@ pub(super) struct Entrance {
     pub(super) network: Option<Arc<OwnedFd>>,
 }
 
+/// None has a name yet.
+pub(super) fn addresses(compiled: &Compiled) -> Addresses {
+    Addresses::new(&compiled.egress, compiled.verify, network(compiled), asks(compiled))
+}
+
 /// In audit mode nothing is refused, and so everything is to be there.
-pub(super) fn network(compiled: &Compiled) -> NetworkNamespace {
+fn network(compiled: &Compiled) -> NetworkNamespace {
     match compiled.mode {
         Mode::Enforce => compiled.network_namespace,
         Mode::Audit => NetworkNamespace::Host,
@@ -46,8 +65,8 @@ pub(super) fn network(compiled: &Compiled) -> NetworkNamespace {
 }
 
 /// Before the first fork: a network of its own is made by a thread that is gone afterwards.
-pub(super) fn entrance(namespace: NetworkNamespace) -> Result<Entrance, RunError> {
-    let (network, (sockets, diag)) = match namespace {
+pub(super) fn entrance(compiled: &Compiled) -> Result<Entrance, RunError> {
+    let (network, (sockets, diag)) = match network(compiled) {
         NetworkNamespace::Host => (None, (sockets(), diag())),
         NetworkNamespace::Own => own_network(|| Ok((sockets(), diag())))
             .map(|(network, made)| (Some(Arc::new(network)), made))
@@ -91,8 +110,59 @@ pub(super) fn ports(sockets: &Sockets) -> Result<EgressService, RunError> {
     })
 }
 
+/// Can there be something that somebody is asked about? A mode that refuses nothing asks nobody.
+pub(super) fn asks(compiled: &Compiled) -> bool {
+    let mut rules = compiled.egress.iter().flat_map(|list| &list.rules);
+    compiled.mode == Mode::Enforce && rules.any(|rule| rule.effect == EgressEffect::Ask)
+}
+
+/// Nothing is asked yet.
+pub(super) fn asking(compiled: &Compiled, session: &SessionFields) -> Option<Asking> {
+    asks(compiled).then(|| Asking {
+        questions: Mutex::new(Questions::new(Duration::from_secs(compiled.ask_timeout.0))),
+        sandbox: session.sandbox_id,
+        session: session.session.0.clone(),
+        agent: session.agent.clone(),
+    })
+}
+
+/// Where the sockets are by which it is asked, not to be changed from inside.
+pub(super) fn own_folder(compiled: &Compiled) -> Result<Option<PathBuf>, ServerError> {
+    if !asks(compiled) {
+        return Ok(None);
+    }
+    let folder = PathBuf::from(approval::FOLDER);
+    approval::server::make_folder(&folder)?;
+    Ok(Some(folder))
+}
+
+/// Lets `govsandbox approve` ask and answer.
+pub(super) fn approval(
+    loaded: &Loaded,
+    compiled: &Compiled,
+    sandbox: SandboxId,
+    egress: &Arc<Egress>,
+) -> miette::Result<Option<Server>> {
+    if !asks(compiled) {
+        return Ok(None);
+    }
+    let members = Members::open(loaded)?;
+    let is_member = Box::new(move |process: BorrowedFd<'_>| members.has(process));
+    let folder = Path::new(approval::FOLDER);
+    Ok(Some(Server::start(folder, sandbox.0, Arc::clone(egress) as _, is_member)?))
+}
+
+pub(super) fn start(
+    sockets: Sockets,
+    compiled: &Compiled,
+    sandbox: SandboxId,
+    egress: &Arc<Egress>,
+) -> Result<Service, ServiceError> {
+    Service::start(sockets, settings(compiled, sandbox), Host::default(), Arc::clone(egress) as _)
+}
+
 /// A user of its own for each sandbox.
-pub(super) fn settings(compiled: &Compiled, sandbox: SandboxId) -> Settings {
+fn settings(compiled: &Compiled, sandbox: SandboxId) -> Settings {
     let uid = FIRST_UID.saturating_add(sandbox.0);
     Settings {
         lists: addresses::name_rules(&compiled.egress),
@@ -103,7 +173,7 @@ pub(super) fn settings(compiled: &Compiled, sandbox: SandboxId) -> Settings {
         enforce: compiled.mode == Mode::Enforce,
         uid,
         gid: uid,
-        ask: false,
+        ask_ms: asks(compiled).then(|| compiled.ask_timeout.0.saturating_mul(1000)),
         patience_ms: PATIENCE_MS,
     }
 }

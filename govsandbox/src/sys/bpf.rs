@@ -51,6 +51,26 @@ pub fn map_update(map: BorrowedFd<'_>, key: &[u8], value: &[u8]) -> io::Result<(
     unsafe { bpf(BPF_MAP_UPDATE_ELEM, &attr) }.map(drop)
 }
 
+/// Reads one element into `value`; key and value as bytes, of the map's sizes. `false`: it is not there.
+///
+/// # Errors
+/// What the kernel answers.
+pub fn map_lookup(map: BorrowedFd<'_>, key: &[u8], value: &mut [u8]) -> io::Result<bool> {
+    let attr = ElementAttr {
+        map_fd: map.as_raw_fd() as u32,
+        _pad: 0,
+        key: key.as_ptr() as u64,
+        value: value.as_mut_ptr() as u64,
+        flags: 0,
+    };
+    // SAFETY: as in `map_update`, and the value may be written.
+    match unsafe { bpf(BPF_MAP_LOOKUP_ELEM, &attr) } {
+        Ok(_) => Ok(true),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 /// Id of the map that stands in a map of maps; `None`: there is none.
 ///
 /// # Errors

@@ -20,6 +20,7 @@ pub mod mountinfo;
 pub mod namespace;
 pub mod open_files;
 pub mod packet;
+pub mod peer;
 pub mod process_group;
 pub mod seccomp;
 pub mod signal;

@@ -4,7 +4,7 @@ use super::source::Source;
 
 /// A module of the library and what it may name: modules of its own crate, or parts of them, and parts of
 /// `govsandbox_ebpf` (written `ebpf::…`). A module may always name itself.
-const ALLOWED: [(&str, &[&str]); 15] = [
+const ALLOWED: [(&str, &[&str]); 16] = [
     ("id", &[]),
     ("sys", &[]),
     ("diagnostic", &[]),
@@ -17,6 +17,7 @@ const ALLOWED: [(&str, &[&str]); 15] = [
     // `sys`: the lock beside the log.
     ("audit", &["id", "sys", "event", "diagnostic"]),
     ("sink", &["id", "audit"]),
+    ("approval", &["sys"]),
     // `ebpf::decide::egress`: how the kernel's tables spell an address.
     ("bpf", &["id", "fault", "sys", "policy::compile", "ebpf::abi", "ebpf::decide::egress"]),
     // `diagnostic`: an exec that fails has an exit status of its own. `ebpf::decide::privilege`: the numbers that the seccomp
@@ -55,6 +56,7 @@ const ALLOWED: [(&str, &[&str]); 15] = [
             "sys",
             "diagnostic",
             "fault",
+            "approval",
             "event",
             "audit",
             "policy",
@@ -74,6 +76,7 @@ const ALLOWED: [(&str, &[&str]); 15] = [
         "cli",
         &[
             "id",
+            "approval",
             "supervisor",
             "policy",
             "report",

@@ -16,12 +16,13 @@ use super::{
     upstream::Nothing,
 };
 use crate::egress::{
-    channel::{Answer, Origin, Outcome, Permit, Query, Refusal},
+    channel::{Answer, Origin, Outcome, Permission, Permit, Query, Refusal},
     names::Transport,
     service::Shared,
 };
 
-/// The reply to what was parsed, and what to record. `None`: nothing to reply to, or no reply can be written.
+/// The reply to what was parsed, and what to record. `None`: nothing to reply to, it was asked again meanwhile, or no
+/// reply can be written.
 pub(super) async fn lookup(
     shared: &Shared,
     parsed: Parsed,
@@ -32,7 +33,7 @@ pub(super) async fn lookup(
         Parsed::Nothing => return None,
         Parsed::Refused(head, code, outcome) => (head, Done { code, outcome, ..Done::default() }),
         Parsed::Question(head, question) => {
-            let done = resolve(shared, &question, origin).await;
+            let done = resolve(shared, &question, origin).await?;
             (head, done)
         }
     };
@@ -48,6 +49,7 @@ struct Done {
     rule: u16,
     would_deny: bool,
     withheld: Vec<IpAddr>,
+    permission: Option<Permission>,
 }
 
 impl Default for Done {
@@ -59,11 +61,13 @@ impl Default for Done {
             rule: 0,
             would_deny: false,
             withheld: Vec::new(),
+            permission: None,
         }
     }
 }
 
-async fn resolve(shared: &Shared, question: &Question, origin: Origin) -> Done {
+/// `None`: whoever asked has asked again, and gets the answer there.
+async fn resolve(shared: &Shared, question: &Question, origin: Origin) -> Option<Done> {
     let name = text(&question.name);
     let refuses = shared.settings.enforce;
     let refused = |outcome, rule| {
@@ -77,13 +81,32 @@ async fn resolve(shared: &Shared, question: &Question, origin: Origin) -> Done {
     // to say, and nobody else learns of it.
     let is_local = question.name.is_localhost();
     let mut decision = if is_local { Decision::ALLOW } else { shared.names.decide_lookup(&name) };
-    if decision == Decision::DENY_DEFAULT && shared.settings.ask && is_name(name.as_bytes()) {
-        let permitted = shared.supervisor.permit(Permit { origin, name: name.clone() }).await;
-        decision = Decision { allow: permitted.allow, rule: permitted.rule };
+    let mut permission = None;
+    // An address turned into a name (RFC 1035, 3.5) tells a person nothing.
+    let asks = shared.settings.ask_ms.is_some() && is_name(name.as_bytes()) && !name.ends_with(".arpa");
+    if !decision.allow && asks && shared.names.asks(&name).is_some() {
+        let permitted = shared.supervisor.permit(Permit { origin, name: Some(name.clone()) }).await;
+        if permitted.permission == Permission::Joined {
+            return None;
+        }
+        permission = Some(permitted.permission);
+        decision = Decision { allow: permitted.permission == Permission::Allowed, rule: permitted.rule };
     }
     if !decision.allow && refuses {
-        return refused(Outcome::Refused, decision.rule);
+        return Some(Done { permission, ..refused(Outcome::Refused, decision.rule) });
     }
+    Some(look_up(shared, question, origin, (name, is_local, decision), refused).await)
+}
+
+/// Of a name that may be looked up.
+async fn look_up(
+    shared: &Shared,
+    question: &Question,
+    origin: Origin,
+    (name, is_local, decision): (String, bool, Decision),
+    refused: impl Fn(Outcome, u16) -> Done,
+) -> Done {
+    let refuses = shared.settings.enforce;
     let done = Done { rule: decision.rule, would_deny: !decision.allow, ..Done::default() };
     let upstream = shared.upstream.borrow().clone();
     let found = match upstream.lookup(&question.name, question.kind).await {
@@ -139,6 +162,7 @@ impl Done {
             outcome: self.outcome,
             rule: self.rule,
             would_deny: self.would_deny,
+            permission: self.permission,
             addresses: self.records.iter().filter_map(|record| record.data.ip_addr()).collect(),
             withheld: self.withheld.clone(),
         }

@@ -175,7 +175,7 @@ mod tests {
             pattern: Pattern::Below("example".to_owned()),
             ports: vec![Ports { first: 0, last: u16::MAX }],
             transport: None,
-            allow: true,
+            effect: crate::policy::compile::EgressEffect::Allow,
             rule: 1,
         };
         let names = Names::new(vec![vec![any]]);

@@ -20,7 +20,9 @@ use self::{
 };
 use super::{
     accept::accept,
-    channel::{Event, Limit, Origin, Reset, ResetReason, Speech, Verdict, Verify, Who},
+    channel::{
+        Event, Limit, Origin, Permission, Permit, Permitted, Reset, ResetReason, Speech, Verdict, Verify, Who,
+    },
     names::Transport,
     service::Shared,
 };
@@ -94,11 +96,11 @@ async fn connection(client: TcpStream, peer: SocketAddr, shared: &Shared, pipes:
         shared.supervisor.tell(Event::Stranger(who));
         return reset(client);
     };
-    let port = Port::of(origin.port);
-    let passed = match port {
+    let passed = match (Box::pin(permit(origin, shared)).await, Port::of(origin.port)) {
+        (Err(broken), _) => Err(broken),
         _ if !origin.compared => unseen(&client, origin, pipes).await,
-        Port::Web => web(&client, origin, shared, pipes).await,
-        Port::Other => other(&client, origin, shared, pipes).await,
+        (Ok(()), Port::Web) => web(&client, origin, shared, pipes).await,
+        (Ok(()), Port::Other) => other(&client, origin, shared, pipes).await,
     };
     match passed {
         Ok(()) => {}
@@ -117,6 +119,21 @@ enum Broken {
     Refused(Reset),
     /// Either end was reset or lost.
     Connection,
+}
+
+/// Waits for somebody's answer where one is asked; nothing has left until then.
+async fn permit(origin: Origin, shared: &Shared) -> Result<(), Broken> {
+    if shared.settings.ask_ms.is_none() {
+        return Ok(());
+    }
+    let Permitted { permission, rule } = shared.supervisor.permit(Permit { origin, name: None }).await;
+    match permission {
+        Permission::Allowed => Ok(()),
+        refused => {
+            let reason = ResetReason::Permission(refused);
+            Err(Broken::Refused(Reset { origin, reason, seen: None, expected: Vec::new(), rule }))
+        }
+    }
 }
 
 /// Whom it wants comes first, then the connection.

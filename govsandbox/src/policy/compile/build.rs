@@ -3,8 +3,10 @@
 use std::path::PathBuf;
 
 use super::{
-    AllowLists, AllowedPath, Compiled, EgressLists, ExecEffect, ExecPlan, ExecProgram, GlobRule, Layer,
-    Limit, LiteralRule, PathEffect, PathPlan, RuleInfo, egress, exec, tell,
+    AllowLists, AllowedPath, Compiled, EgressEffect, EgressLists, ExecEffect, ExecPlan, ExecProgram,
+    GlobRule, Layer, Limit, LiteralRule, PathEffect, PathPlan, RuleInfo, egress, exec,
+    plan::{Access, Plan, Slot, What},
+    tell,
 };
 use crate::{
     id::{RuleId, RuleIndex},
@@ -14,10 +16,9 @@ use crate::{
         effective::{self, Effective, EffectiveList, EffectiveRule},
         git_config::Keys,
         lockout,
-        merge::{Entry, Given, Layered, Origin, Settings},
+        merge::{Entry, Given, Layered, Settings},
         problem::Problem,
         rule::{
-            egress::EgressPattern,
             exec::ExecPattern,
             path::{ExpandedPath, PathError, PathPattern},
         },
@@ -31,7 +32,7 @@ const RULES_MAX: usize = u16::MAX as usize - 8;
 const LOG_NAME: &str = "audit.jsonl";
 
 /// In which order lists are told: what decides first comes first.
-const LIST_ORDER: [&str; 9] = [
+const LIST_ORDER: [&str; 10] = [
     "filesystem.deny",
     "filesystem.protect",
     "filesystem.write",
@@ -40,6 +41,7 @@ const LIST_ORDER: [&str; 9] = [
     "exec.allow",
     "network.deny",
     "network.allow",
+    "rule",
     "network.listen",
 ];
 
@@ -94,176 +96,6 @@ pub fn compile(layered: &Layered, context: &Context) -> Result<Outcome, CompileE
     }
     let name = layered.policies.first().map(|(name, _)| name.clone()).unwrap_or_default();
     builder.finish(name, &layered.settings)
-}
-
-/// All rules before they have their numbers, and where they go.
-struct Plan<'a> {
-    /// In the order in which they were written.
-    slots: Vec<Slot<'a>>,
-    /// For people; still empty.
-    lists: Vec<EffectiveList>,
-    /// How many policies have a place in [`PathPlan::allow`].
-    path_places: usize,
-    /// How many have an `exec.allow`.
-    exec_places: usize,
-    /// How many have one in [`Compiled::egress`].
-    egress_places: usize,
-    /// How many have one in [`Compiled::listen`].
-    listen_places: usize,
-}
-
-/// One rule before it has its number.
-struct Slot<'a> {
-    rank: Rank,
-    layer: Layer,
-    /// Its place in [`Plan::lists`].
-    list: usize,
-    what: What<'a>,
-}
-
-/// Precedence over all layers.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Rank {
-    Deny,
-    Protect,
-    /// Behind those that let nothing change: see [`PathPlan::keys`].
-    ProtectButKeys,
-    Allow,
-}
-
-enum What<'a> {
-    /// `filesystem.deny`, `filesystem.protect`.
-    Effect(PathEffect, &'a Entry<PathPattern>),
-    /// `filesystem.read`, `filesystem.write` of the policy at `place` in [`PathPlan::allow`].
-    Allow { place: usize, access: Access, entry: &'a Entry<PathPattern> },
-    /// The same list, absent: everything.
-    AllowAll { place: usize, access: Access },
-    /// `exec.*`.
-    Exec(ExecEffect, &'a Entry<ExecPattern>),
-    /// `network.*` of the policy at `place` in [`Compiled::egress`].
-    Egress { place: usize, allow: bool, entry: &'a Entry<EgressPattern> },
-    /// `network.listen` of the policy at `place` in [`Compiled::listen`].
-    Listen { place: usize, entry: &'a Entry<EgressPattern> },
-}
-
-/// Which of the two allow-lists.
-#[derive(Clone, Copy)]
-enum Access {
-    Read,
-    Write,
-}
-
-impl Access {
-    fn key(self) -> &'static str {
-        match self {
-            Self::Read => "filesystem.read",
-            Self::Write => "filesystem.write",
-        }
-    }
-}
-
-impl<'a> Plan<'a> {
-    /// The chosen policy has a place in every plan; of the others those that have an allow-list, because an absent one
-    /// does not take part.
-    fn of(layered: &'a Layered) -> Self {
-        let (slots, lists) = (Vec::new(), Vec::new());
-        let mut plan =
-            Self { slots, lists, path_places: 0, exec_places: 0, egress_places: 0, listen_places: 0 };
-        plan.add_deny_and_protect(layered);
-        for (index, (name, lists)) in layered.policies.iter().enumerate() {
-            let is_chosen = index == 0;
-            if is_chosen || lists.read.is_some() || lists.write.is_some() {
-                // By default everything may be read and nothing written.
-                let absent_write = if is_chosen { Some(&[][..]) } else { None };
-                plan.add_paths(name, Access::Write, lists.write.as_deref().or(absent_write), is_chosen);
-                plan.add_paths(name, Access::Read, lists.read.as_deref(), is_chosen);
-                plan.path_places += 1;
-            }
-            if let Some(entries) = &lists.exec_allow {
-                let list = plan.list("exec.allow", Some(name));
-                for entry in entries {
-                    let what = What::Exec(ExecEffect::Allow(plan.exec_places), entry);
-                    plan.add(Rank::Allow, &entry.origin, list, what);
-                }
-                plan.exec_places += 1;
-            }
-            if is_chosen || lists.network_allow.is_some() {
-                let list = plan.list("network.allow", Some(name));
-                for entry in lists.network_allow.iter().flatten() {
-                    let what = What::Egress { place: plan.egress_places, allow: true, entry };
-                    plan.add(Rank::Allow, &entry.origin, list, what);
-                }
-                plan.egress_places += 1;
-            }
-            if let Some(entries) = &lists.network_listen {
-                let list = plan.list("network.listen", Some(name));
-                for entry in entries {
-                    let what = What::Listen { place: plan.listen_places, entry };
-                    plan.add(Rank::Allow, &entry.origin, list, what);
-                }
-                plan.listen_places += 1;
-            }
-        }
-        plan
-    }
-
-    /// What is joined from all policies.
-    fn add_deny_and_protect(&mut self, layered: &'a Layered) {
-        let deny = self.list("filesystem.deny", None);
-        let protect = self.list("filesystem.protect", None);
-        let exec_deny = self.list("exec.deny", None);
-        let network_deny = self.list("network.deny", None);
-        for (_, lists) in &layered.policies {
-            for entry in &lists.deny {
-                self.add(Rank::Deny, &entry.origin, deny, What::Effect(PathEffect::Deny, entry));
-            }
-            for entry in &lists.protect {
-                let rank = if entry.rule.keys().is_some() { Rank::ProtectButKeys } else { Rank::Protect };
-                self.add(rank, &entry.origin, protect, What::Effect(PathEffect::Protect, entry));
-            }
-            for entry in &lists.exec_deny {
-                self.add(Rank::Deny, &entry.origin, exec_deny, What::Exec(ExecEffect::Deny, entry));
-            }
-            for entry in &lists.network_deny {
-                // Denied is denied wherever it stands: all such rules go to the chosen policy's list.
-                let what = What::Egress { place: 0, allow: false, entry };
-                self.add(Rank::Deny, &entry.origin, network_deny, what);
-            }
-        }
-    }
-
-    fn add_paths(
-        &mut self,
-        name: &str,
-        access: Access,
-        entries: Option<&'a [Entry<PathPattern>]>,
-        is_chosen: bool,
-    ) {
-        let place = self.path_places;
-        match entries {
-            Some(entries) => {
-                let list = self.list(access.key(), Some(name));
-                for entry in entries {
-                    self.add(Rank::Allow, &entry.origin, list, What::Allow { place, access, entry });
-                }
-            }
-            None => {
-                // Of the chosen policy this is worth telling; in another one the list is simply not there.
-                let list = if is_chosen { self.list(access.key(), Some(name)) } else { usize::MAX };
-                let what = What::AllowAll { place, access };
-                self.slots.push(Slot { rank: Rank::Allow, layer: Layer::Builtin, list, what });
-            }
-        }
-    }
-
-    fn list(&mut self, key: &'static str, of: Option<&str>) -> usize {
-        self.lists.push(EffectiveList { key, of: of.map(ToOwned::to_owned), rules: Vec::new() });
-        self.lists.len() - 1
-    }
-
-    fn add(&mut self, rank: Rank, origin: &Origin, list: usize, what: What<'a>) {
-        self.slots.push(Slot { rank, layer: origin.layer, list, what });
-    }
 }
 
 struct Builder<'a> {
@@ -328,15 +160,15 @@ impl<'a> Builder<'a> {
                 EffectiveRule { id, rule: "/".to_owned(), stands_for: vec!["/".to_owned()], from: None }
             }
             What::Exec(effect, entry) => self.add_exec(*effect, entry, rule),
-            What::Egress { place, allow, entry } => {
-                let (told, rules) = egress::rules(*allow, entry, rule);
+            What::Egress { place, effect, entry } => {
+                let (told, rules) = egress::rules(*effect, entry, rule);
                 if let Some(lists) = self.egress.get_mut(*place) {
                     lists.rules.extend(rules);
                 }
                 told
             }
             What::Listen { place, entry } => {
-                let (told, rules) = egress::rules(true, entry, rule);
+                let (told, rules) = egress::rules(EgressEffect::Allow, entry, rule);
                 if let Some(lists) = self.listen.get_mut(*place) {
                     lists.rules.extend(rules);
                 }
@@ -461,6 +293,7 @@ impl<'a> Builder<'a> {
             verify: settings.verify.value,
             network_namespace: settings.network_namespace.value,
             dns_refusal: settings.dns_refusal.value,
+            ask_timeout: settings.ask_timeout.value,
             listen: self.listen,
             trace_opens: settings.trace_opens.value,
             trace_args: settings.trace_args.value,

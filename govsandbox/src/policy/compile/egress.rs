@@ -1,6 +1,6 @@
 //! Entries of `network.*` as rules.
 
-use super::{EgressRule, tell};
+use super::{EgressEffect, EgressRule, tell};
 use crate::{
     id::RuleIndex,
     policy::{
@@ -12,20 +12,20 @@ use crate::{
 
 /// Whom an entry of `network.*` names, as told and as rules.
 pub(super) fn rules(
-    allow: bool,
+    effect: EgressEffect,
     entry: &Entry<EgressPattern>,
     rule: RuleIndex,
 ) -> (EffectiveRule, Vec<EgressRule>) {
     let pattern = &entry.rule;
     let mut targets = pattern.host().targets();
-    if !allow {
+    if effect == EgressEffect::Deny {
         targets.extend(pattern.host().detours());
     }
     let rules = targets.iter().map(|target| EgressRule {
         target: target.clone(),
         ports: pattern.ports().to_vec(),
         protocol: pattern.protocol(),
-        allow,
+        effect,
         rule,
     });
     let told = EffectiveRule {

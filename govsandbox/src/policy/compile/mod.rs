@@ -1,11 +1,13 @@
 //! What a policy comes to: paths and addresses with the rule behind each. No OS calls.
 
 mod build;
+mod display;
 mod egress;
 mod exec;
+mod plan;
 mod tell;
 
-use std::{fmt, net::IpAddr, ops::Deref, path::PathBuf, sync::Arc};
+use std::{net::IpAddr, ops::Deref, path::PathBuf, sync::Arc};
 
 pub use build::{CompileError, Outcome, compile};
 pub use exec::{ExecEffect, ExecPlan, ExecProgram, ExecRule};
@@ -123,6 +125,10 @@ pub enum DnsRefusal {
     /// The server refuses (RCODE 5).
     Refused,
 }
+
+/// A length of time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Seconds(pub u64);
 
 /// `process.namespaces`, and with it mounts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -286,6 +292,18 @@ pub enum EgressTarget {
     Any,
 }
 
+/// What an egress rule does; what is denied is denied whatever else says, and what is allowed is not asked about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum EgressEffect {
+    /// `network.deny`.
+    Deny,
+    /// `network.allow`.
+    Allow,
+    /// `[[rule]]` with `effect = "ask"`.
+    Ask,
+}
+
 /// One rule about egress; `localhost` arrives as its three networks.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct EgressRule {
@@ -295,8 +313,8 @@ pub struct EgressRule {
     pub ports: Vec<PortRange>,
     /// Which protocol.
     pub protocol: Protocol,
-    /// `true`: from `network.allow`.
-    pub allow: bool,
+    /// What it says of them.
+    pub effect: EgressEffect,
     /// The rule.
     pub rule: RuleIndex,
 }
@@ -339,6 +357,8 @@ pub struct Compiled {
     pub network_namespace: NetworkNamespace,
     /// `network.dns_refusal`.
     pub dns_refusal: DnsRefusal,
+    /// `network.ask_timeout`.
+    pub ask_timeout: Seconds,
     /// Own addresses where what comes from other machines may arrive; one for each layer that says so. Loopback aside.
     pub listen: Vec<EgressLists>,
     /// `trace.opens`.
@@ -369,112 +389,5 @@ impl Compiled {
     #[must_use]
     pub fn rule(&self, index: u16) -> Option<&RuleInfo> {
         self.rules.get(usize::from(index).checked_sub(1)?)
-    }
-}
-
-impl fmt::Display for Layer {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.pad(match self {
-            Self::Builtin => "builtin",
-            Self::System => "system",
-            Self::User => "user",
-            Self::Project => "project",
-            Self::Session => "session",
-        })
-    }
-}
-
-impl fmt::Display for Mode {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str(match self {
-            Self::Audit => "audit",
-            Self::Enforce => "enforce",
-        })
-    }
-}
-
-impl fmt::Display for Require {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str(match self {
-            Self::Any => "any",
-            Self::Root => "root",
-            Self::Kernel => "kernel",
-        })
-    }
-}
-
-impl fmt::Display for RootPolicy {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str(match self {
-            Self::Drop => "drop",
-            Self::Refuse => "refuse",
-        })
-    }
-}
-
-impl fmt::Display for Userfaultfd {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str(match self {
-            Self::Allow => "allow",
-            Self::Deny => "deny",
-        })
-    }
-}
-
-impl fmt::Display for Namespaces {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str(match self {
-            Self::Allow => "allow",
-            Self::Deny => "deny",
-        })
-    }
-}
-
-impl fmt::Display for Verify {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str(match self {
-            Self::Address => "address",
-            Self::WhereShared => "sni for wildcards and shared addresses",
-            Self::Sni => "sni",
-        })
-    }
-}
-
-impl fmt::Display for NetworkNamespace {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str(match self {
-            Self::Host => "host",
-            Self::Own => "own",
-        })
-    }
-}
-
-impl fmt::Display for DnsRefusal {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.write_str(match self {
-            Self::Nxdomain => "nxdomain",
-            Self::Refused => "refused",
-        })
-    }
-}
-
-impl fmt::Display for PortRange {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (self.first, self.last) {
-            (0, u16::MAX) => out.write_str("*"),
-            (first, last) if first == last => write!(out, "{first}"),
-            (first, last) => write!(out, "{first}-{last}"),
-        }
-    }
-}
-
-impl fmt::Display for EgressTarget {
-    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Network { address, prefix_bits } => write!(out, "{address}/{prefix_bits}"),
-            Self::Name(name) => out.write_str(name),
-            Self::Below(name) => write!(out, "*.{name}"),
-            Self::Any => out.write_str("*"),
-        }
     }
 }

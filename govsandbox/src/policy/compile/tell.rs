@@ -69,6 +69,7 @@ pub(super) fn values(settings: &Settings, audit_log: &Path) -> Vec<EffectiveValu
         value("network.verify", &settings.verify, settings.verify.value),
         value("network.namespace", &settings.network_namespace, settings.network_namespace.value),
         value("network.dns_refusal", &settings.dns_refusal, settings.dns_refusal.value),
+        value("network.ask_timeout", &settings.ask_timeout, settings.ask_timeout.value),
         value("trace.opens", &settings.trace_opens, opens_text(settings.trace_opens.value)),
         value("trace.args", &settings.trace_args, settings.trace_args.value),
         EffectiveValue {
