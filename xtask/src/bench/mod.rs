@@ -4,6 +4,7 @@
 //! medians over rounds of the ratio within a round, so that a machine that is busy for a while disturbs both sides.
 //! In the virtual machine with `--icount` a nanosecond is an instruction, and the numbers come out the same everywhere.
 
+mod egress;
 mod spread;
 pub(crate) mod worker;
 
@@ -38,7 +39,7 @@ pub(crate) struct BenchArgs {
     /// Kernel series in the virtual machine
     #[arg(long, value_name = "SERIES", default_value = "6.12")]
     kernel: String,
-    /// Of what is measured only this: open, exec, connect, start-up or memory
+    /// Of what is measured only this: open, exec, connect, start-up, memory or egress (natively)
     #[arg(long, value_name = "WHAT")]
     only: Option<String>,
     /// Measure here, with what is built already, and call the unit so (what `bench` runs in the machine)
@@ -103,16 +104,26 @@ const OPERATIONS: [(Operation, u64, u64); 3] =
 
 /// Runs the task.
 pub(crate) fn run(args: &BenchArgs) -> Result<()> {
+    let only_egress = args.only.as_deref() == Some("egress");
     if let Some(unit) = &args.here {
-        return measure(args, args.rounds, unit);
+        return if only_egress { egress::measure(args.rounds) } else { measure(args, args.rounds, unit) };
+    }
+    if only_egress && args.vm {
+        bail!("egress is measured natively: its clients and servers need more than one processor");
     }
     install_tools::ensure(&[Need::Vm])?;
     let mut build = workspace::cargo()?;
     process::run(build.args(["build", "--release", "--quiet", "--locked", "--workspace", "--bins"]))?;
     if !args.vm {
-        measure(args, args.rounds, "ns")?;
+        if !only_egress {
+            measure(args, args.rounds, "ns")?;
+        }
+        if only_egress || args.only.is_none() {
+            install_tools::ensure(&[Need::Tests])?;
+            egress::run(args.rounds)?;
+        }
     }
-    if !args.native {
+    if !args.native && !only_egress {
         let mut machine = Machine::new(&args.kernel);
         machine.icount = true;
         machine.timeout = Duration::from_secs(2400);
@@ -164,17 +175,18 @@ type Measured = [Vec<f64>; VARIANTS.len()];
 fn print(what: &str, measured: &Measured) {
     let [bare, ..] = measured;
     for (variant, numbers) in VARIANTS.iter().zip(measured) {
-        let Some(each) = Spread::of(numbers) else { continue };
-        let ratio =
-            Spread::of_ratios(bare, numbers).map(|s| format!("{:.3} [{:.3}–{:.3}]", s.median, s.low, s.high));
-        let more = Spread::of_differences(bare, numbers)
-            .map(|s| format!("{:+.0} [{:+.0}…{:+.0}]", s.median, s.low, s.high));
-        let (ratio, more) = match variant.place {
-            Place::Bare => (String::new(), String::new()),
-            Place::Outside | Place::Inside(_) => (ratio.unwrap_or_default(), more.unwrap_or_default()),
-        };
-        println!("{what:<10} {:<12} {:>12.0} {ratio:>26} {more:>34}", variant.name, each.median);
+        print_row(what, variant.name, numbers, Some(&**bare).filter(|_| variant.place != Place::Bare));
     }
+}
+
+/// `bare`: what the numbers are compared with, one for each of them.
+fn print_row(what: &str, variant: &str, numbers: &[f64], bare: Option<&[f64]>) {
+    let Some(each) = Spread::of(numbers) else { return };
+    let ratio = bare.and_then(|bare| Spread::of_ratios(bare, numbers));
+    let more = bare.and_then(|bare| Spread::of_differences(bare, numbers));
+    let ratio = ratio.map(|s| format!("{:.3} [{:.3}–{:.3}]", s.median, s.low, s.high)).unwrap_or_default();
+    let more = more.map(|s| format!("{:+.0} [{:+.0}…{:+.0}]", s.median, s.low, s.high)).unwrap_or_default();
+    println!("{what:<10} {variant:<12} {:>12.0} {ratio:>26} {more:>34}", each.median);
 }
 
 /// Files and policies of one measurement, in memory, gone with the value.

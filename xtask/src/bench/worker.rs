@@ -5,13 +5,15 @@
 use std::fs::File;
 use std::hint::black_box;
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{TcpListener, TcpStream, ToSocketAddrs as _};
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
+
+use super::egress::HOST;
 
 /// Repetitions before the clock starts: caches, verdicts that are given once, lazily bound symbols.
 const WARM_UP_COUNT: u64 = 20;
@@ -39,6 +41,8 @@ pub(crate) enum Operation {
     Exec,
     /// Connect to a TCP listener of our own on 127.0.0.1 and close
     Connect,
+    /// Look the bench's host up
+    Lookup,
 }
 
 impl Operation {
@@ -47,6 +51,7 @@ impl Operation {
             Self::Open => "open",
             Self::Exec => "exec",
             Self::Connect => "connect",
+            Self::Lookup => "lookup",
         }
     }
 }
@@ -66,6 +71,9 @@ pub(crate) fn run(args: &WorkerArgs) -> Result<()> {
             let address = listener.local_addr()?;
             thread::spawn(move || listener.incoming().for_each(drop));
             timed(args.count, || TcpStream::connect(address).map(drop).map_err(Into::into))?
+        }
+        Operation::Lookup => {
+            timed(args.count, || black_box((HOST, 443).to_socket_addrs()).map(drop).map_err(Into::into))?
         }
     };
     println!("{}", took.as_nanos());
