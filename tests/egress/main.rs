@@ -10,7 +10,10 @@
 
 #[path = "../bed/mod.rs"]
 mod bed;
+#[path = "../agent/claude.rs"]
+mod claude;
 
+mod agent;
 mod asked;
 mod broker;
 mod clients;

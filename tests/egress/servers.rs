@@ -67,13 +67,16 @@ impl Drop for Server {
 pub(crate) fn knot(folder: &Path) -> Server {
     let many: String = (0..300).map(|it| format!("many A 198.51.{}.{}\n", it / 250, it % 250 + 1)).collect();
     fs::write(folder.join("test.zone"), format!("{ZONE}{many}")).unwrap();
+    let agents = "$ORIGIN anthropic.com.\n$TTL 120\n@ SOA ns hostmaster 1 3600 900 604800 300\n@ NS ns\nns A 192.0.2.53\napi A 192.0.2.80\n";
+    fs::write(folder.join("anthropic.zone"), agents).unwrap();
     fs::create_dir(folder.join("db")).unwrap();
     let there = folder.display();
     let config = format!(
         "server:\n  rundir: {there}\n  pidfile: {there}/knot.pid\n  listen: {NAME_SERVER}@53\n\
          database:\n  storage: {there}/db\n\
          log:\n  - target: stderr\n    any: error\n\
-         zone:\n  - domain: test.\n    file: {there}/test.zone\n    zonefile-sync: -1\n    journal-content: none\n"
+         zone:\n  - domain: test.\n    file: {there}/test.zone\n    zonefile-sync: -1\n    journal-content: none\n\
+         \x20 - domain: anthropic.com.\n    file: {there}/anthropic.zone\n    zonefile-sync: -1\n    journal-content: none\n"
     );
     fs::write(folder.join("knot.conf"), config).unwrap();
     let server = Command::new("/usr/sbin/knotd")
@@ -94,13 +97,16 @@ pub(crate) fn knot(folder: &Path) -> Server {
     server
 }
 
+/// Where `api.anthropic.com` is served from, if anybody does.
+pub(crate) const MODEL_SERVER: &str = "192.0.2.80:8000";
+
 /// nginx at [`WEB_SERVER`] and [`WEB_SERVER6`]: `www.test` and `other.test` on one address, told apart by name, with a
 /// certificate each. They answer with their own name.
 pub(crate) fn nginx(folder: &Path) -> Server {
     fs::set_permissions(folder, PermissionsExt::from_mode(0o755)).unwrap();
     let there = folder.display();
     let mut hosts = String::new();
-    for name in ["www.test", "other.test"] {
+    for name in ["www.test", "other.test", "api.anthropic.com"] {
         let made = Command::new("openssl")
             .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes"])
             .args([
@@ -118,11 +124,16 @@ pub(crate) fn nginx(folder: &Path) -> Server {
             .output()
             .expect("`openssl` is missing: install openssl");
         assert!(made.status.success(), "{made:?}");
+        let root = match name {
+            "api.anthropic.com" => format!(
+                "location / {{ proxy_pass http://{MODEL_SERVER}; proxy_http_version 1.1; proxy_buffering off; }}"
+            ),
+            _ => format!("root {there}/www; location = / {{ return 200 '{name}'; }}"),
+        };
         for address in [WEB_SERVER.to_owned(), format!("[{WEB_SERVER6}]")] {
             hosts += &format!(
                 "server {{ listen {address}:80; listen {address}:443 ssl; listen {address}:8443 ssl; server_name {name};\
-                 ssl_certificate {there}/{name}.pem; ssl_certificate_key {there}/{name}.key; root {there}/www;\
-                 location = / {{ return 200 '{name}'; }} }}\n"
+                 ssl_certificate {there}/{name}.pem; ssl_certificate_key {there}/{name}.key; {root} }}\n"
             );
         }
     }
