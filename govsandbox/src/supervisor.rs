@@ -3,11 +3,13 @@
 mod addresses;
 mod broker;
 mod filter;
+mod landlock;
 mod limits;
 mod lookups;
 mod namespaces;
 mod observe;
 mod programs;
+mod promises;
 mod questions;
 mod redirected;
 mod resolve;
@@ -46,7 +48,6 @@ use crate::{
     fault::{self, Step},
     launch::{
         self, LaunchError, LaunchPlan,
-        landlock::{LandlockLayer, LandlockPlan},
         mount::MountPlan,
         performer::Performer,
         plan::CgroupPlan,
@@ -252,6 +253,7 @@ impl Start<'_> {
         let entrance = service::entrance(compiled)?;
         let listen = NetworkRules::new(&compiled.listen, ALLOW).tables()?;
         let exec = layers.programs.as_ref().map(|programs| &*programs.table);
+        let unix = policy::automaton::unix::build(&compiled.unix)?;
         let refusable: Vec<u32> = seccomp::numbers().collect();
         let contents = Contents {
             config,
@@ -263,6 +265,7 @@ impl Start<'_> {
                 .collect(),
             automaton,
             exec,
+            unix: unix.as_deref(),
             egress: &tables,
             listen: &listen,
             proc,
@@ -274,9 +277,9 @@ impl Start<'_> {
         let (fanotify, rules) = layers.fanotify.unzip();
         let mut plan = self.plan(layers.mounts, fanotify, layers.seccomp, &session);
         plan.network = entrance.network;
-        let by_verdict = rules.clone().filter(|_| self.kind == Kind::Fanotify);
-        plan.performer = match by_verdict {
-            Some(rules) => Some(Arc::new(PathPerformer::new(rules, mode, &compiled.paths.keys))),
+        let unix = unix.map(Arc::from);
+        plan.performer = match rules.clone().filter(|_| self.kind == Kind::Fanotify) {
+            Some(rules) => Some(Arc::new(PathPerformer::new(rules, mode, &compiled.paths.keys, unix))),
             None => layers.keyed.map(|keyed| Arc::new(keyed) as Arc<dyn Performer>),
         };
         let (refusals, refused) = fanotify::channel();
@@ -284,7 +287,8 @@ impl Start<'_> {
         let mut init_pid = 0;
         let prepared = launch::spawn(&plan, |forked| {
             init_pid = forked.init_pid;
-            reports = Reports::start(forked, refusals.clone(), compiled.paths.keys.clone())?;
+            let user = (self.identity.uid, self.identity.gid);
+            reports = Reports::start(forked, refusals.clone(), compiled.paths.keys.clone(), user)?;
             if let Some(rules) = rules {
                 verdicts = Some(fanotify::Verdicts::start(forked, rules, mode, refusals)?);
             }
@@ -326,12 +330,7 @@ impl Start<'_> {
             sandbox.mark_performer(performer)?;
         }
         step(Step::Marked)?;
-        // What holds in no run of this backend, then what this policy adds.
-        let mut not_held: Vec<String> =
-            backend::guarantee::not_held(Some(self.kind)).into_iter().map(str::to_owned).collect();
-        not_held
-            .extend(layers.not_held.into_iter().filter(|text| !not_held.contains(text)).collect::<Vec<_>>());
-        not_held.extend(limits::not_held(&prepared));
+        let not_held = promises::not_held(self.kind, &self.loaded, layers.not_held, &prepared);
         recorder.record(session.start(&self.options.command, self.kind, not_held));
         step(Step::Started)?;
         let observed = Observed {
@@ -458,10 +457,6 @@ impl Start<'_> {
         session: &Session,
     ) -> LaunchPlan {
         let compiled = &self.policy.compiled;
-        let layers = match compiled.mode {
-            Mode::Audit => Vec::new(),
-            Mode::Enforce => compiled.paths.allow.iter().map(landlock_layer).collect(),
-        };
         LaunchPlan {
             argv: self.options.command.clone(),
             cwd: self.cwd.clone(),
@@ -473,21 +468,11 @@ impl Start<'_> {
             },
             network: None,
             mounts,
-            landlock: LandlockPlan { layers, by_hooks: namespaces::are_allowed(compiled) },
+            landlock: landlock::plan(compiled, self.kind),
             seccomp: filter::for_policy(seccomp, compiled),
             fanotify,
             performer: None,
         }
-    }
-}
-
-fn landlock_layer(lists: &policy::compile::AllowLists) -> LandlockLayer {
-    let paths =
-        |entries: &[policy::compile::AllowedPath]| entries.iter().map(|entry| entry.path.clone()).collect();
-    LandlockLayer {
-        read: paths(&lists.read),
-        write: paths(&lists.write),
-        any_write: lists.any_write.is_some(),
     }
 }
 

@@ -11,6 +11,7 @@ pub(crate) mod programs;
 pub(crate) mod pty;
 pub(crate) mod service;
 pub(crate) mod sys;
+pub(crate) mod unix;
 pub(crate) mod wire;
 pub(crate) mod worker;
 

@@ -116,6 +116,48 @@ pub(crate) fn pass(stream: &std::os::unix::net::UnixStream, descriptor: &impl As
     Ok(())
 }
 
+/// connect(2), bind(2) or, with a byte, sendto(2) and sendmsg(2) with an address of any bytes and length.
+pub(crate) fn with_address(call: libc::c_long, socket: &impl AsFd, address: &[u8]) -> io::Result<()> {
+    let (socket, length) = (socket.as_fd().as_raw_fd(), address.len() as libc::socklen_t);
+    let mut text = libc::iovec { iov_base: b"x".as_ptr().cast_mut().cast(), iov_len: 1 };
+    // SAFETY: the address has the length that is named; a message is numbers and pointers, and all that they lead to
+    // outlives the call, which writes none of it.
+    let done = unsafe {
+        match call {
+            libc::SYS_sendto => {
+                libc::syscall(call, socket, b"x".as_ptr(), 1, libc::MSG_NOSIGNAL, address.as_ptr(), length)
+            }
+            libc::SYS_sendmsg => {
+                let mut message: libc::msghdr = std::mem::zeroed();
+                message.msg_name = address.as_ptr().cast_mut().cast();
+                message.msg_namelen = length;
+                message.msg_iov = &raw mut text;
+                message.msg_iovlen = 1;
+                libc::syscall(call, socket, &raw const message, libc::MSG_NOSIGNAL)
+            }
+            _ => libc::syscall(call, socket, address.as_ptr(), length),
+        }
+    };
+    if done < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
+}
+
+/// Makes a descriptor's number mean another's file.
+pub(crate) fn duplicate_to(from: RawFd, number: RawFd) {
+    // SAFETY: whoever owns the number says that it may mean anything.
+    unsafe { libc::dup2(from, number) };
+}
+
+/// `IORING_OP_CONNECT`.
+pub(crate) fn connect_by_io_uring(socket: &impl AsFd, address: &[u8]) -> io::Result<()> {
+    const IORING_OP_CONNECT: u8 = 16;
+    let mut entry = [0; 64];
+    entry[0] = IORING_OP_CONNECT;
+    entry[4..8].copy_from_slice(&socket.as_fd().as_raw_fd().to_ne_bytes());
+    entry[8..16].copy_from_slice(&(address.len() as u64).to_ne_bytes());
+    entry[16..24].copy_from_slice(&(address.as_ptr() as u64).to_ne_bytes());
+    submit(entry).map(drop)
+}
+
 /// A socket that is bound to an address which may be anybody's.
 pub(crate) fn freebound(from: SocketAddr) -> io::Result<UdpSocket> {
     let socket = UdpSocket::from(rustix::net::socket(AddressFamily::INET6, SocketType::DGRAM, None)?);

@@ -16,7 +16,7 @@ use std::{
 
 use rustix::fs::{CWD, Mode, OFlags, ResolveFlags};
 
-use super::{programs, sys, wire};
+use super::{programs, sys, unix, wire};
 
 /// First argument of a worker.
 pub(crate) const MARK: &str = "@worker";
@@ -131,7 +131,7 @@ fn two(verb: &str, from: &Path, to: &Path) -> io::Result<String> {
 }
 
 fn step(verb: &str, path: &Path) -> io::Result<String> {
-    if let Some(answer) = wire::step(verb, path) {
+    if let Some(answer) = wire::step(verb, path).or_else(|| unix::step(verb, path)) {
         return answer;
     }
     match verb {

@@ -78,7 +78,6 @@ fn what_this_version_does_not_enforce_is_refused() {
     for (key, policy) in [
         ("ports of `localhost`", "[network]\nlisten = ['localhost:8080']"),
         ("empty `network.listen`", "[network]\nlisten = []"),
-        ("unix", "[network]\nunix = ['{runtime}/pulse/native']"),
         ("icmp", "[network]\nicmp = 'allow'"),
         ("proxy", "[network]\nproxy = 'http://proxy.example:3128'"),
         ("proxy_from_env", "[network]\nproxy_from_env = true"),

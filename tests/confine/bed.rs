@@ -84,7 +84,7 @@ impl Bed {
             cgroup: CgroupPlan { name: "confine".to_owned(), ..CgroupPlan::default() },
             network: None,
             mounts: MountPlan { writable: vec![self.path()], ..MountPlan::default() },
-            landlock: LandlockPlan { layers: vec![layer], by_hooks: false },
+            landlock: LandlockPlan { layers: vec![layer], by_hooks: false, open_abstract: false },
             seccomp: SeccompPlan::HOOKS,
             fanotify: None,
             performer: None,

@@ -107,11 +107,11 @@ fn launch_with(mut plan: LaunchPlan, setup: Setup, mode: Mode, performed: Perfor
     let rules = Arc::new(setup.rules);
     if performed == Performed::Yes {
         plan.seccomp.performed = PERFORMED;
-        plan.performer = Some(Arc::new(PathPerformer::new(Arc::clone(&rules), mode, &Vec::new())));
+        plan.performer = Some(Arc::new(PathPerformer::new(Arc::clone(&rules), mode, &Vec::new(), None)));
     }
     let (mut threads, mut reader) = (None, None);
     let prepared = spawn(&plan, |forked| {
-        let reports = Reports::start(forked, sender.clone(), Vec::new())?;
+        let reports = Reports::start(forked, sender.clone(), Vec::new(), (0, 0))?;
         threads = Some((Verdicts::start(forked, rules, mode, sender)?, reports));
         let over = Arc::clone(&over);
         reader = Some(std::thread::spawn(move || read(&inbox, &over)));

@@ -226,7 +226,7 @@ fn a_connected_socket_that_is_passed_sends_no_datagram() {
     let steps = || args!["send-passed", &path];
     assert_eq!(bed.bare_steps(steps()), ["ok"]);
     assert_eq!(listener.arrived(1), 1);
-    let (run, answers) = bed.run_steps(&policy(&bed, "allow = []"), steps());
+    let (run, answers) = bed.run_steps(&policy(&bed, "allow = []\nunix = [\"{project}/passes\"]"), steps());
     assert!(REFUSED.contains(&answers[0].as_str()), "{answers:?}: {run}");
     assert_eq!(listener.arrived(1), 1, "{run}");
     let denied = run.log.all_denied("net.send");

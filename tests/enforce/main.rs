@@ -36,3 +36,4 @@ mod spelling;
 mod stale;
 mod tree;
 mod two;
+mod unix;

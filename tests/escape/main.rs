@@ -38,6 +38,7 @@ mod stage;
 mod surroundings;
 mod sys;
 mod table;
+mod unix;
 mod uring;
 
 use std::{collections::BTreeSet, ffi::OsString, process::ExitCode};
@@ -57,6 +58,7 @@ fn corpus() -> Vec<Attempt> {
         privileges::attempts(),
         namespaces::attempts(),
         sockets::attempts(),
+        unix::attempts(),
         processes::attempts(),
         ipc::attempts(),
         exec::attempts(),

@@ -9,6 +9,7 @@ pub mod ground;
 mod pod;
 pub mod privilege;
 pub mod rule;
+pub mod unix;
 
 /// Goes up on any change of layout or meaning of what stands in this folder; the host refuses an object or a
 /// pinned map of another value. Names the folder under bpffs.

@@ -30,6 +30,9 @@ pub const RULE_READ: u16 = u16::MAX - 3;
 /// Likewise: no entry of `filesystem.write` has it.
 pub const RULE_WRITE: u16 = u16::MAX - 4;
 
+/// Likewise: a unix socket of others may not get a name that `network.unix` has.
+pub const RULE_SOCKET: u16 = u16::MAX - 5;
+
 /// Likewise: no symlink may stand in the place of a folder below which rules by name hold.
 pub const RULE_SYMLINK: u16 = u16::MAX - 1;
 
@@ -126,7 +129,8 @@ pub struct SandboxConfig {
     pub namespaces: u8,
     /// 1: there are exec rules, in the table of its slot.
     pub exec_rules: u8,
-    pub _pad: [u8; 1],
+    /// 1: there are unix sockets of others that may be reached, in the table of its slot.
+    pub unix_rules: u8,
     /// Which ring buffers and which automaton are its own. They stay for the next sandbox: putting a map into a map waits
     /// for all processors, some 10 ms.
     pub slot: u32,
@@ -215,7 +219,8 @@ pub struct SyscallSpec {
     pub path_arg: u8,
     /// Flags of an open, or a pointer to them when `flags_indirect`.
     pub flags_arg: u8,
-    /// 1: `flags_arg` points to a structure that begins with them (`openat2`).
+    /// 1: `flags_arg` points to a structure that begins with them (`openat2`); of datagrams `path_arg` to one that begins with
+    /// a pointer to the address (`sendmsg`).
     pub flags_indirect: u8,
     /// The second path of rename and link.
     pub target_arg: u8,

@@ -6,6 +6,7 @@ pub mod exec;
 pub mod name;
 pub mod path;
 pub mod privilege;
+pub mod unix;
 
 /// What was decided and by which rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

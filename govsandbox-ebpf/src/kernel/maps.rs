@@ -11,6 +11,7 @@ use govsandbox_ebpf::abi::{
     ground::Ground,
     privilege::RefusalKey,
     rule::{Automaton, Loss, LossKey, SYSCALLS_MAX, SandboxConfig, SyscallSpec, TagKey, TagRule, TaskMark},
+    unix::UnixTable,
 };
 
 use super::{
@@ -22,6 +23,7 @@ use super::{
     socket::SocketTag,
     socket_storage::SocketStorage,
     task_storage::TaskStorage,
+    unix::UnixScan,
     walk::Climb,
 };
 
@@ -59,6 +61,7 @@ pub struct Scratch {
     /// From where to where the path that is being written leads.
     pub way: Way,
     pub program: ProgramScan,
+    pub unix: UnixScan,
     /// What [`super::hooks`] decided on the way: may it happen, the rule, holds in audit mode too.
     pub decided: [u32; 3],
     pub _pad: u32,
@@ -123,6 +126,13 @@ pub type ExecTableWords = [u64; size_of::<ExecTable>() / 8];
 /// Slot → exec rules.
 #[btf_map]
 pub static EXEC_TABLES: HashOfMaps<u32, Array<ExecTableWords, 1>, SANDBOXES_MAX> = HashOfMaps::new();
+
+/// An [`UnixTable`] as words, as [`AutomatonWords`].
+pub type UnixTableWords = [u64; size_of::<UnixTable>() / 8];
+
+/// Slot → unix sockets of others that may be reached.
+#[btf_map]
+pub static UNIX_TABLES: HashOfMaps<u32, Array<UnixTableWords, 1>, SANDBOXES_MAX> = HashOfMaps::new();
 
 /// Networks of all sandboxes.
 #[btf_map]

@@ -14,4 +14,5 @@ mod socket;
 mod socket_storage;
 mod subject;
 mod task_storage;
+mod unix;
 mod walk;

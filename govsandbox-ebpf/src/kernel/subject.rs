@@ -38,7 +38,7 @@ const ORPHANED: SandboxConfig = SandboxConfig {
     path_hooks: 1,
     namespaces: 0,
     exec_rules: 0,
-    _pad: [0; 1],
+    unix_rules: 0,
     slot: u32::MAX,
     keep_folders: 0,
     epoch: 0,

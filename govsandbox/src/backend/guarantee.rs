@@ -11,15 +11,29 @@ const SCOPE_ABI: i32 = 6;
 
 /// What neither backend holds in this version.
 const NOT_HELD: &[&str] = &[
-    "connections to unix sockets by path: what a daemon outside does for whoever may write to its socket (docker, dbus, \
-     ssh-agent); the sandbox gets no further than its user",
-    "a record of what Landlock alone refuses and no path names: signals and traces of processes outside, abstract unix \
-     sockets; they fail, and the log does not tell",
+    "a record of what Landlock alone refuses and no path names: signals and traces of processes outside; they fail, and the \
+     log does not tell",
     "names of hosts: a name is held by the addresses that it had when it was last resolved",
     "names that are asked for: where the policy names a host, the machine's name servers may be asked for any name, and a \
      name can carry data out",
     "listening: the sandbox may listen on every address of this machine, and whoever reaches it may connect",
 ];
+
+/// Without programs at the cgroup that see unix sockets (Linux 6.7), on `fanotify`.
+const UNIX_NOT_HELD: &str = "unix sockets of processes outside, for a thread that swaps descriptor or address while connect(2) \
+    waits, and for datagrams with an address: needs a kernel from 6.7 on";
+/// Without scopes of Landlock, on `fanotify`.
+const ABSTRACT_NOT_HELD: &str =
+    "abstract unix sockets of processes outside: needs Landlock ABI 6, a kernel from 6.12 on";
+
+/// What this kernel has beside the backend.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Kernel {
+    /// Of Landlock.
+    pub landlock_abi: i32,
+    /// Programs at the cgroup see unix sockets.
+    pub unix_at_cgroup: bool,
+}
 
 /// One promise.
 #[derive(Debug, PartialEq, Eq, Serialize)]
@@ -33,7 +47,8 @@ pub struct Guarantee {
 }
 
 /// What holds on a machine with that backend and that Landlock.
-pub(super) fn table(backend: Option<Kind>, landlock_abi: i32) -> Vec<Guarantee> {
+pub(super) fn table(backend: Option<Kind>, kernel: Kernel) -> Vec<Guarantee> {
+    let landlock_abi = kernel.landlock_abi;
     let by_hooks = backend == Some(Kind::Lsm);
     let is_scoped = landlock_abi >= SCOPE_ABI;
     let verdicts = if by_hooks { "BPF LSM hooks" } else { "fanotify verdicts" };
@@ -87,9 +102,14 @@ pub(super) fn table(backend: Option<Kind>, landlock_abi: i32) -> Vec<Guarantee> 
                 .then_some("kill(0, …) is refused, even if only processes inside are in the group"),
         ),
         row(
-            "abstract unix sockets of processes outside can't be reached",
-            if is_scoped { &["Landlock"] } else { &[] },
-            (!is_scoped).then_some("needs Landlock ABI 6: a kernel from 6.12 on"),
+            "unix sockets of processes outside can't be reached unless the policy names them",
+            match (by_hooks, kernel.unix_at_cgroup && is_scoped) {
+                (true, _) => &["BPF LSM hooks"],
+                (false, true) => &["performed calls", "cgroup programs", "Landlock"],
+                (false, false) => &[],
+            },
+            (!(by_hooks || kernel.unix_at_cgroup && is_scoped))
+                .then_some("in part: see what is not held; a kernel from 6.12 on holds them"),
         ),
         row(
             "no new privileges",
@@ -117,7 +137,7 @@ pub(super) fn table(backend: Option<Kind>, landlock_abi: i32) -> Vec<Guarantee> 
         row(
             "every refusal by a rule is recorded",
             &[verdicts, "cgroup programs", "sys_exit tracepoint", "ring buffer of its own"],
-            Some("but for signals, traces and abstract sockets that Landlock refuses"),
+            Some("but for signals and traces that Landlock refuses"),
         ),
         row(
             "the trace: exec, exit, opens, connections",
@@ -140,9 +160,16 @@ pub(super) fn table(backend: Option<Kind>, landlock_abi: i32) -> Vec<Guarantee> 
 
 /// What is not held, whatever the policy.
 #[must_use]
-pub fn not_held(backend: Option<Kind>) -> Vec<&'static str> {
-    let own = if backend == Some(Kind::Fanotify) { fanotify::NOT_HELD } else { &[] };
-    own.iter().chain(NOT_HELD).copied().filter(|_| backend.is_some()).collect()
+pub fn not_held(backend: Option<Kind>, kernel: Kernel) -> Vec<&'static str> {
+    let Some(backend) = backend else { return Vec::new() };
+    let mut not_held = Vec::new();
+    if backend == Kind::Fanotify {
+        not_held.extend(fanotify::NOT_HELD);
+        not_held.extend((!kernel.unix_at_cgroup).then_some(UNIX_NOT_HELD));
+        not_held.extend((kernel.landlock_abi < SCOPE_ABI).then_some(ABSTRACT_NOT_HELD));
+    }
+    not_held.extend(NOT_HELD);
+    not_held
 }
 
 fn row(name: &'static str, held_by: &[&'static str], note: Option<&'static str>) -> Guarantee {
@@ -153,24 +180,34 @@ fn row(name: &'static str, held_by: &[&'static str], note: Option<&'static str>)
 mod tests {
     use super::*;
 
+    const TODAY: Kernel = Kernel { landlock_abi: SCOPE_ABI, unix_at_cgroup: true };
+
     #[test]
     fn every_guarantee_is_held_on_both_backends_with_todays_landlock() {
         for backend in [Kind::Lsm, Kind::Fanotify] {
-            assert!(table(Some(backend), SCOPE_ABI).iter().all(|row| !row.held_by.is_empty()), "{backend}");
+            assert!(table(Some(backend), TODAY).iter().all(|row| !row.held_by.is_empty()), "{backend}");
         }
     }
 
     #[test]
-    fn what_an_old_landlock_does_not_hold_is_said() {
-        let rows = table(Some(Kind::Lsm), SCOPE_ABI - 1);
-        let lacking: Vec<_> = rows.iter().filter(|row| row.held_by.is_empty()).collect();
-        assert_eq!(lacking.len(), 1, "{lacking:?}");
-        assert!(lacking[0].note.unwrap().contains("ABI 6"));
+    fn what_an_old_kernel_does_not_hold_is_said() {
+        for (kernel, said) in [
+            (Kernel { landlock_abi: SCOPE_ABI - 1, ..TODAY }, ABSTRACT_NOT_HELD),
+            (Kernel { unix_at_cgroup: false, ..TODAY }, UNIX_NOT_HELD),
+        ] {
+            let rows = table(Some(Kind::Fanotify), kernel);
+            let lacking: Vec<_> = rows.iter().filter(|row| row.held_by.is_empty()).collect();
+            assert_eq!(lacking.len(), 1, "{lacking:?}");
+            assert!(lacking[0].note.unwrap().contains("from 6.12 on"));
+            assert!(not_held(Some(Kind::Fanotify), kernel).contains(&said));
+            assert!(table(Some(Kind::Lsm), kernel).iter().all(|row| !row.held_by.is_empty()));
+        }
+        assert_eq!(not_held(Some(Kind::Fanotify), TODAY).len(), fanotify::NOT_HELD.len() + NOT_HELD.len());
     }
 
     #[test]
     fn without_a_backend_nothing_is_promised() {
-        assert!(table(None, SCOPE_ABI).iter().all(|row| row.held_by.is_empty()));
-        assert!(not_held(None).is_empty());
+        assert!(table(None, TODAY).iter().all(|row| row.held_by.is_empty()));
+        assert!(not_held(None, TODAY).is_empty());
     }
 }

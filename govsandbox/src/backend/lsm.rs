@@ -210,6 +210,7 @@ fn open_two_files(loaded: &Loaded, folder: &Path) -> Result<i32, FillError> {
         held,
         automaton: None,
         exec: None,
+        unix: None,
         egress: &BTreeMap::new(),
         listen: &BTreeMap::new(),
         proc: None,

@@ -112,6 +112,11 @@ pub fn examine(caller: &Caller) -> Machine {
     let starts = kind.is_some()
         && strength.abi >= LANDLOCK_ABI_MIN
         && trial.as_ref().is_some_and(|trial| trial.cgroup.is_ok());
+    let loaded = trial.as_ref().and_then(|trial| trial.loaded.as_ref().ok());
+    let kernel = guarantee::Kernel {
+        landlock_abi: strength.abi,
+        unix_at_cgroup: loaded.is_some_and(Loaded::holds_unix_sockets),
+    };
     let checks = vec![
         checks::capabilities(),
         checks::btf(),
@@ -132,8 +137,8 @@ pub fn examine(caller: &Caller) -> Machine {
             Require::Root => "root",
             Require::Any => "any",
         }),
-        guarantees: guarantee::table(kind, strength.abi),
-        not_held: guarantee::not_held(kind),
+        guarantees: guarantee::table(kind, kernel),
+        not_held: guarantee::not_held(kind, kernel),
         backend: kind.map(Kind::name),
         starts,
         kernel: format!("{} {}", probe::release(), probe::machine()),

@@ -17,6 +17,7 @@ use govsandbox_ebpf::abi::{
         AUTOMATON_LENGTHS, AUTOMATON_STATES, Automaton, LOST_REFUSALS, Loss, LossKey, SandboxConfig,
         SyscallSpec, TagKey, TagRule, TaskMark,
     },
+    unix::UnixTable,
 };
 use rustix::process::{PidfdFlags, getpid, pidfd_open};
 use rustix::time::{ClockId, clock_gettime};
@@ -96,6 +97,8 @@ pub struct Contents<'a> {
     pub automaton: Option<&'a Automaton>,
     /// The exec rules.
     pub exec: Option<&'a ExecTable>,
+    /// Unix sockets of others that may be reached.
+    pub unix: Option<&'a UnixTable>,
     /// Egress.
     pub egress: &'a BTreeMap<Network, PortTable>,
     /// Own addresses that are reached from other machines.
@@ -128,6 +131,7 @@ struct Maps {
     exec_tag_rules: HashMap<MapData, TagKey, ExecHits>,
     grounds: HashMap<MapData, TagKey, Ground>,
     exec_tables: MapData,
+    unix_tables: MapData,
     events: MapData,
     denials: MapData,
     losses: HashMap<MapData, LossKey, Loss>,
@@ -156,6 +160,7 @@ impl Sandbox {
             supervisor_tgid: std::process::id(),
             slot,
             exec_rules,
+            unix_rules: u8::from(contents.unix.is_some()),
             // A folder has several paths where the sandbox mounts.
             keep_folders: u32::from(loaded.keeps_folders() && contents.config.namespaces == 0),
             epoch: epoch(),
@@ -194,7 +199,7 @@ impl Sandbox {
         }
         sandbox._held = held;
         step(Step::Tags)?;
-        let rings = sandbox.fill_slot(slot, contents.automaton, contents.exec)?;
+        let rings = sandbox.fill_slot(slot, contents.automaton, contents.exec, contents.unix)?;
         step(Step::Slot)?;
         sandbox.networks.set_egress(contents.egress)?;
         sandbox.networks.set_listen(contents.listen)?;
@@ -214,6 +219,7 @@ impl Sandbox {
         slot: u32,
         automaton: Option<&Automaton>,
         exec: Option<&ExecTable>,
+        unix: Option<&UnixTable>,
     ) -> Result<Rings, FillError> {
         let raw = |map| move |source| FillError::Map { map, source };
         if let Some(automaton) = automaton {
@@ -221,6 +227,9 @@ impl Sandbox {
         }
         if let Some(exec) = exec {
             write_table(&self.maps.exec_tables, slot, exec.as_bytes()).map_err(raw("EXEC_TABLES"))?;
+        }
+        if let Some(unix) = unix {
+            write_table(&self.maps.unix_tables, slot, unix.as_bytes()).map_err(raw("UNIX_TABLES"))?;
         }
         for (_, _, kind) in loss_kinds() {
             let key = LossKey { sandbox_id: self.id.0, kind };
@@ -298,6 +307,7 @@ impl Maps {
             exec_tag_rules: typed(loaded, "EXEC_TAG_RULES", Map::HashMap)?,
             grounds: typed(loaded, "GROUNDS", Map::HashMap)?,
             exec_tables: loaded.map("EXEC_TABLES")?,
+            unix_tables: loaded.map("UNIX_TABLES")?,
             events: loaded.map("EVENTS")?,
             denials: loaded.map("DENIALS")?,
             losses: typed(loaded, "LOSSES", Map::HashMap)?,

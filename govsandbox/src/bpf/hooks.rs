@@ -11,9 +11,11 @@ pub(super) enum Hook {
     LsmSince,
     Tracepoint,
     Cgroup,
+    /// At the cgroup, of a kernel newer than the oldest: put together by `unix`, no program of the object.
+    UnixCgroup,
 }
 
-/// Every program of the object. The name of a program is that of its hook where no other has it.
+/// Every program. The name of a program is that of its hook where no other has it.
 pub(super) const PROGRAMS: &[(&str, Hook, &str)] = &[
     ("task_newtask", Hook::Tracepoint, "task_newtask"),
     ("process_exec", Hook::Tracepoint, "sched_process_exec"),
@@ -30,6 +32,8 @@ pub(super) const PROGRAMS: &[(&str, Hook, &str)] = &[
     ("sock_create", Hook::Cgroup, ""),
     ("packet_out", Hook::Cgroup, ""),
     ("packet_in", Hook::Cgroup, ""),
+    ("connect_unix", Hook::UnixCgroup, ""),
+    ("sendmsg_unix", Hook::UnixCgroup, ""),
     ("connection_state", Hook::Tracepoint, "inet_sock_set_state"),
     ("task_alloc", Hook::Lsm, "task_alloc"),
     ("file_open", Hook::Lsm, "file_open"),
@@ -68,6 +72,9 @@ pub(super) const PROGRAMS: &[(&str, Hook, &str)] = &[
     ("sb_pivotroot", Hook::Lsm, "sb_pivotroot"),
     ("userns_create", Hook::LaterLsm, "userns_create"),
     ("socket_create", Hook::Lsm, "socket_create"),
+    ("socket_post_create", Hook::Lsm, "socket_post_create"),
+    ("unix_stream_connect", Hook::Lsm, "unix_stream_connect"),
+    ("unix_may_send", Hook::Lsm, "unix_may_send"),
     ("socket_setsockopt", Hook::Lsm, "socket_setsockopt"),
     ("terminal_ioctl", Hook::Lsm, "file_ioctl"),
     ("path_chroot", Hook::Lsm, "path_chroot"),

@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     fs::File,
     io,
+    os::fd::AsFd as _,
     path::{Path, PathBuf},
 };
 
@@ -22,7 +23,7 @@ use super::{
     hooks::{Hook, PROGRAMS},
     lock::{LockError, lock},
     mount::{self, MountError},
-    offsets, unload,
+    offsets, unix, unload,
 };
 use crate::{
     fault::{self, Step},
@@ -213,7 +214,7 @@ impl Loaded {
         let is_there = |(name, hook, target): &(&str, Hook, &str)| match hook {
             Hook::Lsm => self.has(name),
             Hook::LsmSince => self.has_any_of(target) || self.remembers(&absent(target)),
-            Hook::LaterLsm | Hook::Tracepoint | Hook::Cgroup => true,
+            Hook::LaterLsm | Hook::Tracepoint | Hook::Cgroup | Hook::UnixCgroup => true,
         };
         PROGRAMS.iter().find(|program| !is_there(program)).map(|(name, ..)| *name)
     }
@@ -221,6 +222,12 @@ impl Loaded {
     /// Is any of the programs for this hook attached?
     fn has_any_of(&self, hook: &str) -> bool {
         PROGRAMS.iter().any(|(name, _, target)| *target == hook && self.has(name))
+    }
+
+    /// Does the kernel ask about connections of unix sockets at the cgroup (Linux 6.7)?
+    #[must_use]
+    pub fn holds_unix_sockets(&self) -> bool {
+        [unix::Way::Connect, unix::Way::Send].into_iter().all(|way| self.has(way.program()))
     }
 
     /// A pinned map.
@@ -300,7 +307,7 @@ impl Loaded {
             mountinfo::find("cgroup2").map_err(MountError::Mountinfo)?.ok_or(LoadError::NoCgroup2)?;
         let cgroup = File::open(&cgroup)
             .map_err(|source| LoadError::Pin { path: cgroup.display().to_string(), source })?;
-        for &(name, hook, target) in PROGRAMS {
+        for &(name, hook, target) in PROGRAMS.iter().filter(|(_, hook, _)| *hook != Hook::UnixCgroup) {
             match attach(&mut object, name, target, &btf, &cgroup, &self.link_path(name)) {
                 Ok(()) => {}
                 Err(reason) if matches!(hook, Hook::Lsm | Hook::LsmSince | Hook::LaterLsm) => {
@@ -320,6 +327,15 @@ impl Loaded {
             }
         }
         self.step(Step::Maps)?;
+        for way in [unix::Way::Connect, unix::Way::Send] {
+            let maps = (self.map("MEMBERS")?, self.map("SANDBOXES")?);
+            let (members, sandboxes) = (maps.0.fd().as_fd(), maps.1.fd().as_fd());
+            if let Err(error) =
+                unix::attach(way, members, sandboxes, cgroup.as_fd(), &self.link_path(way.program()))
+            {
+                self.left_out.insert(way.program(), error.to_string());
+            }
+        }
         for (_, _, target) in PROGRAMS.iter().filter(|(_, hook, _)| *hook == Hook::LsmSince) {
             if !kernel.has_function(&format!("bpf_lsm_{target}"))? {
                 self.remember(&absent(target))?;

@@ -16,4 +16,5 @@ pub mod probe;
 pub mod reader;
 pub mod syscalls;
 pub mod tag;
+mod unix;
 pub mod unload;

@@ -45,6 +45,20 @@ const fn exec(action: RecordAction, dirfd_arg: u8, path_arg: u8) -> SyscallSpec 
     }
 }
 
+/// Datagrams: where the address is, or a message that begins with a pointer to it.
+const fn send(path_arg: u8, flags_indirect: u8) -> SyscallSpec {
+    SyscallSpec {
+        kind: RecordKind::Send as u8,
+        action: RecordAction::None as u8,
+        dirfd_arg: NO_ARG,
+        path_arg,
+        flags_arg: NO_ARG,
+        flags_indirect,
+        target_arg: NO_ARG,
+        _pad: 0,
+    }
+}
+
 /// Syscalls of every architecture.
 const AT_CALLS: &[(libc::c_long, SyscallSpec)] = &[
     (libc::SYS_openat, open(0, 1, 2, 0)),
@@ -65,6 +79,9 @@ const AT_CALLS: &[(libc::c_long, SyscallSpec)] = &[
     (libc::SYS_setxattr, change(RecordAction::Xattr, NO_ARG, 0, NO_ARG)),
     (libc::SYS_lsetxattr, change(RecordAction::Xattr, NO_ARG, 0, NO_ARG)),
     (libc::SYS_removexattr, change(RecordAction::Xattr, NO_ARG, 0, NO_ARG)),
+    (libc::SYS_sendto, send(4, 0)),
+    (libc::SYS_sendmsg, send(1, 1)),
+    (libc::SYS_sendmmsg, send(1, 1)),
     (libc::SYS_lremovexattr, change(RecordAction::Xattr, NO_ARG, 0, NO_ARG)),
 ];
 

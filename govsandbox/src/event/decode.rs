@@ -15,7 +15,7 @@ use govsandbox_ebpf::abi::{
         RecordOutcome,
     },
     exec::ExecTable,
-    rule::{Loss, Lost, RULE_MOVED, RULE_PROC, RULE_READ, RULE_SYMLINK, RULE_WRITE},
+    rule::{Loss, Lost, RULE_MOVED, RULE_PROC, RULE_READ, RULE_SOCKET, RULE_SYMLINK, RULE_WRITE},
 };
 
 pub use super::record::DecodeError;
@@ -131,6 +131,7 @@ impl Decoder {
                 object::walked(&record)
             }
             RecordKind::Open | RecordKind::Change => object::walked(&record),
+            RecordKind::Connect | RecordKind::Send if object::is_unix(&record) => object::socket(&record),
             RecordKind::Connect | RecordKind::Send | RecordKind::Listen => {
                 object::destination(&record.head, self.name(record.head.rule))
             }
@@ -159,7 +160,8 @@ impl Decoder {
     /// meant, and `ppid` and `uid` are its. `target`: the new name of a rename or link; `argv`: what an exec was asked for.
     pub fn refusal(&mut self, record: &EventRecord, path: &[u8], target: &[u8], argv: &[u8]) -> Event {
         let record = Record::of(record, path, target, argv);
-        if record.outcome == RecordOutcome::Denied {
+        // The end of a connect(2) is no record.
+        if record.outcome == RecordOutcome::Denied && !object::is_unix(&record) {
             if self.unfinished.len() >= UNFINISHED_MAX {
                 self.unfinished.clear();
             }
@@ -171,7 +173,8 @@ impl Decoder {
             let name = (record.kind == RecordKind::Open).then(|| last_name(path).to_vec());
             of_thread.push_back((record.head.time_boot_ns, name));
         }
-        self.event(&record, object::walked(&record))
+        let object = if object::is_unix(&record) { object::socket(&record) } else { object::walked(&record) };
+        self.event(&record, object)
     }
 
     /// A syscall that ended in an errno: is one of our rules behind it?
@@ -287,9 +290,21 @@ impl Decoder {
             _ if record.head.rule == RULE_MOVED => "builtin/renamed-folder",
             _ if record.head.rule == RULE_SYMLINK => "builtin/symlink-in-place",
             _ if record.head.rule == RULE_PROC => "builtin/proc-attribute",
+            _ if record.head.rule == RULE_SOCKET => "builtin/socket-renamed",
             _ if record.head.rule == RULE_READ => "default/filesystem.read",
             _ if record.head.rule == RULE_WRITE => "default/filesystem.write",
             (Outcome::Allowed | Outcome::Failed, _) => return None,
+            // The kernel program refuses what it can't judge.
+            (Outcome::Denied | Outcome::WouldDeny, RecordKind::Connect | RecordKind::Send)
+                if record.has(FLAG_PATH_CUT) =>
+            {
+                "builtin/path-unreadable"
+            }
+            (Outcome::Denied | Outcome::WouldDeny, RecordKind::Connect | RecordKind::Send)
+                if object::is_unix(record) =>
+            {
+                "default/network.unix"
+            }
             (Outcome::Denied | Outcome::WouldDeny, RecordKind::Connect | RecordKind::Send) => {
                 "default/network.allow"
             }
@@ -297,7 +312,6 @@ impl Decoder {
             (Outcome::Denied | Outcome::WouldDeny, RecordKind::Exec) if !record.has(FLAG_PATH_CUT) => {
                 "default/exec.allow"
             }
-            // The kernel program refuses what it can't judge.
             (
                 Outcome::Denied | Outcome::WouldDeny,
                 RecordKind::Exec | RecordKind::Open | RecordKind::Change,

@@ -83,6 +83,7 @@ fn compiled() -> Compiled {
         dns_refusal: DnsRefusal::Nxdomain,
         ask_timeout: Seconds(30),
         listen: Vec::new(),
+        unix: Default::default(),
         trace_opens: TraceOpens::All,
         trace_args: true,
         audit_log: PathBuf::new(),

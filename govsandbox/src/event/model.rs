@@ -163,10 +163,10 @@ pub struct Object {
     /// `true`: the path was too long or too deep, what is there is its end.
     #[serde(skip_serializing_if = "std::ops::Not::not", default)]
     pub path_truncated: bool,
-    /// `inet` or `inet6`.
+    /// `inet`, `inet6` or `unix`.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub family: Option<String>,
-    /// `tcp`, `udp` or the number.
+    /// `tcp`, `udp`, of unix sockets `stream`, `dgram`, `seqpacket`; or the number.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub protocol: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none", default)]

@@ -76,6 +76,30 @@ pub(super) fn destination(head: &EventRecord, name: Option<&str>) -> Object {
     }
 }
 
+/// Is it about a unix socket?
+pub(super) fn is_unix(record: &Record<'_>) -> bool {
+    i32::from(record.head.family) == libc::AF_UNIX
+}
+
+/// A unix socket of others: by the path that it is bound to, or `@` and its abstract name.
+pub(super) fn socket(record: &Record<'_>) -> Object {
+    let path = match record.path {
+        [0, name @ ..] => Some(Text::from([b"@", name].concat().as_slice())),
+        path => text(path),
+    };
+    Object {
+        path,
+        family: Some("unix".to_owned()),
+        protocol: Some(match i32::from(record.head.protocol) {
+            libc::SOCK_STREAM => "stream".to_owned(),
+            libc::SOCK_DGRAM => "dgram".to_owned(),
+            libc::SOCK_SEQPACKET => "seqpacket".to_owned(),
+            other => other.to_string(),
+        }),
+        ..file(record)
+    }
+}
+
 /// The same, with what went through.
 pub(super) fn ended(head: &EventRecord, name: Option<&str>) -> Object {
     Object {

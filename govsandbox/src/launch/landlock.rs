@@ -26,6 +26,8 @@ pub struct LandlockPlan {
     /// Hooks and mounts hold the layers, and no file rights are handled either: a domain that has any stops `mount(2)`
     /// (`process.namespaces = "allow"`).
     pub by_hooks: bool,
+    /// Abstract unix sockets of others are held otherwise: that some may be reached Landlock can't say.
+    pub open_abstract: bool,
 }
 
 /// Allow-lists; what does not exist gives nothing.
@@ -77,13 +79,14 @@ pub(super) fn prepare(plan: &LandlockPlan) -> io::Result<Domain> {
     let abi = ABI::from(number);
     let mut rulesets = Vec::new();
     if layers.is_empty() && number >= SCOPE_ABI_MIN {
-        rulesets.push(create(Ruleset::default(), true)?);
+        rulesets.push(create(Ruleset::default(), scopes(plan))?);
     }
     for (index, layer) in layers.iter().enumerate() {
         // Rights that a later kernel may add are not handled: what they would break is not known.
         let handled = AccessFs::from_all(abi) & AccessFs::from_all(ABI::V8);
         let ruleset = Ruleset::default().set_compatibility(CompatLevel::BestEffort).handle_access(handled);
-        let mut ruleset = create(ruleset.map_err(io::Error::other)?, index == 0 && number >= SCOPE_ABI_MIN)?;
+        let scopes = if index == 0 && number >= SCOPE_ABI_MIN { scopes(plan) } else { BitFlags::EMPTY };
+        let mut ruleset = create(ruleset.map_err(io::Error::other)?, scopes)?;
         let read = AccessFs::from_read(abi);
         let write = handled & !(AccessFs::MakeChar | AccessFs::MakeBlock);
         for path in &layer.read {
@@ -120,9 +123,13 @@ pub(super) fn apply(domain: Domain) -> io::Result<()> {
     Ok(())
 }
 
-fn create(ruleset: Ruleset, scoped: bool) -> io::Result<RulesetCreated> {
+fn scopes(plan: &LandlockPlan) -> BitFlags<Scope> {
+    if plan.open_abstract { Scope::Signal.into() } else { Scope::from_all(ABI::V6) }
+}
+
+fn create(ruleset: Ruleset, scopes: BitFlags<Scope>) -> io::Result<RulesetCreated> {
     let ruleset =
-        if scoped { ruleset.scope(Scope::from_all(ABI::V6)).map_err(io::Error::other)? } else { ruleset };
+        if scopes.is_empty() { ruleset } else { ruleset.scope(scopes).map_err(io::Error::other)? };
     ruleset.create().map_err(io::Error::other)
 }
 

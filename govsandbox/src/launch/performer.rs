@@ -128,7 +128,8 @@ fn become_performer(identity: &Identity) -> io::Result<()> {
         let gid = Gid::from_raw(identity.gid);
         set_thread_res_gid(gid, gid, gid)?;
         let own = Uid::from_raw(if identity.uid == 0 { NOBODY } else { 0 });
-        set_thread_res_uid(own, own, own)?;
+        // Whoever it connects a socket to asks for the one in effect; who may signal or trace it goes by the other two.
+        set_thread_res_uid(own, Uid::from_raw(identity.uid), own)?;
         file_call::set_file_uid(identity.uid)?;
     }
     set_no_new_privs(true)?;

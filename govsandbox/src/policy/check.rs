@@ -22,6 +22,7 @@ use super::{
         egress::{EgressError, EgressList, EgressPattern, HostPattern},
         exec::ExecPattern,
         path::{PathError, PathPattern},
+        unix::UnixPattern,
     },
     unenforced,
 };
@@ -161,6 +162,7 @@ pub fn check(raw: &RawPolicy, found: Found) -> Result<(Policy, Vec<Problem>), Ve
         network_deny: checker.egress(EgressList::Deny, &raw.network.deny),
         network_ask: checker.asked(&raw.rule),
         network_listen: raw.network.listen.as_ref().map(|list| checker.listen(list)),
+        network_unix: raw.network.unix.as_ref().map(|list| checker.unix(list)),
     };
     checker.unenforced_rules(raw);
     checker.unenforced_values(raw);
@@ -372,6 +374,17 @@ impl Checker {
         self.egress(EgressList::Listen, &rules)
     }
 
+    fn unix(&mut self, list: &Texts) -> Vec<Entry<UnixPattern>> {
+        let mut entries = Vec::with_capacity(list.len());
+        for (index, text) in list.iter().enumerate() {
+            match UnixPattern::parse(&text.value) {
+                Ok(pattern) => entries.push(self.entry("network.unix", index, pattern, &text.span)),
+                Err(error) => self.error(error, &text.span),
+            }
+        }
+        entries
+    }
+
     fn exec(&mut self, key: &'static str, raw: &[Spanned<RawExecRule>]) -> Vec<Entry<ExecPattern>> {
         let mut entries = Vec::with_capacity(raw.len());
         for (index, rule) in raw.iter().enumerate() {
@@ -385,9 +398,6 @@ impl Checker {
 
     /// Rules that this version doesn't enforce must make sense as well: a policy is not to change its verdict later.
     fn unenforced_rules(&mut self, raw: &RawPolicy) {
-        for socket in raw.network.unix.iter().filter(|socket| !socket.value.starts_with('@')) {
-            self.finish(PathPattern::parse(&socket.value), &socket.span);
-        }
         let mut ids = HashSet::new();
         for Spanned { value: rule, span } in &raw.rule {
             let id = &rule.id.value;

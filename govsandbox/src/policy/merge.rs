@@ -16,7 +16,7 @@ use super::{
     },
     parse::Span,
     problem::Source,
-    rule::{egress::EgressPattern, exec::ExecPattern, path::PathPattern},
+    rule::{egress::EgressPattern, exec::ExecPattern, path::PathPattern, unix::UnixPattern},
 };
 use crate::id::RuleId;
 
@@ -83,6 +83,8 @@ pub struct Lists {
     pub network_ask: Vec<Entry<EgressPattern>>,
     /// `network.listen`.
     pub network_listen: Option<Vec<Entry<EgressPattern>>>,
+    /// `network.unix`.
+    pub network_unix: Option<Vec<Entry<UnixPattern>>>,
 }
 
 /// Values that are not lists. `None` is absent.
@@ -179,6 +181,7 @@ impl Lists {
             network_deny: joined(self.network_deny, later.network_deny),
             network_ask: joined(self.network_ask, later.network_ask),
             network_listen: joined_if_any(self.network_listen, later.network_listen),
+            network_unix: joined_if_any(self.network_unix, later.network_unix),
         }
     }
 }

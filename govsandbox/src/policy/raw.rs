@@ -152,9 +152,8 @@ pub struct RawNetwork {
     pub verify: Option<Spanned<RawVerify>>,
     /// Addresses that the tree may listen on. Absent: `localhost`.
     pub listen: Option<Texts>,
-    /// Sockets of daemons outside the tree that may be reached: path patterns or `@abstract`.
-    #[serde(default)]
-    pub unix: Texts,
+    /// Unix sockets of processes outside the tree that may be reached: path patterns or `@abstract`. Absent: none.
+    pub unix: Option<Texts>,
     /// The network that the tree sees. Absent: `host`.
     pub namespace: Option<Spanned<RawNetworkNamespace>>,
     /// How a refused name is answered.

@@ -62,9 +62,6 @@ fn network(raw: &RawPolicy, add: &mut impl FnMut(&Span, &str, &'static str)) {
     for address in network.listen.iter().flatten().filter(|address| address.value.starts_with("localhost:")) {
         add(&address.span, "`network.listen` with ports of `localhost`", "write `localhost`");
     }
-    for socket in &network.unix {
-        add(&socket.span, "`network.unix`", LEAVE_OUT);
-    }
     if let Some(icmp) = network.icmp.as_ref().filter(|icmp| icmp.value != RawAllowDeny::Deny) {
         add(&icmp.span, "`network.icmp = \"allow\"`", LEAVE_OUT);
     }

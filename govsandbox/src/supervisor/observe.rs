@@ -291,7 +291,11 @@ fn as_record(refusal: &Refusal) -> EventRecord {
     } else {
         RecordAction::Read
     };
-    let outcome = if refusal.refused { RecordOutcome::Denied } else { RecordOutcome::WouldDeny };
+    let outcome = match refusal.socket {
+        Some(socket) if socket.allowed => RecordOutcome::Allowed,
+        _ if refusal.refused => RecordOutcome::Denied,
+        _ => RecordOutcome::WouldDeny,
+    };
     EventRecord {
         time_boot_ns: refusal.time_boot_ns,
         start_boot_ns: 0,
@@ -310,15 +314,17 @@ fn as_record(refusal: &Refusal) -> EventRecord {
         argv_len: 0,
         address: [0; 16],
         port: 0,
-        family: 0,
-        protocol: 0,
+        family: refusal.socket.map_or(0, |_| libc::AF_UNIX as u16),
+        protocol: refusal.socket.map_or(0, |socket| socket.kind),
         rule: refusal.rule,
         kind: match (&refusal.call, &refusal.change) {
             (Some(_), _) => RecordKind::Exec,
             (None, Some(_)) => RecordKind::Change,
+            (None, None) if refusal.socket.is_some() => RecordKind::Connect,
             (None, None) => RecordKind::Open,
         } as u8,
-        action: if refusal.call.is_some() { RecordAction::None } else { action } as u8,
+        action: if refusal.call.is_some() || refusal.socket.is_some() { RecordAction::None } else { action }
+            as u8,
         outcome: outcome as u8,
         _pad: [0; 5],
     }

@@ -2,6 +2,7 @@
 #![expect(unsafe_code, reason = "one raw syscall")]
 
 use std::{
+    ffi::CStr,
     io,
     os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
 };
@@ -10,6 +11,10 @@ const BPF_MAP_CREATE: libc::c_long = 0;
 const BPF_MAP_LOOKUP_ELEM: libc::c_long = 1;
 const BPF_MAP_UPDATE_ELEM: libc::c_long = 2;
 const BPF_MAP_GET_NEXT_KEY: libc::c_long = 4;
+const BPF_PROG_LOAD: libc::c_long = 5;
+const BPF_OBJ_PIN: libc::c_long = 6;
+const BPF_LINK_CREATE: libc::c_long = 28;
+const BPF_PROG_TYPE_CGROUP_SOCK_ADDR: u32 = 18;
 const BPF_MAP_TYPE_ARRAY: u32 = 2;
 const BPF_MAP_TYPE_RINGBUF: u32 = 27;
 const BPF_F_MMAPABLE: u32 = 1 << 10;
@@ -177,6 +182,74 @@ pub fn write_mapped(array: BorrowedFd<'_>, size_bytes: usize, parts: &[(usize, &
     // SAFETY: the mapping made above; nothing refers to it any more.
     unsafe { libc::munmap(memory, size_bytes) };
     if all_fit { Ok(()) } else { Err(io::Error::from_raw_os_error(libc::EINVAL)) }
+}
+
+/// One instruction: code, destination and source, offset, number (Documentation/bpf/standardization).
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Instruction(pub u8, pub u8, pub i16, pub i32);
+
+/// `union bpf_attr` of `BPF_PROG_LOAD`, as far as it is used.
+#[repr(C)]
+struct ProgramAttr {
+    kind: u32,
+    count: u32,
+    instructions: u64,
+    license: u64,
+    _log: [u32; 4],
+    _version_and_flags: [u32; 2],
+    name: [u8; 16],
+    _device: u32,
+    attach_type: u32,
+}
+
+/// `union bpf_attr` of `BPF_LINK_CREATE` and `BPF_OBJ_PIN`.
+#[repr(C)]
+struct LinkAttr {
+    program: u32,
+    target: u32,
+    attach_type: u32,
+    flags: u32,
+}
+
+#[repr(C)]
+struct PinAttr {
+    path: u64,
+    object: u32,
+    flags: u32,
+}
+
+/// Loads a program on socket addresses, attaches it to a cgroup and pins the link.
+///
+/// # Errors
+/// What the kernel answers; `EINVAL`: it knows no such attach type.
+pub fn attach_to_addresses(
+    instructions: &[Instruction],
+    attach_type: u32,
+    cgroup: BorrowedFd<'_>,
+    pin: &CStr,
+) -> io::Result<()> {
+    let attr = ProgramAttr {
+        kind: BPF_PROG_TYPE_CGROUP_SOCK_ADDR,
+        count: instructions.len() as u32,
+        instructions: instructions.as_ptr() as u64,
+        license: c"Dual MIT/GPL".as_ptr() as u64,
+        _log: [0; 4],
+        _version_and_flags: [0; 2],
+        name: [0; 16],
+        _device: 0,
+        attach_type,
+    };
+    // SAFETY: the attribute is of the size that is given, and its pointers outlive the call; likewise below. Descriptors
+    // are new, and nobody else's.
+    unsafe {
+        let loaded = OwnedFd::from_raw_fd(bpf(BPF_PROG_LOAD, &attr)?);
+        let [program, target] = [loaded.as_raw_fd(), cgroup.as_raw_fd()].map(|fd| fd as u32);
+        let link = LinkAttr { program, target, attach_type, flags: 0 };
+        let link = OwnedFd::from_raw_fd(bpf(BPF_LINK_CREATE, &link)?);
+        let object = link.as_raw_fd() as u32;
+        bpf(BPF_OBJ_PIN, &PinAttr { path: pin.as_ptr() as u64, object, flags: 0 }).map(drop)
+    }
 }
 
 /// Puts a map into a map of maps.

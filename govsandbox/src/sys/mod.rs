@@ -26,3 +26,4 @@ pub mod seccomp;
 pub mod signal;
 pub(crate) mod sock_diag;
 pub mod spelling;
+pub mod unix_socket;

@@ -5,6 +5,7 @@
 use std::{
     io,
     os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd},
+    time::Duration,
 };
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -101,13 +102,14 @@ impl Listener {
         unsafe { libc::ioctl(self.0.as_raw_fd(), NOTIF_SET_FLAGS, FD_SYNC_WAKE_UP) };
     }
 
-    /// `true`: a call can be received at once.
+    /// `true`: a call can be received at once, or comes within that time.
     ///
     /// # Errors
     /// No memory.
-    pub fn has_call(&self) -> io::Result<bool> {
+    pub fn has_call(&self, within: Duration) -> io::Result<bool> {
         let mut watched = [PollFd::new(&self.0, PollFlags::IN)];
-        match poll(&mut watched, Some(&Timespec::default())) {
+        let within = Timespec::try_from(within).map_err(io::Error::other)?;
+        match poll(&mut watched, Some(&within)) {
             Ok(ready) => Ok(ready > 0 && watched.iter().any(|one| one.revents().contains(PollFlags::IN))),
             Err(rustix::io::Errno::INTR) => Ok(false),
             Err(errno) => Err(errno.into()),

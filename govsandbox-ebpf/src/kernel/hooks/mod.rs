@@ -16,6 +16,8 @@ mod program;
 mod socket;
 mod syscall;
 mod task;
+mod unix;
+mod unix_send;
 
 use govsandbox_ebpf::{
     abi::event::{EventRecord, RecordOutcome},

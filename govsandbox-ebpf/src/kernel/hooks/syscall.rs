@@ -20,7 +20,7 @@ use govsandbox_ebpf::abi::{
 use super::{
     SIGKILL,
     map::{self, Mapping},
-    open, privilege, program,
+    open, privilege, program, unix_send,
 };
 use crate::kernel::{
     emit,
@@ -76,6 +76,16 @@ pub fn sys_exit(ctx: BtfTracePointContext) -> i32 {
         }
         if spec.kind == RecordKind::Exec as u8 && spec.path_arg == NO_ARG {
             mapped(&ctx, &subject, regs, result);
+            return 0;
+        }
+        if spec.kind == RecordKind::Send as u8 {
+            if result == unix_send::REFUSED && subject.config.path_hooks == 0 {
+                let mut address = argument(regs, spec.path_arg);
+                if spec.flags_indirect != 0 {
+                    address = bpf_probe_read_user(address as *const u64).unwrap_or(0);
+                }
+                unix_send::refused(&ctx, &subject, address);
+            }
             return 0;
         }
         if by_hook {

@@ -27,7 +27,8 @@ pub(super) use verdicts::now_boot_ns;
 /// What this backend does not hold whatever the policy, in words for the session's first event.
 pub const NOT_HELD: &[&str] = &[
     "an empty file of a denied name: an open that would create it is refused after the kernel has made it",
-    "times of files, flags by ioctl(2), and sockets made by bind(2): not judged by name",
+    "times of files, and flags by ioctl(2): not judged by name",
+    "datagrams to own unix sockets by path, with an address at each: refused; connected ones work",
     "watches (inotify) on denied files and folders: what comes and goes in a denied folder has names that can be learned",
     "a program that came into being during the run and that an exec rule denies by a name, when a loader maps it: the \
      process is killed at the end of mmap(2), and mprotect(2) is not judged",

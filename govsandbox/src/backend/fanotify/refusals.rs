@@ -101,6 +101,7 @@ mod tests {
             rule: 1,
             refused: true,
             change: None,
+            socket: None,
             target: Vec::new(),
             call: None,
         }

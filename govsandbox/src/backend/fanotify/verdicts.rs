@@ -28,6 +28,7 @@ use super::{
     syscall::{Purpose, purpose},
 };
 use crate::{
+    backend::perform::Socket,
     launch::Forked,
     sys::fanotify::{Asked, Event, Group, Verdict},
 };
@@ -70,6 +71,8 @@ pub struct Refusal {
     pub refused: bool,
     /// No open, but this change of a name or attribute.
     pub change: Option<RecordAction>,
+    /// No open: a unix socket that is reached or refused, `path` its name.
+    pub socket: Option<Socket>,
     /// The new name, of a rename or link.
     pub target: Vec<u8>,
 }
@@ -280,6 +283,7 @@ impl Judge {
             rule,
             refused,
             change: None,
+            socket: None,
             target: Vec::new(),
         };
         self.refusals.send(refusal);

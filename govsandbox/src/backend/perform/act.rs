@@ -119,6 +119,8 @@ fn rename(
             judge.settle_symlink(deed, place, instead)?;
         }
     }
+    judge.settle_socket(deed, &moved, (old, new))?;
+    judge.settle_socket(deed, &exchanged, (new, old))?;
     let is_folder = |found: &Option<Stat>| kind_of(found).is_dir();
     if !(is_folder(&moved) || is_folder(&exchanged)) || !walk::may_differ(judge.rules, old, new) {
         return Ok(perform(flags)?);
@@ -207,6 +209,9 @@ fn link(judge: &Judge<'_>, caller: &Caller<'_>, from: &Target, to: &Place) -> Re
         if kind_of(&Some(found)).is_symlink() {
             judge.settle_symlink(deed, new, instead)?;
         }
+        if instead.is_none() {
+            judge.settle_socket(deed, &Some(found), (&path, new))?;
+        }
     }
     Ok(linkat(CWD, own_link(source.as_fd())?, &to.folder, &to.name, AtFlags::SYMLINK_FOLLOW)?)
 }
@@ -280,7 +285,7 @@ fn kind_of(found: &Option<Stat>) -> FileType {
     found.as_ref().map_or(FileType::Unknown, |found| FileType::from_raw_mode(found.st_mode))
 }
 
-fn take_umask(caller: &Caller<'_>) -> Result<(), Errno> {
+pub(super) fn take_umask(caller: &Caller<'_>) -> Result<(), Errno> {
     umask(caller.umask()?);
     Ok(())
 }

@@ -42,6 +42,20 @@ impl Caller<'_> {
         self.string(address, PATH_BYTES, Errno::NAMETOOLONG)
     }
 
+    /// So many bytes of its memory.
+    pub(super) fn bytes(&self, address: u64, count: usize) -> Result<Vec<u8>, Errno> {
+        let mut bytes = vec![0; count];
+        if count > 0 && memory::read(self.tid, address, &mut bytes).map_err(errno)? != count {
+            return Err(Errno::FAULT);
+        }
+        Ok(bytes)
+    }
+
+    /// What a path is relative to that is absolute or relative to the working directory.
+    pub(super) fn at(&self, path: CString) -> Place {
+        Place { base: self.base(libc::AT_FDCWD as u64, &path), path }
+    }
+
     /// A path that must not be empty, with what it is relative to. What is wrong with it is told when it is looked up, as
     /// by the kernel, which looks the first of two paths up before.
     pub(super) fn place(&self, folder: u64, address: u64) -> Place {
@@ -77,6 +91,11 @@ impl Caller<'_> {
 
     /// Its open file of that number.
     pub(super) fn file(&self, descriptor: u64) -> Result<Target, Errno> {
+        self.descriptor(descriptor).map(Target::File)
+    }
+
+    /// Its descriptor of that number, as one of this process.
+    pub(super) fn descriptor(&self, descriptor: u64) -> Result<OwnedFd, Errno> {
         let number = low_half(descriptor);
         if number < 0 {
             return Err(Errno::BADF);
@@ -86,7 +105,7 @@ impl Caller<'_> {
             Err(Errno::INVAL) => pidfd_open(self.process().ok_or(Errno::SRCH)?, PidfdFlags::empty())?,
             answer => answer?,
         };
-        Ok(Target::File(pidfd_getfd(pidfd, number, PidfdGetfdFlags::empty())?))
+        pidfd_getfd(pidfd, number, PidfdGetfdFlags::empty())
     }
 
     pub(super) fn xattr_name(&self, address: u64) -> Result<CString, Errno> {

@@ -35,6 +35,8 @@ macro_rules! calls {
             libc::SYS_removexattr,
             libc::SYS_lremovexattr,
             libc::SYS_fremovexattr,
+            libc::SYS_connect,
+            libc::SYS_bind,
         ]
     };
 }

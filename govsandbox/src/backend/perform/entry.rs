@@ -87,6 +87,11 @@ pub(super) fn object(place: &Place, last: LastLink, tid: i32) -> Result<OwnedFd,
     handle(&place.base, place.path.as_bytes(), OFlags::empty(), last, tid)
 }
 
+/// The path before the last name.
+pub(super) fn parent(path: &[u8]) -> &[u8] {
+    split(path).0
+}
+
 /// The path of the nearest folder above that has one which can be told.
 fn path_above(folder: BorrowedFd<'_>) -> Result<Vec<u8>, Errno> {
     let mut at = openat(folder, c"..", HANDLE, Mode::empty())?;

@@ -3,13 +3,22 @@
 use std::io;
 
 use govsandbox_ebpf::{
-    abi::{event::RecordAction, rule::Hits},
+    abi::{
+        event::RecordAction,
+        rule::{Hits, RULE_SOCKET},
+    },
     decide::path::{Operation, decide_path},
 };
-use rustix::{fs::Stat, io::Errno};
+use rustix::{
+    fs::{FileType, Stat},
+    io::Errno,
+};
 
-use super::{caller::Caller, entry::Entry, report::Told};
-use crate::backend::fanotify::{Mode, PathRules};
+use super::{caller::Caller, entry::Entry, report::Told, socket::Sockets};
+use crate::{
+    backend::fanotify::{Mode, PathRules},
+    policy::automaton::unix,
+};
 
 /// A call did not go through.
 #[derive(Debug)]
@@ -43,6 +52,7 @@ pub(super) struct Judge<'a> {
     pub(super) mode: Mode,
     /// Rules that leave keys of a config open.
     pub(super) with_keys: &'a [u16],
+    pub(super) sockets: Sockets<'a>,
 }
 
 impl Judge<'_> {
@@ -100,6 +110,26 @@ impl Judge<'_> {
             None if decision.allow => Ok(()),
             None => self.refuse(deed, decision.rule),
         }
+    }
+
+    /// Goes on if no unix socket of others gets a name by it that it may be reached by. `found` is moved from one path to the
+    /// other.
+    pub(super) fn settle_socket(
+        &self,
+        deed: Deed<'_>,
+        found: &Option<Stat>,
+        (from, to): (&[u8], &[u8]),
+    ) -> Result<(), Failed> {
+        let Some((table, found)) = self.sockets.table.zip(found.as_ref()) else { return Ok(()) };
+        let may_go_on = match FileType::from_raw_mode(found.st_mode) {
+            FileType::Socket => {
+                let is_listed = |path| unix::decide(Some(table), path).allow;
+                self.sockets.is_own(found) || is_listed(from) || !is_listed(to)
+            }
+            FileType::Directory => unix::lists_alike_below(table, from, to),
+            _ => true,
+        };
+        if may_go_on { Ok(()) } else { self.refuse(deed, RULE_SOCKET) }
     }
 
     /// Tells of it, then refuses; in audit mode tells alone.

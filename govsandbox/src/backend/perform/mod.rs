@@ -18,6 +18,7 @@ mod keyed;
 mod magic;
 mod report;
 mod request;
+mod socket;
 mod walk;
 
 use std::{
@@ -25,19 +26,21 @@ use std::{
     io,
     os::fd::{AsFd as _, OwnedFd},
     sync::Arc,
+    time::{Duration, Instant},
 };
 
+use govsandbox_ebpf::abi::unix::UnixTable;
 use rustix::{
     fs::{CWD, Mode as FileMode, OFlags, openat},
     io::Errno,
     thread::{CapabilitySet, CapabilitySets, set_capabilities},
 };
 
-use self::{caller::Caller, judge::Judge, report::Reporter};
+use self::{caller::Caller, judge::Judge, report::Reporter, socket::Sockets};
 pub use self::{
     edit::OpenKeys,
     keyed::{KEYED, KeyPerformer},
-    report::{Reports, refusal},
+    report::{Reports, Socket, refusal},
 };
 use super::fanotify::{Mode, PathRules};
 use crate::{
@@ -51,6 +54,9 @@ use crate::{
 /// What is handed over.
 pub const PERFORMED: Performed = Performed { calls: calls::CALLS, missing: calls::MISSING };
 
+/// How long a call that would have to wait is left before it is tried again.
+const RETRY: Duration = Duration::from_millis(10);
+
 /// The performer of one sandbox.
 #[derive(Debug)]
 pub struct PathPerformer {
@@ -58,20 +64,27 @@ pub struct PathPerformer {
     mode: Mode,
     /// Rules that leave keys of a config open.
     with_keys: Vec<u16>,
+    /// Unix sockets of others that may be reached.
+    unix: Option<Arc<UnixTable>>,
 }
 
 impl PathPerformer {
     /// Judges by these rules; `keys` are those of [`Reports::start`].
     #[must_use]
-    pub fn new(rules: Arc<PathRules>, mode: Mode, keys: &OpenKeys) -> Self {
-        Self { rules, mode, with_keys: keys.iter().map(|(rule, _)| rule.0).collect() }
+    pub fn new(rules: Arc<PathRules>, mode: Mode, keys: &OpenKeys, unix: Option<Arc<UnixTable>>) -> Self {
+        Self { rules, mode, with_keys: keys.iter().map(|(rule, _)| rule.0).collect(), unix }
     }
 }
 
 impl Performer for PathPerformer {
     fn serve(&self, listener: Listener, reports: OwnedFd) -> io::Result<()> {
         let reporter = Reporter::new(reports);
-        let judge = Judge { rules: &self.rules, mode: self.mode, with_keys: &self.with_keys };
+        let judge = Judge {
+            rules: &self.rules,
+            mode: self.mode,
+            with_keys: &self.with_keys,
+            sockets: Sockets::new(self.unix.as_deref()),
+        };
         serve(&listener, &reporter, |caller, call| perform(&judge, caller, &listener, call))
     }
 }
@@ -82,6 +95,8 @@ enum Answer {
     Done(Result<(), Errno>),
     /// The kernel does it, with what the caller's memory has then.
     GoOn,
+    /// It would have to wait, and is tried again.
+    Later,
 }
 
 /// Answers calls, one after the other. An answer of `None`: the caller is gone.
@@ -93,9 +108,14 @@ fn serve(
     let proc = openat(CWD, c"/proc", OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, FileMode::empty())?;
     listener.wake_here();
     // Until a call is received, any signal interrupts it; after, only one that kills. So all are, before each is done.
-    let mut waiting = VecDeque::new();
+    let mut waiting: VecDeque<Notification> = VecDeque::new();
+    let (mut later, mut tried): (Vec<Notification>, _) = (Vec::new(), Instant::now());
     loop {
-        while waiting.is_empty() || listener.has_call()? {
+        if !later.is_empty() && (tried.elapsed() >= RETRY || !listener.has_call(RETRY)?) {
+            waiting.extend(later.drain(..));
+            tried = Instant::now();
+        }
+        while waiting.is_empty() || listener.has_call(Duration::ZERO)? {
             waiting.extend(listener.receive()?);
         }
         let Some(call) = waiting.pop_front() else { continue };
@@ -104,6 +124,10 @@ fn serve(
         match perform(&caller, &call)? {
             Some(Answer::Done(answer)) => listener.answer(call.id, answer.map_err(Errno::raw_os_error)).ok(),
             Some(Answer::GoOn) => listener.go_on(call.id).ok(),
+            Some(Answer::Later) => {
+                later.push(call);
+                None
+            }
             None => None,
         };
     }
@@ -115,6 +139,9 @@ fn perform(
     listener: &Listener,
     call: &Notification,
 ) -> io::Result<Option<Answer>> {
+    if socket::CALLS.contains(&call.number) {
+        return socket::answer(judge, caller, listener, call);
+    }
     let request = calls::read(caller, call);
     // What was read could be another's whose thread got the number since.
     if !listener.is_waiting(call.id) {

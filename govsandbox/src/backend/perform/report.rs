@@ -11,16 +11,17 @@ use std::{
 
 use govsandbox_ebpf::abi::event::RecordAction;
 use rustix::{
-    fs::{Mode, OFlags, major, minor, open},
+    fs::{Gid, Mode, OFlags, Uid, major, minor, open},
     io::Errno,
     process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal},
+    thread::{set_thread_res_gid, set_thread_res_uid},
 };
 
 use super::edit::{self, Edit, OpenKeys};
 use crate::{
     backend::fanotify::{Outbox, Refusal, now_boot_ns},
     launch::Forked,
-    sys::packet,
+    sys::{packet, unix_socket},
 };
 
 /// Two paths, none longer than what `/proc/self/fd` tells, and the fixed part.
@@ -30,6 +31,11 @@ const HEAD_BYTES: usize = 33;
 const KIND_REFUSAL: u8 = 1;
 const KIND_OPEN: u8 = 2;
 const KIND_EDIT: u8 = 3;
+const KIND_SOCKET: u8 = 4;
+const KIND_BOUND: u8 = 5;
+const KIND_CONNECT: u8 = 6;
+/// In the place of a refusal.
+const OUTCOME_ALLOWED: u8 = 2;
 /// An answer is one byte, with a descriptor where one was asked for.
 const DONE: u8 = 0;
 const NOT_DONE: u8 = 1;
@@ -44,6 +50,39 @@ pub(super) struct Told<'a> {
     pub(super) object: (u64, u64),
     pub(super) path: &'a [u8],
     pub(super) target: &'a [u8],
+}
+
+/// A unix socket that was reached or refused, on the performer's side.
+pub(super) struct ToldSocket<'a> {
+    pub(super) tid: i32,
+    /// `SOCK_STREAM` …
+    pub(super) kind: u8,
+    pub(super) rule: u16,
+    pub(super) outcome: SocketOutcome,
+    /// `st_dev` and inode.
+    pub(super) object: (u64, u64),
+    /// A path, or a NUL and an abstract name.
+    pub(super) name: &'a [u8],
+}
+
+/// What came of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum SocketOutcome {
+    /// It is refused.
+    Refused,
+    /// It would be, and is told of alone.
+    WouldRefuse,
+    /// A rule allows it.
+    Allowed,
+}
+
+/// Of a refusal, or of what is told likewise: a unix socket.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Socket {
+    /// `SOCK_STREAM` …
+    pub kind: u16,
+    /// A rule allows it.
+    pub allowed: bool,
 }
 
 /// The performer's end.
@@ -62,6 +101,38 @@ impl Reporter {
             None => None,
         };
         self.ask(&encode(told), pidfd.as_ref().map(OwnedFd::as_fd)).map(drop)
+    }
+
+    /// Tells of a unix socket; `process` is the caller's.
+    pub(super) fn tell_socket(&self, told: &ToldSocket<'_>, process: Option<Pid>) -> io::Result<()> {
+        let pidfd = process.and_then(|process| pidfd_open(process, PidfdFlags::empty()).ok());
+        let outcome = match told.outcome {
+            SocketOutcome::WouldRefuse => 0,
+            SocketOutcome::Refused => 1,
+            SocketOutcome::Allowed => OUTCOME_ALLOWED,
+        };
+        let head = [KIND_SOCKET, told.kind, outcome];
+        let packet = packet_of(head, (told.rule, told.tid), told.object, (told.name, &[]));
+        self.ask(&packet, pidfd.as_ref().map(OwnedFd::as_fd)).map(drop)
+    }
+
+    /// An `O_PATH` descriptor of the file that a unix socket is bound to; only the supervisor may ask that.
+    pub(super) fn bound_file(&self, socket: BorrowedFd<'_>) -> io::Result<Option<OwnedFd>> {
+        self.ask(&[KIND_BOUND], Some(socket))
+    }
+
+    /// Has the supervisor connect a unix socket to an abstract one: Landlock holds this process.
+    pub(super) fn connect(&self, socket: BorrowedFd<'_>, address: &[u8]) -> io::Result<Result<(), Errno>> {
+        let packet = [&[KIND_CONNECT], address].concat();
+        packet::send(self.0.as_fd(), &packet, Some(socket))?;
+        let Some((answer, _)) = packet::receive(self.0.as_fd(), PACKET_BYTES_MAX)? else {
+            return Err(io::Error::from_raw_os_error(libc::EPIPE));
+        };
+        Ok(match answer.first() {
+            Some(&DONE) => Ok(()),
+            Some(&errno) => Err(Errno::from_raw_os_error(i32::from(errno))),
+            None => Err(Errno::IO),
+        })
     }
 
     /// Has the supervisor open the object of an `O_PATH` descriptor for reading.
@@ -103,17 +174,22 @@ impl Reports {
     /// Starts it; from within `after_fork` of [`crate::launch::spawn`]. Refusals are sent before the call ends. When the
     /// performer is gone it kills the sandbox, whose calls nobody does any more.
     ///
-    /// `None`: there is no performer.
+    /// `user`: as whom it connects sockets, uid and gid. `None`: there is no performer.
     ///
     /// # Errors
     /// No thread, no descriptor.
-    pub fn start(forked: Forked<'_>, refusals: Outbox, keys: OpenKeys) -> io::Result<Option<Self>> {
+    pub fn start(
+        forked: Forked<'_>,
+        refusals: Outbox,
+        keys: OpenKeys,
+        user: (u32, u32),
+    ) -> io::Result<Option<Self>> {
         let Some(reports) = forked.reports else { return Ok(None) };
         let (reports, init) = (reports.try_clone_to_owned()?, forked.init.try_clone_to_owned()?);
         let thread = std::thread::Builder::new().name("performed".to_owned()).spawn(move || {
             // However it ended, nobody does the sandbox's calls any more. It is killed; mostly it is gone already.
             drop(std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-                listen(&reports, &refusals, &keys)
+                listen(&reports, &refusals, &keys, user)
             })));
             pidfd_send_signal(&init, Signal::KILL).ok();
         })?;
@@ -126,17 +202,22 @@ impl Reports {
     }
 }
 
-fn listen(reports: &OwnedFd, refusals: &Outbox, keys: &OpenKeys) -> io::Result<()> {
+fn listen(reports: &OwnedFd, refusals: &Outbox, keys: &OpenKeys, user: (u32, u32)) -> io::Result<()> {
     while let Some((packet, descriptor)) = packet::receive(reports.as_fd(), PACKET_BYTES_MAX)? {
         let mut status = DONE;
         let answer = match packet.first() {
-            Some(&KIND_REFUSAL) => {
+            Some(&KIND_REFUSAL | &KIND_SOCKET) => {
                 if let Some(refusal) = refusal(&packet, descriptor.as_ref()) {
                     refusals.send(refusal);
                 }
                 None
             }
             Some(&KIND_OPEN) => descriptor.and_then(|object| reopen(object.as_fd())),
+            Some(&KIND_BOUND) => descriptor.and_then(|socket| unix_socket::bound_file(socket.as_fd()).ok()),
+            Some(&KIND_CONNECT) => {
+                status = connected(&packet, descriptor.as_ref(), user)?;
+                None
+            }
             Some(&KIND_EDIT) => {
                 if edited(&packet, descriptor.as_ref(), keys).is_none() {
                     status = NOT_DONE;
@@ -148,6 +229,19 @@ fn listen(reports: &OwnedFd, refusals: &Outbox, keys: &OpenKeys) -> io::Result<(
         packet::send(reports.as_fd(), &[status], answer.as_ref().map(OwnedFd::as_fd))?;
     }
     Ok(())
+}
+
+/// Connects as the user; 0, or the errno.
+fn connected(packet: &[u8], socket: Option<&OwnedFd>, (uid, gid): (u32, u32)) -> io::Result<u8> {
+    let (Some(socket), [_, address @ ..]) = (socket, packet) else { return Ok(libc::EIO as u8) };
+    let id = |raw: u32| (Uid::from_raw(raw), Gid::from_raw(raw));
+    // Of this thread alone: the far end asks for them (SO_PEERCRED).
+    set_thread_res_gid(Gid::ROOT, id(gid).1, Gid::ROOT)?;
+    set_thread_res_uid(Uid::ROOT, id(uid).0, Uid::ROOT)?;
+    let done = unix_socket::connect(socket.as_fd(), address);
+    set_thread_res_uid(Uid::ROOT, Uid::ROOT, Uid::ROOT)?;
+    set_thread_res_gid(Gid::ROOT, Gid::ROOT, Gid::ROOT)?;
+    Ok(done.err().map_or(DONE, |error| error.raw_os_error().unwrap_or(libc::EIO) as u8))
 }
 
 fn edited(packet: &[u8], source: Option<&OwnedFd>, keys: &OpenKeys) -> Option<()> {
@@ -163,15 +257,25 @@ fn reopen(object: BorrowedFd<'_>) -> Option<OwnedFd> {
 }
 
 fn encode(told: &Told<'_>) -> Vec<u8> {
-    let mut packet = vec![KIND_REFUSAL, told.action as u8, u8::from(told.refused)];
-    packet.extend(told.rule.to_ne_bytes());
-    packet.extend(told.tid.to_ne_bytes());
-    packet.extend(told.object.0.to_ne_bytes());
-    packet.extend(told.object.1.to_ne_bytes());
-    packet.extend((told.path.len() as u64).to_ne_bytes());
+    let head = [KIND_REFUSAL, told.action as u8, u8::from(told.refused)];
+    packet_of(head, (told.rule, told.tid), told.object, (told.path, told.target))
+}
+
+fn packet_of(
+    head: [u8; 3],
+    (rule, tid): (u16, i32),
+    (dev, ino): (u64, u64),
+    (path, target): (&[u8], &[u8]),
+) -> Vec<u8> {
+    let mut packet = head.to_vec();
+    packet.extend(rule.to_ne_bytes());
+    packet.extend(tid.to_ne_bytes());
+    packet.extend(dev.to_ne_bytes());
+    packet.extend(ino.to_ne_bytes());
+    packet.extend((path.len() as u64).to_ne_bytes());
     debug_assert_eq!(packet.len(), HEAD_BYTES);
-    packet.extend(told.path);
-    packet.extend(told.target);
+    packet.extend(path);
+    packet.extend(target);
     packet.truncate(PACKET_BYTES_MAX);
     packet
 }
@@ -185,6 +289,9 @@ pub fn refusal(packet: &[u8], process: Option<&OwnedFd>) -> Option<Refusal> {
     let (dev, ino) = (number(9)?, number(17)?);
     let (path, target) = texts.split_at_checked(usize::try_from(number(25)?).ok()?)?;
     let tgid = process.and_then(|process| pid_of(process.as_fd()));
+    let (kind, how, outcome) = (head.first()?, *head.get(1)?, *head.get(2)?);
+    let socket =
+        (*kind == KIND_SOCKET).then(|| Socket { kind: u16::from(how), allowed: outcome == OUTCOME_ALLOWED });
     Some(Refusal {
         time_boot_ns: now_boot_ns(),
         tgid: tgid.unwrap_or(0),
@@ -196,9 +303,10 @@ pub fn refusal(packet: &[u8], process: Option<&OwnedFd>) -> Option<Refusal> {
         exec: false,
         list: false,
         rule: u16::from_ne_bytes(head.get(3..5)?.try_into().ok()?),
-        refused: head.get(2) == Some(&1),
+        refused: outcome == 1,
         call: None,
-        change: RecordAction::try_from(*head.get(1)?).ok(),
+        change: if socket.is_none() { RecordAction::try_from(how).ok() } else { None },
+        socket,
         target: target.to_vec(),
     })
 }

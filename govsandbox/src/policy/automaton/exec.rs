@@ -196,17 +196,17 @@ fn add_name(names: &mut Positions<ExecHits>, parts: &[Part], hits: ExecHits) {
 }
 
 /// A path, and what lies below it.
-fn add_path(names: &mut Positions<ExecHits>, mut segments: Vec<Segment>, hits: ExecHits) {
+pub(super) fn add_path(names: &mut Positions<ExecHits>, mut segments: Vec<Segment>, hits: ExecHits) {
     segments.push(Segment::AnyDepth);
     names.add(&segments, hits);
 }
 
-fn literal(path: &[u8]) -> Vec<Segment> {
+pub(super) fn literal(path: &[u8]) -> Vec<Segment> {
     let names = path.split(|byte| *byte == b'/').filter(|name| !name.is_empty());
     names.map(|name| Segment::Name(name.iter().map(|byte| Part::Byte(*byte)).collect())).collect()
 }
 
-fn segments(pattern: &[u8]) -> Result<Vec<Segment>, ExecTableError> {
+pub(super) fn segments(pattern: &[u8]) -> Result<Vec<Segment>, ExecTableError> {
     glob::segments(pattern).map_err(|source| wrong(pattern, source))
 }
 
@@ -222,7 +222,7 @@ fn wrong(pattern: &[u8], source: GlobError) -> ExecTableError {
     AutomatonError::Pattern { pattern, source }.into()
 }
 
-fn fill(automaton: &mut ExecAutomaton, graph: &Graph<ExecHits>) -> Result<(), ExecTableError> {
+pub(super) fn fill(automaton: &mut ExecAutomaton, graph: &Graph<ExecHits>) -> Result<(), ExecTableError> {
     let (states, classes) = (graph.states(), graph.class_count);
     let class_bits = classes.next_power_of_two().trailing_zeros();
     if states > EXEC_STATES_MAX || states << class_bits > EXEC_TRANSITIONS_MAX {

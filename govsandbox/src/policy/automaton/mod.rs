@@ -15,6 +15,7 @@ mod positions;
 #[cfg(test)]
 mod symlink_tests;
 mod table;
+pub mod unix;
 
 use govsandbox_ebpf::abi::rule::Hits;
 use graph::Graph;

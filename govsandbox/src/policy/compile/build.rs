@@ -4,9 +4,9 @@ use std::path::PathBuf;
 
 use super::{
     AllowLists, AllowedPath, Compiled, EgressEffect, EgressLists, ExecEffect, ExecPlan, ExecProgram,
-    GlobRule, Layer, Limit, LiteralRule, PathEffect, PathPlan, RuleInfo, egress, exec,
+    GlobRule, Layer, Limit, LiteralRule, PathEffect, PathPlan, RuleInfo, UnixPlan, egress, exec,
     plan::{Access, Plan, Slot, What},
-    tell,
+    tell, unix,
 };
 use crate::{
     id::{RuleId, RuleIndex},
@@ -32,7 +32,7 @@ const RULES_MAX: usize = u16::MAX as usize - 8;
 const LOG_NAME: &str = "audit.jsonl";
 
 /// In which order lists are told: what decides first comes first.
-const LIST_ORDER: [&str; 10] = [
+const LIST_ORDER: [&str; 11] = [
     "filesystem.deny",
     "filesystem.protect",
     "filesystem.write",
@@ -43,6 +43,7 @@ const LIST_ORDER: [&str; 10] = [
     "network.allow",
     "rule",
     "network.listen",
+    "network.unix",
 ];
 
 /// Why policies that make sense one by one don't together, or not here.
@@ -105,6 +106,7 @@ struct Builder<'a> {
     exec: ExecPlan,
     egress: Vec<EgressLists>,
     listen: Vec<EgressLists>,
+    unix: UnixPlan,
     lists: Vec<EffectiveList>,
     written: Vec<conflict::Written<'a>>,
     programs: Vec<(RuleIndex, &'a Entry<ExecPattern>)>,
@@ -121,6 +123,7 @@ impl<'a> Builder<'a> {
             exec: ExecPlan { rules: Vec::new(), allow_lists: plan.exec_places },
             egress: vec![EgressLists::default(); plan.egress_places],
             listen: vec![EgressLists::default(); plan.listen_places],
+            unix: UnixPlan { rules: Vec::new(), lists: plan.unix_places },
             lists: plan.lists,
             written: Vec::new(),
             programs: Vec::new(),
@@ -174,6 +177,16 @@ impl<'a> Builder<'a> {
                 }
                 told
             }
+            What::Unix { place, entry } => match unix::rule(*place, entry, rule, self.context) {
+                Ok((told, rule)) => {
+                    self.unix.rules.push(rule);
+                    told
+                }
+                Err(error) => {
+                    self.wrong(entry, error);
+                    unix::told(entry, Vec::new())
+                }
+            },
         };
         self.rules.push(RuleInfo { id: told.id.clone(), layer: slot.layer });
         if let Some(list) = self.lists.get_mut(slot.list) {
@@ -295,6 +308,7 @@ impl<'a> Builder<'a> {
             dns_refusal: settings.dns_refusal.value,
             ask_timeout: settings.ask_timeout.value,
             listen: self.listen,
+            unix: self.unix,
             trace_opens: settings.trace_opens.value,
             trace_args: settings.trace_args.value,
             audit_log,

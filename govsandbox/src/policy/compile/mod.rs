@@ -6,11 +6,13 @@ mod egress;
 mod exec;
 mod plan;
 mod tell;
+mod unix;
 
 use std::{net::IpAddr, ops::Deref, path::PathBuf, sync::Arc};
 
 pub use build::{CompileError, Outcome, compile};
 pub use exec::{ExecEffect, ExecPlan, ExecProgram, ExecRule};
+pub use unix::{UnixPlan, UnixRule, UnixSockets};
 
 pub use super::rule::path::ExpandedPath;
 
@@ -361,6 +363,8 @@ pub struct Compiled {
     pub ask_timeout: Seconds,
     /// Own addresses where what comes from other machines may arrive; one for each layer that says so. Loopback aside.
     pub listen: Vec<EgressLists>,
+    /// Unix sockets of others that may be reached.
+    pub unix: UnixPlan,
     /// `trace.opens`.
     pub trace_opens: TraceOpens,
     /// `trace.args`.

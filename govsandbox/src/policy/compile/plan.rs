@@ -4,7 +4,7 @@ use super::{EgressEffect, ExecEffect, Layer, PathEffect};
 use crate::policy::{
     effective::EffectiveList,
     merge::{Entry, Layered, Origin},
-    rule::{egress::EgressPattern, exec::ExecPattern, path::PathPattern},
+    rule::{egress::EgressPattern, exec::ExecPattern, path::PathPattern, unix::UnixPattern},
 };
 
 /// All rules before they have their numbers, and where they go.
@@ -21,6 +21,8 @@ pub(super) struct Plan<'a> {
     pub(super) egress_places: usize,
     /// How many have one in [`Compiled::listen`].
     pub(super) listen_places: usize,
+    /// How many have a list in [`super::UnixPlan`].
+    pub(super) unix_places: usize,
 }
 
 /// One rule before it has its number.
@@ -57,6 +59,8 @@ pub(super) enum What<'a> {
     Egress { place: usize, effect: EgressEffect, entry: &'a Entry<EgressPattern> },
     /// `network.listen` of the policy at `place` in [`Compiled::listen`].
     Listen { place: usize, entry: &'a Entry<EgressPattern> },
+    /// `network.unix` of the policy at `place` among those that have one.
+    Unix { place: usize, entry: &'a Entry<UnixPattern> },
 }
 
 /// Which of the two allow-lists.
@@ -80,8 +84,15 @@ impl<'a> Plan<'a> {
     /// does not take part.
     pub(super) fn of(layered: &'a Layered) -> Self {
         let (slots, lists) = (Vec::new(), Vec::new());
-        let mut plan =
-            Self { slots, lists, path_places: 0, exec_places: 0, egress_places: 0, listen_places: 0 };
+        let mut plan = Self {
+            slots,
+            lists,
+            path_places: 0,
+            exec_places: 0,
+            egress_places: 0,
+            listen_places: 0,
+            unix_places: 0,
+        };
         plan.add_deny_and_protect(layered);
         for (index, (name, lists)) in layered.policies.iter().enumerate() {
             let is_chosen = index == 0;
@@ -121,6 +132,14 @@ impl<'a> Plan<'a> {
                     plan.add(Rank::Allow, &entry.origin, list, what);
                 }
                 plan.listen_places += 1;
+            }
+            if is_chosen || lists.network_unix.is_some() {
+                let list = plan.list("network.unix", Some(name));
+                for entry in lists.network_unix.iter().flatten() {
+                    let what = What::Unix { place: plan.unix_places, entry };
+                    plan.add(Rank::Allow, &entry.origin, list, what);
+                }
+                plan.unix_places += 1;
             }
         }
         plan

@@ -4,3 +4,4 @@ pub mod egress;
 pub mod exec;
 pub mod glob;
 pub mod path;
+pub mod unix;
