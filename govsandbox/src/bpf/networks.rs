@@ -177,10 +177,12 @@ impl Maps {
     }
 
     fn leave(&mut self, id: SandboxId, network: Network) -> Result<(), FillError> {
-        if !self.entered.remove(&network) {
+        if !self.entered.contains(&network) {
             return Ok(());
         }
-        self.egress.remove(&key(id, network)).map_err(map_error("EGRESS"))
+        self.egress.remove(&key(id, network)).map_err(map_error("EGRESS"))?;
+        self.entered.remove(&network);
+        Ok(())
     }
 
     /// The service first: from then on nothing is led, and no server gets a number.

@@ -1,6 +1,7 @@
 //! What the supervisor does for the egress service: whose socket it is, which addresses a name leads to, and the record.
 
 use std::{
+    collections::BTreeMap,
     net::{IpAddr, SocketAddr},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -9,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use govsandbox_ebpf::abi::egress::Original;
+use govsandbox_ebpf::abi::egress::{Original, PortTable};
 
 use super::{
     addresses::{Addresses, Asked, Change, Standing},
@@ -17,7 +18,7 @@ use super::{
 };
 use crate::{
     approval::{Decision, Desk, Id, Waiting},
-    bpf::networks::Networks,
+    bpf::{egress::Network, networks::Networks},
     egress::{
         Broker, Respond,
         channel::{Answer, Entered, Event, Origin, Permission, Permit, Permitted, Verdict, Verify, Who},
@@ -45,6 +46,8 @@ pub(super) enum Told {
 /// The names and addresses of one sandbox, shared by those who answer and those who record.
 pub(super) struct Egress {
     addresses: Mutex<Addresses>,
+    /// What the kernel did not take, to be tried again. Locked after the addresses.
+    unwritten: Mutex<BTreeMap<Network, Option<PortTable>>>,
     networks: Arc<Networks>,
     diag: Mutex<SockDiag>,
     enforcing: bool,
@@ -73,14 +76,16 @@ impl Egress {
         // Who asks faster than is recorded waits: the service asks and tells one after the other.
         let (told, received) = sync_channel(TOLD_MAX);
         let (addresses, diag) = (Mutex::new(addresses), Mutex::new(diag));
-        (Arc::new(Self { addresses, networks, diag, enforcing, asking, told }), received)
+        let unwritten = Mutex::default();
+        (Arc::new(Self { addresses, unwritten, networks, diag, enforcing, asking, told }), received)
     }
 
-    /// Forgets addresses that were held for long enough.
+    /// Forgets addresses that were held for long enough, and tries again what the kernel did not take.
     pub(super) fn expire(&self) {
         let mut addresses = self.addresses();
         let changes = addresses.expire(Instant::now());
-        self.write(changes);
+        let again: Vec<Change> = self.unwritten().iter().map(|(network, table)| (*network, *table)).collect();
+        self.write(again.into_iter().chain(changes).collect());
     }
 
     /// What names that are denied have for addresses now.
@@ -105,12 +110,20 @@ impl Egress {
                 Some(table) => self.networks.set_network(network, table),
                 None => self.networks.remove_network(network),
             };
-            if let Err(error) = written {
-                tracing::error!(%error, ?network, "an address was not written");
-                all = false;
+            match written {
+                Ok(()) => drop(self.unwritten().remove(&network)),
+                Err(error) => {
+                    tracing::error!(%error, ?network, "an address was not written, and will be tried again");
+                    self.unwritten().insert(network, table);
+                    all = false;
+                }
             }
         }
         all
+    }
+
+    fn unwritten(&self) -> MutexGuard<'_, BTreeMap<Network, Option<PortTable>>> {
+        self.unwritten.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn addresses(&self) -> MutexGuard<'_, Addresses> {
