@@ -41,6 +41,56 @@ fn a_hundred_thousand_opens_are_in_the_log_or_counted_as_lost() {
     assert_eq!(counts["file.open.denied"], denied, "{counts}");
 }
 
+/// Opens as fast as eight processes can, all recorded, and among them one that is refused, of another program.
+#[test]
+fn in_a_flood_of_opens_the_one_that_is_refused_is_told_with_its_path_and_program() {
+    let opens = if crate::bed::is_emulated() { 2_500 } else { 20_000 };
+    let bed = TestBed::new("flood-one");
+    for number in 0..FILES {
+        bed.file(format!("many/{number:02}"), "x");
+    }
+    let secret = bed.file("vault/secret", "CANARY");
+    let worker = bed.worker(args![]);
+    let script = || {
+        sh(format!(
+            "'{}' {} opens {PROCESSES} {opens} many & flood=$!; sleep 0.5; kill -0 $flood && cat vault/secret; wait",
+            worker[0].display(),
+            crate::bed::worker::MARK
+        ))
+    };
+    let begin = std::time::Instant::now();
+    let bare = String::from_utf8(bed.bare(script()).stdout).unwrap();
+    let bare_time = begin.elapsed();
+    assert!(bare.contains("CANARY") && bare.contains("ok 0\n"), "{bare}");
+    let policy = bed.policy(
+        "test",
+        "[filesystem]\nwrite = [\"{project}\"]\ndeny = [\"{project}/vault/*\"]\n[trace]\nopens = \"all\"\n",
+    );
+    let begin = std::time::Instant::now();
+    let run = bed.run(&policy, script());
+    let all = PROCESSES * opens;
+    let rate = all as f64 / begin.elapsed().as_secs_f64();
+    assert_eq!(run.out(), "ok 0\n", "{run}");
+    let told = run.log.denied("file.open", &secret);
+    assert_eq!(told.len(), 1, "{run}");
+    assert!(told[0].process("exe").ends_with("/cat") && told[0].argv() == ["cat", "vault/secret"], "{run}");
+    assert_eq!(told[0].rule(), Some("test/filesystem.deny/0"), "{run}");
+    // What was refused is told of in vain where nobody knows who that was.
+    assert_eq!(
+        (run.log.execs(&["cat", "vault/secret"]).len(), run.log.lost("process.exec")),
+        (1, 0),
+        "{run}"
+    );
+    let below = bed.project().join("many").to_str().unwrap().to_owned() + "/";
+    let opened =
+        run.log.of("file.open").iter().filter(|event| event.object("path").starts_with(&below)).count();
+    let lost = usize::try_from(run.log.lost("file.open")).unwrap();
+    println!("{all} opens, {rate:.0} a second (bare: {bare_time:?}): {opened} told, {lost} counted as lost");
+    assert!(opened <= all && opened + lost >= all, "{opened} told + {lost} lost of {all}: {run}");
+    // The loader's own, and the shell's.
+    assert!(opened + lost <= all + 1000, "{opened} told + {lost} lost of {all}: {run}");
+}
+
 /// One thread, refused again and again while the log is behind: each refusal is told once.
 #[test]
 fn a_flood_of_refusals_is_told_once_each() {

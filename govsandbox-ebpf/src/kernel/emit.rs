@@ -8,7 +8,7 @@ use aya_ebpf::{
 };
 use aya_log_ebpf::warn;
 use govsandbox_ebpf::abi::{
-    event::{EventRecord, RecordOutcome, TEXT_BYTES_MAX},
+    event::{EventRecord, RecordKind, RecordOutcome, TEXT_BYTES_MAX},
     rule::{LOST_REFUSALS, LossKey, Lost},
 };
 
@@ -72,7 +72,10 @@ unsafe fn send<C: EbpfContext>(ctx: &C, subject: &Subject, record: *mut EventRec
         let mut kind = u32::from((*record).kind);
         if (*record).outcome == RecordOutcome::Allowed as u8 {
             let ring = ring_of(&maps::EVENTS, &subject.config.slot);
-            if !ring.is_null() && bpf_ringbuf_output(ring, record.cast(), size_bytes, 0) == 0 {
+            if !ring.is_null()
+                && (is_of_process(record) || !pressure::is_nearly_full(ring))
+                && bpf_ringbuf_output(ring, record.cast(), size_bytes, 0) == 0
+            {
                 return;
             }
         } else {
@@ -92,6 +95,14 @@ unsafe fn send<C: EbpfContext>(ctx: &C, subject: &Subject, record: *mut EventRec
         count(record, kind);
         warn!(ctx, "no room for a record of kind {} of sandbox {}", kind, (*record).sandbox_id);
     }
+}
+
+/// Does it say who a process is? What others do can't be told of without it: a part of the buffer is for these alone.
+#[inline(always)]
+unsafe fn is_of_process(record: *const EventRecord) -> bool {
+    // SAFETY: the caller vouches for `record`.
+    let kind = unsafe { (*record).kind };
+    kind == RecordKind::Fork as u8 || kind == RecordKind::Exec as u8 || kind == RecordKind::Exit as u8
 }
 
 /// Counts a record that found no room, and keeps what it was about.

@@ -41,6 +41,16 @@ pub unsafe fn after_refusal(ring: *mut c_void, mark: *mut TaskMark) {
     }
 }
 
+/// Is what is left of the buffer kept for what must not be lost?
+///
+/// # Safety
+/// `ring` is a ring buffer.
+#[inline(always)]
+pub unsafe fn is_nearly_full(ring: *mut c_void) -> bool {
+    // SAFETY: the caller vouches for `ring`.
+    unsafe { bpf_ringbuf_query(ring, AVAIL_DATA) > bpf_ringbuf_query(ring, RING_SIZE) / 4 * 3 }
+}
+
 /// Makes the pause that was noted.
 ///
 /// # Safety

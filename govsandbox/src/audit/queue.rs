@@ -103,6 +103,9 @@ impl Queue {
     fn room(&mut self, event: &Event) -> (&mut usize, usize) {
         if has_own_room(event) {
             (&mut self.denial_bytes, self.limits.denial_bytes_max)
+        } else if matches!(event.kind, Kind::ProcessExec | Kind::ProcessExit) {
+            // What others do is told of in vain where nobody knows who they are.
+            (&mut self.event_bytes, self.limits.event_bytes_max / 4 * 5)
         } else {
             (&mut self.event_bytes, self.limits.event_bytes_max)
         }
