@@ -326,8 +326,8 @@ impl Start<'_> {
         let service = service::start(entrance.sockets, compiled, sandbox.id, &egress)?;
         let _approval = service::approval(&self.loaded, compiled, sandbox.id, &egress)?;
         sandbox.mark(prepared.command())?;
-        if let Some(performer) = prepared.performer().filter(|_| self.kind == Kind::Lsm) {
-            sandbox.mark_performer(performer)?;
+        if let Some(performer) = prepared.performer() {
+            sandbox.mark_performer(performer, self.kind == Kind::Lsm)?;
         }
         step(Step::Marked)?;
         let not_held = promises::not_held(self.kind, &self.loaded, layers.not_held, &prepared);

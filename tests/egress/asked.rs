@@ -277,7 +277,7 @@ fn what_nobody_answers_is_refused_and_nobody_inside_can_answer() {
          rm -f {folder}/*; mv {folder} {folder}-away; echo x > {folder}/x; ls {folder} | wc -l\nwait\n"
     );
     let body = "version = 1\nname = \"test\"\n[filesystem]\nwrite = [\"/run\", \"/dev/null\"]\n\
-                [network]\nallow = []\nask_timeout = \"3s\"\n\
+                [network]\nallow = []\nask_timeout = \"3s\"\nunix = [\"/run/govsandbox/ask/**\"]\n\
                 [[rule]]\nid = \"unknown-hosts\"\nmatch = { network = \"*\" }\neffect = \"ask\"\n";
     let policy = world.bed.raw_policy("test", body);
     let run = world.bed.start(&[&policy], sh(script)).by_root().finish();

@@ -7,6 +7,7 @@ use crate::bed::{
     Run, TestBed, args, backend, lines,
     net::{Listener, private_network},
     sh,
+    unix::Daemon,
 };
 
 const ALLOWED: &str = "[process]\nnamespaces = \"allow\"\n";
@@ -68,6 +69,24 @@ fn bubblewrap_works_inside_and_not_without_the_key() {
     assert!(run.log.events.iter().all(|event| event.text("outcome") != "denied"), "{run}");
     let without = bed.run(&bed.deny(&[]), command());
     assert!(!without.status.success() && without.out().is_empty(), "{without}");
+}
+
+#[test]
+fn a_socket_of_others_is_reached_by_no_mount_unless_it_is_named_where_it_lies() {
+    let bed = TestBed::new("ns-unix");
+    let daemon = Daemon::new("stream", bed.outside().join("daemon"));
+    let words = bed.worker(args!["unix", "stream:/tmp/alias/daemon", "unix-own", "stream:/tmp/own"]);
+    let script = words.iter().map(|word| word.to_str().unwrap()).collect::<Vec<_>>().join(" ");
+    let command = || bubble(&bed, args!["--bind", bed.outside(), "/tmp/alias"], &script);
+    let listed = "[network]\nunix = [\"/tmp/alias/daemon\"]";
+    let Some((bare, inside, run)) = both(&bed, &policy(&bed, "", listed), command()) else { return };
+    assert_eq!(bare, ["ok hello", "ok own"]);
+    assert_eq!(inside, ["EPERM", "ok own"], "{run}");
+    let denied = run.log.denied("net.connect", Path::new(&daemon.at));
+    assert_eq!((denied.len(), denied[0].rule()), (1, Some("default/network.unix")), "{run}");
+    let listed = format!("[network]\nunix = [\"{}\"]", daemon.at);
+    let Some((_, inside, run)) = both(&bed, &policy(&bed, "", &listed), command()) else { return };
+    assert_eq!(inside, ["ok hello", "ok own"], "{run}");
 }
 
 #[test]

@@ -252,12 +252,13 @@ impl Sandbox {
         self.write_mark(command, TaskMark { sandbox_id: self.id.0, ..TaskMark::default() })
     }
 
-    /// Marks the process that performs calls: what it does is judged as the sandbox's, and its end is no event.
+    /// Marks the process that performs calls, and its end is no event. `is_judged`: what it does is judged as the sandbox's.
     ///
     /// # Errors
     /// [`FillError::Map`].
-    pub fn mark_performer(&self, performer: BorrowedFd<'_>) -> Result<(), FillError> {
-        self.write_mark(performer, TaskMark { sandbox_id: self.id.0, performs: 1, ..TaskMark::default() })
+    pub fn mark_performer(&self, performer: BorrowedFd<'_>, is_judged: bool) -> Result<(), FillError> {
+        let sandbox_id = if is_judged { self.id.0 } else { 0 };
+        self.write_mark(performer, TaskMark { sandbox_id, performs: 1, ..TaskMark::default() })
     }
 
     /// Ties the sandbox to this process: when it ends the kernel refuses everything in the sandbox.

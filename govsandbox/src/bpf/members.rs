@@ -2,6 +2,7 @@
 
 use std::{
     io,
+    mem::offset_of,
     os::fd::{AsFd as _, AsRawFd as _, BorrowedFd},
 };
 
@@ -22,7 +23,7 @@ impl Members {
         Ok(Self(loaded.map("MARKS")?))
     }
 
-    /// Is this process in a sandbox, whichever?
+    /// Is this process in a sandbox, whichever, or does it calls for one?
     ///
     /// # Errors
     /// What the kernel answers: the process is gone, say.
@@ -30,7 +31,10 @@ impl Members {
         let mut mark = [0_u8; size_of::<TaskMark>()];
         let key = process.as_raw_fd().to_ne_bytes();
         let is_marked = sys::bpf::map_lookup(self.0.fd().as_fd(), &key, &mut mark)?;
-        // The first word of a mark is the sandbox; a supervisor's is 0.
-        Ok(is_marked && mark.iter().take(4).any(|byte| *byte != 0))
+        // The sandbox's number; a supervisor's is 0.
+        let of_member = mark.iter().take(4);
+        // Who connects a unix socket for a member is seen in its place.
+        let of_performer = mark.iter().skip(offset_of!(TaskMark, performs)).take(4);
+        Ok(is_marked && of_member.chain(of_performer).any(|byte| *byte != 0))
     }
 }

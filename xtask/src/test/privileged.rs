@@ -69,7 +69,7 @@ const LONG: &[&str] = &[
     "filesystems::",
 ];
 /// Needs long and does not depend on the kernel's version: left to the first guest.
-const ON_THE_FIRST: &[&str] = &["stale::", "namespaces::", "led::", "loopback::", "links::"];
+const ON_THE_FIRST: &[&str] = &["stale::", "namespaces::", "led::", "loopback::", "links::", "unix::"];
 /// Likewise: left to the second.
 const ON_THE_SECOND: &[&str] = &["privilege::", "exec::", "lists::", "replaced::"];
 /// Comes to the same as on the machine's own kernel, which has the same backend.
