@@ -10,6 +10,7 @@ mod namespaces;
 mod observe;
 mod programs;
 mod promises;
+mod proxy;
 mod questions;
 mod redirected;
 mod resolve;
@@ -460,7 +461,7 @@ impl Start<'_> {
         LaunchPlan {
             argv: self.options.command.clone(),
             cwd: self.cwd.clone(),
-            env: self.identity.environment(&self.env),
+            env: proxy::without(compiled, self.identity.environment(&self.env)),
             identity: self.identity.clone(),
             cgroup: CgroupPlan {
                 name: session.fields.session.0.clone(),

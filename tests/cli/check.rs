@@ -79,8 +79,6 @@ fn what_this_version_does_not_enforce_is_refused() {
         ("ports of `localhost`", "[network]\nlisten = ['localhost:8080']"),
         ("empty `network.listen`", "[network]\nlisten = []"),
         ("icmp", "[network]\nicmp = 'allow'"),
-        ("proxy", "[network]\nproxy = 'http://proxy.example:3128'"),
-        ("proxy_from_env", "[network]\nproxy_from_env = true"),
         ("sinks", "[audit]\nsinks = ['https://siem.example/ingest']"),
         ("redact", "[audit]\nredact = ['(?i)authorization: .*']"),
         ("retention", "[audit]\nretention = '90d'"),
@@ -91,6 +89,38 @@ fn what_this_version_does_not_enforce_is_refused() {
         assert!(said.contains("is not enforced by this version"), "{key}: {said}");
         assert!(said.contains(key), "{key}: {said}");
     }
+}
+
+#[test]
+fn a_proxy_is_named_without_a_password_and_by_no_project() {
+    let bed = Bed::new();
+    for (network, said) in [
+        (
+            "proxy = 'http://me:secret@proxy.example:3128'",
+            "a password in a policy can be read by whom it is kept from",
+        ),
+        ("proxy = 'socks5://proxy.example'", "a proxy by `socks5` is not spoken to"),
+        ("proxy = 'http://'", "this is no URL of a proxy"),
+        ("proxy = 'http://a:1'\nproxy_from_env = true", "both a proxy and the environment's are named"),
+    ] {
+        let complaint = bed.complaint("p.toml", format!("version = 1\n[network]\n{network}\n"));
+        assert!(complaint.contains(said), "{network}: {complaint}");
+    }
+    for (network, shown) in [
+        ("proxy = 'http://Proxy.example:3128/'", "http://proxy.example:3128"),
+        ("proxy_from_env = true", "from the environment"),
+        ("proxy_from_env = false", "none"),
+    ] {
+        bed.write("p.toml", format!("version = 1\n[network]\n{network}\n"));
+        let ran = bed.run(&["policy", "show", "-p", "./p.toml"]);
+        let line = ran.out.lines().find(|line| line.contains("network.proxy")).unwrap_or_default();
+        assert!(ran.status == Some(0) && line.contains(shown), "{network}: {ran:?}");
+    }
+    bed.write("p.toml", "version = 1\n");
+    bed.write(".govsandbox.toml", "version = 1\n[network]\nproxy = 'http://evil.example'\n");
+    let ran = bed.run(&["policy", "show", "-p", "./p.toml"]);
+    assert_eq!(ran.status, Some(1), "{ran:?}");
+    assert!(ran.err.contains("a project's own file can't say which way connections go"), "{}", ran.err);
 }
 
 #[test]

@@ -39,6 +39,8 @@ pub(crate) struct State {
     /// What somebody was asked about, names and addresses, and who waits for that.
     pub(crate) permits: Vec<String>,
     pub(crate) waiting: Vec<Respond<Permitted>>,
+    /// What stands for names that resolve to nothing.
+    pub(crate) stand_in: Option<IpAddr>,
     /// Questions are not answered.
     pub(crate) mute: bool,
     pub(crate) answers: Vec<Answer>,
@@ -125,7 +127,9 @@ impl Broker for StandIn {
                 IpAddr::V6(v6) => v6.is_loopback() || v6.is_unique_local(),
             };
             let passes = |address: &IpAddr| !near(*address) || state.ranges.contains(address);
-            let allowed: Vec<IpAddr> = answer.addresses.iter().map(|it| it.0).filter(passes).collect();
+            let found = answer.addresses.iter().map(|it| it.0);
+            let stand_in = state.stand_in.filter(|_| answer.addresses.is_empty());
+            let allowed: Vec<IpAddr> = found.chain(stand_in).filter(passes).collect();
             for address in &allowed {
                 state.names.entry(*address).or_default().push(answer.name.clone());
             }
@@ -144,7 +148,7 @@ impl Broker for StandIn {
             if state.mute {
                 return state.kept.push(respond);
             }
-            respond.send(Verdict { allow, rule: 5, names });
+            respond.send(Verdict { allow, rule: 5, meant: names.first().cloned(), names });
         });
     }
 

@@ -21,6 +21,7 @@ mod dns;
 mod hostile;
 mod many;
 mod process;
+mod proxy;
 mod relay;
 mod run;
 mod servers;

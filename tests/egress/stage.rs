@@ -59,6 +59,7 @@ pub(crate) fn settings() -> Settings {
         uid: 0,
         gid: 0,
         ask_ms: None,
+        proxy: None,
         patience_ms: 5000,
     }
 }

@@ -149,6 +149,11 @@ fn serve(listener: &OwnedFd, stop: &OwnedFd, desk: &dyn Desk, is_member: &IsMemb
     }
 }
 
+/// Is it in this process's pid namespace? No sandbox is, nor who connects sockets for one and bears no mark.
+fn shares_pids(pid: u32) -> io::Result<bool> {
+    Ok(fs::read_link(format!("/proc/{pid}/ns/pid"))? == fs::read_link("/proc/self/ns/pid")?)
+}
+
 /// A pidfd can be read when its process has ended (pidfd_open(2)).
 fn is_alive(process: BorrowedFd<'_>) -> io::Result<bool> {
     let mut watched = [PollFd::new(&process, PollFlags::IN)];
@@ -160,8 +165,9 @@ fn answer(client: BorrowedFd<'_>, desk: &dyn Desk, is_member: &IsMember) -> io::
         set_socket_timeout(client, direction, Some(PATIENCE))?;
     }
     let peer = peer::of(client)?;
-    // Alive afterwards: then it was when its mark was looked for, and not just gone with it.
-    let is_outside = !is_member(peer.process.as_fd())? && is_alive(peer.process.as_fd())?;
+    // Alive afterwards: then it was when it was looked at, and not just gone, or another.
+    let is_outside =
+        shares_pids(peer.pid)? && !is_member(peer.process.as_fd())? && is_alive(peer.process.as_fd())?;
     let Some((text, _)) = packet::receive(client, PACKET_BYTES_MAX)? else { return Ok(()) };
     let reply = if peer.uid != 0 || !is_outside {
         tracing::warn!(uid = peer.uid, pid = peer.pid, "not theirs to decide");

@@ -31,8 +31,40 @@ pub struct Settings {
     /// How long somebody may take who is asked about what no rule allows or denies ([`super::Broker::permit`]); `None`:
     /// nobody is asked.
     pub ask_ms: Option<u64>,
+    /// Where connections to names go through; `None`: they go to the servers themselves.
+    pub proxy: Option<Proxy>,
     /// How long the supervisor may take for an answer of its own; after that it is a no.
     pub patience_ms: u64,
+}
+
+/// A forward proxy that takes CONNECT (RFC 9110, 9.3.6).
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Proxy {
+    /// A name, which the host's resolvers know, or an address.
+    pub host: String,
+    /// Its port.
+    pub port: u16,
+    /// Value of `Proxy-Authorization`. It is nobody's to see.
+    pub authorization: Option<String>,
+    /// Names that are reached directly all the same: each with what lies below it; `*` is all.
+    pub direct: Vec<String>,
+}
+
+impl std::fmt::Debug for Proxy {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(out, "Proxy({}:{})", self.host, self.port)
+    }
+}
+
+impl Proxy {
+    /// Is it for this name?
+    #[must_use]
+    pub fn is_for(&self, name: &str) -> bool {
+        let is_below = |direct: &str| {
+            name.strip_suffix(direct).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'))
+        };
+        !self.direct.iter().any(|direct| direct == "*" || is_below(direct))
+    }
 }
 
 /// `network.dns_refusal`.
@@ -203,7 +235,8 @@ pub struct Answer {
     pub name: String,
     /// The rule that allows the name; 0: none, in a mode that refuses nothing.
     pub rule: u16,
-    /// What it resolved to, CNAMEs followed, with the time to live in seconds; at most [`ADDRESSES_MAX`].
+    /// What it resolved to, CNAMEs followed, with the time to live in seconds; at most [`ADDRESSES_MAX`]. None: it resolves to
+    /// nothing here, and where there is a proxy for it an address is given that stands for it.
     pub addresses: Vec<(IpAddr, u32)>,
 }
 
@@ -234,6 +267,8 @@ pub struct Verdict {
     pub rule: u16,
     /// The names whose address it is, for the event; at most [`NAMES_MAX`].
     pub names: Vec<String>,
+    /// The one that is meant, for a proxy; `None`: an address is meant.
+    pub meant: Option<String>,
 }
 
 /// What the first bytes of a connection are.
@@ -248,6 +283,8 @@ pub enum Speech {
     Http2,
     /// Neither.
     Other,
+    /// Not looked at: the address alone is allowed.
+    Unseen,
 }
 
 /// Something to be recorded.
@@ -347,12 +384,32 @@ pub enum ResetReason {
     Protocol,
     /// Nobody allowed it.
     Permission(Permission),
+    /// The proxy did not pass it on.
+    Proxy(ProxyFault),
     /// It said nothing, or not enough, for too long.
     Silent,
     /// The address could not be reached.
     Unreachable(i32),
     /// The supervisor did not answer.
     Unanswered,
+}
+
+/// Why a proxy did not pass a connection on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ProxyFault {
+    /// Its name has no address.
+    Unknown,
+    /// It could not be reached.
+    Unreachable(i32),
+    /// It answered with this status.
+    Status(u16),
+    /// It closed the connection.
+    Closed,
+    /// It did not answer in time.
+    Silent,
+    /// What it says is no answer of HTTP, or too long.
+    Malformed,
 }
 
 /// What there can be too much of.

@@ -133,7 +133,8 @@ mod tests {
         }));
         theirs.send(&query, None).unwrap();
         assert_eq!(ours.receive::<Message>().unwrap().unwrap().0, query);
-        let verdict = Verdict { allow: true, rule: u16::MAX, names: vec![name; NAMES_MAX] };
+        let verdict =
+            Verdict { allow: true, rule: u16::MAX, names: vec![name.clone(); NAMES_MAX], meant: Some(name) };
         let reply = Order::Reply(u64::MAX, Reply::Verify(verdict));
         ours.send(&reply, Some(std::io::stderr().as_fd())).unwrap();
         let (received, along) = theirs.receive::<Order>().unwrap().unwrap();

@@ -82,6 +82,7 @@ fn compiled() -> Compiled {
         network_namespace: NetworkNamespace::Host,
         dns_refusal: DnsRefusal::Nxdomain,
         ask_timeout: Seconds(30),
+        proxy: None,
         listen: Vec::new(),
         unix: Default::default(),
         trace_opens: TraceOpens::All,

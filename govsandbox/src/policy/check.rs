@@ -7,21 +7,23 @@ use miette::Diagnostic;
 
 use super::{
     compile::{
-        DnsRefusal, Layer, Mode, Namespaces, NetworkNamespace, Protocol, Require, RootPolicy, Seconds,
+        DnsRefusal, Layer, Mode, Namespaces, NetworkNamespace, Protocol, Proxy, Require, RootPolicy, Seconds,
         Userfaultfd, Verify,
     },
     git_config::Keys,
     merge::{Entry, Given, Lists, Origin, Scalars},
+    mistake::CheckError,
     parse::{Span, Spanned},
     problem::Problem,
     raw::{
-        RawAllowDeny, RawDnsRefusal, RawEgressRule, RawExecRule, RawMode, RawNetworkNamespace, RawPolicy,
-        RawProtectRule, RawRequire, RawRoot, RawRule, RawTraceOpens, RawVerify, Texts,
+        RawAllowDeny, RawDnsRefusal, RawEgressRule, RawExecRule, RawMode, RawNetwork, RawNetworkNamespace,
+        RawPolicy, RawProtectRule, RawRequire, RawRoot, RawRule, RawTraceOpens, RawVerify, Texts,
     },
     rule::{
         egress::{EgressError, EgressList, EgressPattern, HostPattern},
         exec::ExecPattern,
         path::{PathError, PathPattern},
+        proxy::ProxyUrl,
         unix::UnixPattern,
     },
     unenforced,
@@ -31,7 +33,7 @@ use crate::id::RuleId;
 /// The version of the grammar that this program reads.
 const VERSION: u64 = 1;
 /// Characters of a policy's name at most: it is repeated in every event.
-const NAME_BYTES_MAX: usize = 64;
+pub(super) const NAME_BYTES_MAX: usize = 64;
 
 /// One policy file that makes sense.
 #[derive(Debug)]
@@ -44,82 +46,6 @@ pub struct Policy {
     pub scalars: Scalars,
     /// Its rules.
     pub lists: Lists,
-}
-
-/// What is wrong with values that are no rules.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error, Diagnostic)]
-pub enum CheckError {
-    /// `version = 2`
-    #[error("version {0} of the policy grammar is unknown")]
-    #[diagnostic(code(policy::version), help("this program reads `version = 1`"))]
-    Version(u64),
-    /// `name = "a/b"`
-    #[error("`{0}` can't be a policy's name")]
-    #[diagnostic(
-        code(policy::name),
-        help(
-            "set `name` to letters, digits, `.`, `_` and `-`, at most {NAME_BYTES_MAX}; without it the file's name is taken"
-        )
-    )]
-    Name(String),
-    /// `id = "Not This"`
-    #[error("`{0}` can't be a rule's id")]
-    #[diagnostic(code(policy::rule::id), help("an id has lower-case letters, digits and `-`"))]
-    RuleId(String),
-    /// Two rules with one id.
-    #[error("the id `{0}` is there twice")]
-    #[diagnostic(code(policy::rule::duplicate_id), help("events name rules by their id; give each its own"))]
-    DuplicateRuleId(String),
-    /// `match = {}`
-    #[error("this rule matches nothing")]
-    #[diagnostic(
-        code(policy::rule::no_match),
-        help("name at least one of `exec`, `read`, `write`, `network`")
-    )]
-    NoMatch,
-    /// `match = { network = { host = "*", protocol = "udp" } }, effect = "ask"`
-    #[error("a datagram can't wait for an answer")]
-    #[diagnostic(code(policy::rule::ask_datagram), help("leave `protocol` out: connections wait"))]
-    AskDatagram,
-    /// `match = { network = "localhost" }, effect = "ask"`
-    #[error("connections to this machine itself are not asked about")]
-    #[diagnostic(code(policy::rule::ask_loopback), help("name them in `network.allow`; `*` leaves them out"))]
-    AskLoopback,
-    /// `retention = "90 days"`
-    #[error("`{0}` is no length of time")]
-    #[diagnostic(code(policy::duration), help("a number and a unit: `30s`, `15m`, `12h`, `90d`"))]
-    Duration(String),
-    /// `sinks = ["example"]`
-    #[error("`{0}` is no URL")]
-    #[diagnostic(code(policy::url), help("begin with the scheme: `https://…`"))]
-    Url(String),
-    /// `redact = ["("]`
-    #[error("`{expression}` is no regular expression: {reason}")]
-    #[diagnostic(code(policy::regex))]
-    Regex {
-        /// As written.
-        expression: String,
-        /// The parser's words.
-        reason: String,
-    },
-    /// `pids_max = 0`
-    #[error("a limit of 0 lets nothing run")]
-    #[diagnostic(code(policy::limits::zero), help("leave the key out for no limit"))]
-    ZeroLimit,
-    /// `log = "**/x"` or `log = "{tmp}/x"`
-    #[error("`{0}` is not one file")]
-    #[diagnostic(
-        code(policy::audit::log),
-        help("name one path without wildcards, as in `{{state}}/audit.jsonl`")
-    )]
-    LogNotOnePath(String),
-    /// A project's own file says where the log is.
-    #[error("a project's own file can't say where the log is")]
-    #[diagnostic(
-        code(policy::audit::log_of_project),
-        help("what comes with a project only narrows; set `audit.log` in the policy or with `--audit-log`")
-    )]
-    LogOfProject,
 }
 
 /// Where a file was found.
@@ -249,6 +175,7 @@ impl Checker {
                 RawDnsRefusal::Refused => DnsRefusal::Refused,
             }),
             ask_timeout: raw.network.ask_timeout.as_ref().and_then(|time| self.seconds(time)),
+            proxy: self.proxy(&raw.network),
             trace_opens: self.given(raw.trace.opens.as_ref(), |opens| match opens {
                 RawTraceOpens::All => TraceOpens::All,
                 RawTraceOpens::First => TraceOpens::First,
@@ -261,6 +188,33 @@ impl Checker {
             pids_max: self.given(raw.limits.pids_max.as_ref(), |max| max),
             memory_max_bytes: self.given(raw.limits.memory_max_bytes.as_ref(), |max| max),
         }
+    }
+
+    fn proxy(&mut self, raw: &RawNetwork) -> Option<Given<Proxy>> {
+        let from_env = raw.proxy_from_env.as_ref().filter(|from_env| from_env.value);
+        let (value, span) = match (&raw.proxy, from_env) {
+            (None, None) => return None,
+            (Some(_), Some(from_env)) => {
+                self.error(CheckError::TwoProxies, &from_env.span);
+                return None;
+            }
+            (None, Some(from_env)) => (Proxy::FromEnvironment, &from_env.span),
+            (Some(url), None) => match ProxyUrl::parse(&url.value) {
+                Ok(parsed) if parsed.credentials.is_some() => {
+                    self.error(CheckError::ProxyCredentials, &url.span);
+                    return None;
+                }
+                Ok(parsed) => (Proxy::At(parsed), &url.span),
+                Err(error) => {
+                    self.error(error, &url.span);
+                    return None;
+                }
+            },
+        };
+        if self.origin.layer == Layer::Project {
+            self.error(CheckError::ProxyOfProject, span);
+        }
+        Some(Given { value, origin: Some(Arc::clone(&self.origin)) })
     }
 
     fn seconds(&mut self, time: &Spanned<String>) -> Option<Given<Seconds>> {
@@ -435,7 +389,7 @@ impl Checker {
         for time in raw.audit.retention.iter().filter(|time| seconds(&time.value).is_none()) {
             self.error(CheckError::Duration(time.value.clone()), &time.span);
         }
-        for url in raw.audit.sinks.iter().chain(&raw.network.proxy) {
+        for url in &raw.audit.sinks {
             if url.value.split_once("://").is_none_or(|(scheme, rest)| scheme.is_empty() || rest.is_empty()) {
                 self.error(CheckError::Url(url.value.clone()), &url.span);
             }

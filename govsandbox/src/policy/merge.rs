@@ -11,8 +11,8 @@ use govsandbox_ebpf::abi::rule::TraceOpens;
 use super::{
     check::Policy,
     compile::{
-        DnsRefusal, Layer, Mode, Namespaces, NetworkNamespace, Require, RootPolicy, Seconds, Userfaultfd,
-        Verify,
+        DnsRefusal, Layer, Mode, Namespaces, NetworkNamespace, Proxy, Require, RootPolicy, Seconds,
+        Userfaultfd, Verify,
     },
     parse::Span,
     problem::Source,
@@ -100,6 +100,7 @@ pub struct Scalars {
     pub network_namespace: Option<Given<NetworkNamespace>>,
     pub dns_refusal: Option<Given<DnsRefusal>>,
     pub ask_timeout: Option<Given<Seconds>>,
+    pub proxy: Option<Given<Proxy>>,
     pub trace_opens: Option<Given<TraceOpens>>,
     pub trace_args: Option<Given<bool>>,
     pub audit_log: Option<Given<PathPattern>>,
@@ -121,6 +122,7 @@ pub struct Settings {
     pub network_namespace: Given<NetworkNamespace>,
     pub dns_refusal: Given<DnsRefusal>,
     pub ask_timeout: Given<Seconds>,
+    pub proxy: Option<Given<Proxy>>,
     pub trace_opens: Given<TraceOpens>,
     pub trace_args: Given<bool>,
     pub audit_log: Option<Given<PathPattern>>,
@@ -199,6 +201,7 @@ impl Scalars {
             network_namespace: later.network_namespace.or(self.network_namespace),
             dns_refusal: later.dns_refusal.or(self.dns_refusal),
             ask_timeout: later.ask_timeout.or(self.ask_timeout),
+            proxy: later.proxy.or(self.proxy),
             trace_opens: later.trace_opens.or(self.trace_opens),
             trace_args: later.trace_args.or(self.trace_args),
             audit_log: later.audit_log.or(self.audit_log),
@@ -222,6 +225,7 @@ impl Scalars {
                 .unwrap_or_else(|| Given::default(NetworkNamespace::Host)),
             dns_refusal: self.dns_refusal.unwrap_or_else(|| Given::default(DnsRefusal::Nxdomain)),
             ask_timeout: self.ask_timeout.unwrap_or_else(|| Given::default(ASK_TIMEOUT)),
+            proxy: self.proxy,
             trace_opens: self.trace_opens.unwrap_or_else(|| Given::default(TraceOpens::First)),
             trace_args: self.trace_args.unwrap_or_else(|| Given::default(true)),
             audit_log: self.audit_log,
@@ -233,11 +237,14 @@ impl Scalars {
 }
 
 impl Settings {
-    /// Of each the strictest: what refuses more, records more or bounds lower. The log has no order; the machine's own
+    /// Of each the strictest: what refuses more, records more or bounds lower. The log and the proxy have no order; the machine's own
     /// files decide over whatever was chosen.
     fn narrowed_by(self, other: Scalars) -> Self {
-        let log_of_system = other.audit_log.as_ref().is_some_and(Given::is_of_system)
-            && !self.audit_log.as_ref().is_some_and(Given::is_of_system);
+        fn decides<T>(ours: Option<&Given<T>>, other: Option<&Given<T>>) -> bool {
+            other.is_some_and(Given::is_of_system) && !ours.is_some_and(Given::is_of_system)
+        }
+        let log_of_system = decides(self.audit_log.as_ref(), other.audit_log.as_ref());
+        let proxy_of_system = decides(self.proxy.as_ref(), other.proxy.as_ref());
         Self {
             mode: self.mode.higher(other.mode, |mode| *mode),
             require: self.require.higher(other.require, |require| *require),
@@ -252,6 +259,7 @@ impl Settings {
                 None => other.dns_refusal.unwrap_or(self.dns_refusal),
             },
             ask_timeout: self.ask_timeout.higher(other.ask_timeout, |timeout| std::cmp::Reverse(*timeout)),
+            proxy: if proxy_of_system { other.proxy } else { self.proxy },
             trace_opens: self.trace_opens.higher(other.trace_opens, |opens| recorded(*opens)),
             trace_args: self.trace_args.higher(other.trace_args, |args| *args),
             audit_log: if log_of_system { other.audit_log } else { self.audit_log },
@@ -364,6 +372,7 @@ mod tests {
                 network_namespace,
                 dns_refusal,
                 ask_timeout: None,
+                proxy: None,
                 trace_opens,
                 trace_args,
                 audit_log,

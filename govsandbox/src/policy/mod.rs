@@ -19,6 +19,7 @@ mod load;
 mod load_tests;
 pub mod lockout;
 pub mod merge;
+pub mod mistake;
 #[cfg(test)]
 mod oracle_tests;
 pub mod parse;

@@ -65,12 +65,6 @@ fn network(raw: &RawPolicy, add: &mut impl FnMut(&Span, &str, &'static str)) {
     if let Some(icmp) = network.icmp.as_ref().filter(|icmp| icmp.value != RawAllowDeny::Deny) {
         add(&icmp.span, "`network.icmp = \"allow\"`", LEAVE_OUT);
     }
-    if let Some(proxy) = &network.proxy {
-        add(&proxy.span, "`network.proxy`", LEAVE_OUT);
-    }
-    if let Some(from_env) = network.proxy_from_env.as_ref().filter(|from_env| from_env.value) {
-        add(&from_env.span, "`network.proxy_from_env`", LEAVE_OUT);
-    }
 }
 
 fn audit(raw: &RawPolicy, add: &mut impl FnMut(&Span, &str, &'static str)) {

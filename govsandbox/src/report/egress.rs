@@ -73,7 +73,8 @@ impl Egress {
             | Kind::Approval
             | Kind::AuditGap => return,
         };
-        let host = for_terminal(host.unwrap_or("?"));
+        // A unix socket has none: what is said there does not leave this machine.
+        let Some(host) = host.map(for_terminal) else { return };
         let exe = record.process.as_ref().and_then(|process| process.exe.as_ref());
         let program = exe.map_or_else(|| "?".to_owned(), Text::for_terminal);
         for sums in [self.hosts.of(&host), self.programs.of(&program)] {

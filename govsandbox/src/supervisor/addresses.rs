@@ -33,6 +33,13 @@ const NAMES_TOLD_MAX: usize = 16;
 /// Here only TLS and HTTP are spoken.
 const NAMED_PORTS: [u16; 2] = [80, 443];
 
+/// Where addresses lie that stand for names which only a proxy knows: 198.18.0.0/15, for tests of networks (RFC 2544, RFC
+/// 6815), so nobody's.
+const STAND_INS: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 0);
+const STAND_INS_MAX: u32 = 1 << 17;
+/// How long one is told for at a time, in seconds.
+const STAND_IN_TTL_S: u32 = 60;
+
 /// `localhost` of the grammar.
 const LOOPBACK: [(IpAddr, u8); 4] = [
     (IpAddr::V4(Ipv4Addr::new(127, 0, 0, 0)), 8),
@@ -77,6 +84,8 @@ pub(super) struct Addresses {
     verify: Verify,
     /// There is a `*` that allows.
     any: bool,
+    /// Where there is a proxy: the addresses that stand for names.
+    stand_ins: Option<HashMap<String, Ipv4Addr>>,
     /// The sandbox sees no network but its own loopback: the relay is the only way.
     network: NetworkNamespace,
     live: HashMap<IpAddr, BTreeMap<String, Instant>>,
@@ -104,10 +113,35 @@ impl Addresses {
             names: Names::new(name_rules),
             verify,
             any,
+            stand_ins: None,
             network,
             live: HashMap::new(),
             denied: HashMap::new(),
         }
+    }
+
+    /// Connections to names go through a proxy, and so through the relay; not to those near this machine, which a policy
+    /// names by their networks.
+    pub(super) fn with_proxy(self) -> Self {
+        Self { stand_ins: Some(HashMap::new()), ..self }
+    }
+
+    /// An address that stands for a name that may be looked up and resolves to nothing here; the same each time.
+    pub(super) fn stand_in(&mut self, name: &str) -> Vec<(IpAddr, u32)> {
+        let Some(stand_ins) = &mut self.stand_ins else { return Vec::new() };
+        let next = u32::try_from(stand_ins.len()).unwrap_or(u32::MAX).saturating_add(1);
+        let address = match stand_ins.get(name) {
+            Some(address) => *address,
+            None if next >= STAND_INS_MAX || !self.names.decide_lookup_with(Consent::Given, name).allow => {
+                return Vec::new();
+            }
+            None => {
+                let address = Ipv4Addr::from_bits(STAND_INS.to_bits() + next);
+                stand_ins.insert(name.to_owned(), address);
+                address
+            }
+        };
+        vec![(address.into(), STAND_IN_TTL_S)]
     }
 
     /// The tables before any name has an address.
@@ -129,7 +163,12 @@ impl Addresses {
     /// What the kernel does with connections that a table allows: there may be no other way than through the relay. Loopback
     /// is the sandbox's own then, where its servers are reached without a rule.
     fn led(&self, network: Network, mut table: PortTable) -> PortTable {
-        if self.network == NetworkNamespace::Host {
+        let address = Ipv6Addr::from(network.address).to_canonical();
+        let is_proxied = self.stand_ins.is_some()
+            && network.bits == 128
+            && network.is_public()
+            && self.live.contains_key(&address);
+        if self.network == NetworkNamespace::Host && !is_proxied {
             return table;
         }
         if LOOPBACK.iter().any(|(address, bits)| Network::new(*address, *bits).covers(network)) {
@@ -294,10 +333,17 @@ impl Addresses {
                 let all = here().next().is_some() && here().all(|name| decide(name).allow);
                 (is_reason && all || by_address(), 0)
             }
+            None if speech == Speech::Unseen => (self.is_straight(address, port), 0),
             // Whoever allowed the address was not told of a name.
             None => (is_reason && self.consents.contains_key(&Asked::Address(address, port)), 0),
         };
-        Verdict { allow, rule, names: told() }
+        let allows =
+            |name: &str| self.names.decide_with(self.consent(name), name, port, Transport::Tcp).allow;
+        let said = name.filter(|name| here().any(|other| other == *name));
+        let meant = said
+            .or_else(|| here().find(|name| allows(name)))
+            .filter(|_| allow && Network::host(address).is_public());
+        Verdict { allow, rule, names: told(), meant: meant.map(str::to_owned) }
     }
 
     /// The names that have this address.

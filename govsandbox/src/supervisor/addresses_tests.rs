@@ -177,6 +177,43 @@ fn a_connection_by_address_alone_is_asked_about_and_one_to_a_denied_name_is_not(
 }
 
 #[test]
+fn by_a_proxy_names_go_through_the_relay_and_networks_straight() {
+    let rules = [
+        ("api.example", 443, true),
+        ("192.0.2.0/24", 22, true),
+        ("10.0.0.0/8", 443, true),
+        ("intern.example", 443, true),
+    ];
+    let mut bed = Bed::new(&rules, Verify::Address);
+    bed.addresses = bed.addresses.with_proxy();
+    assert!(bed.enter("api.example", A) && bed.enter("intern.example", "10.0.0.9"));
+    assert_eq!((bed.way(A, 443), bed.way("192.0.2.9", 22), bed.way("10.0.0.9", 443)), ('~', '+', '+'));
+    let meant = |bed: &Bed, address: &str, name, speech| {
+        let verdict = bed.addresses.verify(address.parse().unwrap(), 443, name, speech);
+        (verdict.allow, verdict.meant)
+    };
+    let api = Some("api.example".to_owned());
+    assert_eq!(meant(&bed, A, None, Speech::Unseen), (true, api.clone()));
+    assert_eq!(meant(&bed, A, Some("api.example"), Speech::Tls), (true, api));
+    assert_eq!(meant(&bed, A, Some("evil.example"), Speech::Tls), (false, None));
+    assert_eq!(
+        meant(&bed, "10.0.0.9", None, Speech::Unseen),
+        (true, None),
+        "near this machine the proxy is no help"
+    );
+
+    let found = bed.addresses.stand_in("api.example");
+    assert_eq!(found, bed.addresses.stand_in("api.example"), "the same each time");
+    let [(address, _)] = found[..] else { panic!("{found:?}") };
+    assert_ne!(found, bed.addresses.stand_in("intern.example"));
+    assert!(bed.addresses.stand_in("evil.example").is_empty(), "no rule allows it");
+    assert!(bed.enter("api.example", &address.to_string()));
+    assert_eq!((bed.way(&address.to_string(), 443), bed.way(&address.to_string(), 22)), ('~', '-'));
+    let mut plain = Bed::new(&rules, Verify::Address);
+    assert!(plain.addresses.stand_in("api.example").is_empty(), "without a proxy nothing stands for a name");
+}
+
+#[test]
 fn what_another_layer_refuses_nobody_is_asked_about() {
     let outer =
         EgressLists { rules: vec![rule("*.example", 443, true, 1), rule("192.0.2.0/24", 22, true, 2)] };

@@ -278,13 +278,17 @@ impl Broker for Egress {
 
     fn answer(&self, answer: Answer, respond: Respond<Entered>) {
         let mut addresses = self.addresses();
-        let (mut allowed, changes) = addresses.enter(&answer.name, &answer.addresses, Instant::now());
+        let found = match answer.addresses.is_empty() {
+            true => addresses.stand_in(&answer.name),
+            false => answer.addresses,
+        };
+        let (mut allowed, changes) = addresses.enter(&answer.name, &found, Instant::now());
         if !self.write(changes) {
             allowed.clear();
         }
         drop(addresses);
         if !self.enforcing {
-            allowed = answer.addresses.iter().map(|(address, _)| *address).collect();
+            allowed = found.iter().map(|(address, _)| *address).collect();
         }
         respond.send(Entered { allowed });
     }

@@ -11,7 +11,7 @@ use zerocopy::FromZeros as _;
 use super::{addresses::Asked, broker::Told, questions::Decided};
 use crate::{
     approval::Decision,
-    egress::channel::{self, Limit, Outcome as Ended, Permission, Query, Reset, ResetReason},
+    egress::channel::{self, Limit, Outcome as Ended, Permission, ProxyFault, Query, Reset, ResetReason},
     event::{
         decode::Decoder,
         model::{Action, Event, Kind, Object, Outcome},
@@ -142,6 +142,9 @@ fn of_reset(decoder: &mut Decoder, reset: &Reset, original: Option<&Original>, e
             let detail = permission_text(permission).unwrap_or("no rule allows it");
             (refused, named(reset.rule, "default/network.allow"), detail.to_owned())
         }
+        ResetReason::Proxy(fault) => {
+            (Outcome::Failed, Ok(reset.rule), format!("the proxy {}", proxy_text(fault)))
+        }
         ResetReason::Silent => (Outcome::Failed, Ok(0), "it did not say whom it talks to in time".to_owned()),
         ResetReason::Unreachable(errno) => {
             let why = std::io::Error::from_raw_os_error(errno);
@@ -173,6 +176,20 @@ fn permission_text(permission: Permission) -> Option<&'static str> {
         Permission::NoAnswer => Some("somebody was asked and did not answer in time"),
         Permission::Crowded => Some("too much waits for an answer already"),
         Permission::Joined => Some("it was asked for again meanwhile"),
+    }
+}
+
+fn proxy_text(fault: ProxyFault) -> String {
+    match fault {
+        ProxyFault::Unknown => "has no address".to_owned(),
+        ProxyFault::Unreachable(errno) => {
+            format!("can't be reached: {}", std::io::Error::from_raw_os_error(errno))
+        }
+        ProxyFault::Status(407) => "wants user and password, or others (407)".to_owned(),
+        ProxyFault::Status(status) => format!("answered {status}"),
+        ProxyFault::Closed => "closed the connection".to_owned(),
+        ProxyFault::Silent => "did not answer in time".to_owned(),
+        ProxyFault::Malformed => "does not speak HTTP, or too much of it".to_owned(),
     }
 }
 

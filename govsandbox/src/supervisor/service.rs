@@ -16,6 +16,7 @@ use super::{
     RunError,
     addresses::{self, Addresses},
     broker::{Asking, Egress},
+    proxy,
     questions::Questions,
     system,
 };
@@ -26,7 +27,7 @@ use crate::{
     },
     bpf::{load::Loaded, members::Members},
     egress::{
-        Host, Service, ServiceError, Sockets,
+        self, Host, Service, Sockets,
         channel::{Refusal, Settings},
     },
     event::model::SessionFields,
@@ -53,7 +54,8 @@ pub(super) struct Entrance {
 
 /// None has a name yet.
 pub(super) fn addresses(compiled: &Compiled) -> Addresses {
-    Addresses::new(&compiled.egress, compiled.verify, network(compiled), asks(compiled))
+    let addresses = Addresses::new(&compiled.egress, compiled.verify, network(compiled), asks(compiled));
+    if compiled.proxy.is_some() { addresses.with_proxy() } else { addresses }
 }
 
 /// In audit mode nothing is refused, and so everything is to be there.
@@ -157,12 +159,14 @@ pub(super) fn start(
     compiled: &Compiled,
     sandbox: SandboxId,
     egress: &Arc<Egress>,
-) -> Result<Service, ServiceError> {
-    Service::start(sockets, settings(compiled, sandbox), Host::default(), Arc::clone(egress) as _)
+) -> miette::Result<Service> {
+    let proxy = proxy::chosen(compiled.proxy.as_ref(), |name| std::env::var_os(name))?;
+    let settings = settings(compiled, sandbox, proxy);
+    Ok(Service::start(sockets, settings, Host::default(), Arc::clone(egress) as _)?)
 }
 
 /// A user of its own for each sandbox.
-fn settings(compiled: &Compiled, sandbox: SandboxId) -> Settings {
+fn settings(compiled: &Compiled, sandbox: SandboxId, proxy: Option<egress::channel::Proxy>) -> Settings {
     let uid = FIRST_UID.saturating_add(sandbox.0);
     Settings {
         lists: addresses::name_rules(&compiled.egress),
@@ -173,6 +177,7 @@ fn settings(compiled: &Compiled, sandbox: SandboxId) -> Settings {
         enforce: compiled.mode == Mode::Enforce,
         uid,
         gid: uid,
+        proxy,
         ask_ms: asks(compiled).then(|| compiled.ask_timeout.0.saturating_mul(1000)),
         patience_ms: PATIENCE_MS,
     }

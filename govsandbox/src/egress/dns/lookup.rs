@@ -1,12 +1,16 @@
 //! One lookup, from the question to the reply and the event.
 
-use std::net::{IpAddr, Ipv6Addr, UdpSocket};
+use std::{
+    net::{IpAddr, Ipv6Addr, UdpSocket},
+    time::Duration,
+};
 
 use govsandbox_ebpf::decide::{Decision, name::is_name};
 use hickory_proto::{
     op::ResponseCode,
-    rr::{Record, RecordType},
+    rr::{RData, Record, RecordType, rdata::A},
 };
+use tokio::time::timeout;
 
 use super::{
     question::{Head, Parsed, Question, text},
@@ -20,6 +24,11 @@ use crate::egress::{
     names::Transport,
     service::Shared,
 };
+
+/// Where there is a proxy: names that only it knows may have no server here that says so.
+const PROXIED_PATIENCE: Duration = Duration::from_secs(2);
+/// Of an address that stands for a name.
+const STAND_IN_TTL_S: u32 = 60;
 
 /// The reply to what was parsed, and what to record. `None`: nothing to reply to, it was asked again meanwhile, or no
 /// reply can be written.
@@ -109,8 +118,24 @@ async fn look_up(
     let refuses = shared.settings.enforce;
     let done = Done { rule: decision.rule, would_deny: !decision.allow, ..Done::default() };
     let upstream = shared.upstream.borrow().clone();
-    let found = match upstream.lookup(&question.name, question.kind).await {
+    let proxied = shared.settings.proxy.as_ref().filter(|proxy| !is_local && proxy.is_for(&name));
+    let asked = async {
+        match proxied {
+            None => upstream.lookup(&question.name, question.kind).await,
+            // It may well be known to the proxy alone.
+            Some(_) => {
+                match timeout(PROXIED_PATIENCE, upstream.lookup(&question.name, question.kind)).await {
+                    Ok(found) => found,
+                    Err(_) => Err(Nothing::Failed),
+                }
+            }
+        }
+    };
+    let found = match asked.await {
         Ok(found) => found,
+        Err(_) if proxied.is_some() && decision.allow && is_address(question.kind) => {
+            return stand_in(shared, question, origin, name, done).await;
+        }
         Err(Nothing::Said(code)) => return Done { code, ..done },
         Err(Nothing::Failed) => {
             return Done { code: ResponseCode::ServFail, outcome: Outcome::Failed, ..done };
@@ -137,6 +162,31 @@ async fn look_up(
     let has_answer = chain.records.iter().any(|record| record.record_type() == question.kind);
     let outcome = if has_answer { Outcome::Answered } else { Outcome::Empty };
     Done { outcome, records: chain.records, withheld, ..done }
+}
+
+fn is_address(kind: RecordType) -> bool {
+    matches!(kind, RecordType::A | RecordType::AAAA)
+}
+
+/// A name that only the proxy knows has an address that stands for it, of IPv4, and that the relay alone understands.
+async fn stand_in(shared: &Shared, question: &Question, origin: Origin, name: String, done: Done) -> Done {
+    if question.kind != RecordType::A {
+        return done;
+    }
+    let asked = Answer { origin, name, rule: done.rule, addresses: Vec::new() };
+    let entered = shared.supervisor.answer(asked).await;
+    let records = entered.allowed.iter().filter_map(|address| match address {
+        IpAddr::V4(v4) => {
+            let data = RData::A(A(*v4));
+            Some(Record::from_rdata(question.name.clone(), STAND_IN_TTL_S, data))
+        }
+        IpAddr::V6(_) => None,
+    });
+    let records: Vec<Record> = records.collect();
+    match records.is_empty() {
+        true => Done { code: ResponseCode::ServFail, outcome: Outcome::Failed, ..done },
+        false => Done { outcome: Outcome::Answered, records, ..done },
+    }
 }
 
 /// A connection that is led to the relay is always established: a client would take an IPv6 address that this machine

@@ -35,7 +35,7 @@ pub(in crate::egress) struct Upstream {
 
 /// Why there are no records.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Nothing {
+pub(in crate::egress) enum Nothing {
     /// The servers say so: `NXDomain`, or `NoError` for a name without records of the type.
     Said(ResponseCode),
     /// They did not answer, or not as they should.
@@ -78,7 +78,11 @@ impl Upstream {
     }
 
     /// The answer's records: those of the type, and the CNAMEs that lead to them.
-    pub(super) async fn lookup(&self, name: &Name, kind: RecordType) -> Result<Vec<Record>, Nothing> {
+    pub(in crate::egress) async fn lookup(
+        &self,
+        name: &Name,
+        kind: RecordType,
+    ) -> Result<Vec<Record>, Nothing> {
         let resolver = self.resolver.as_ref().ok_or(Nothing::Failed)?;
         match timeout(PATIENCE, resolver.lookup(name.clone(), kind)).await {
             Ok(Ok(lookup)) => Ok(lookup.answers().to_vec()),

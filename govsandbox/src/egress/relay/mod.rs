@@ -32,6 +32,7 @@ mod http;
 mod http2;
 mod listen;
 mod pipes;
+mod proxy;
 mod splice;
 mod tls;
 
@@ -98,7 +99,7 @@ async fn connection(client: TcpStream, peer: SocketAddr, shared: &Shared, pipes:
     };
     let passed = match (Box::pin(permit(origin, shared)).await, Port::of(origin.port)) {
         (Err(broken), _) => Err(broken),
-        _ if !origin.compared => unseen(&client, origin, pipes).await,
+        _ if !origin.compared => unseen(&client, origin, shared, pipes).await,
         (Ok(()), Port::Web) => web(&client, origin, shared, pipes).await,
         (Ok(()), Port::Other) => other(&client, origin, shared, pipes).await,
     };
@@ -139,8 +140,8 @@ async fn permit(origin: Origin, shared: &Shared) -> Result<(), Broken> {
 /// Whom it wants comes first, then the connection.
 async fn web(client: &TcpStream, origin: Origin, shared: &Shared, pipes: &Pipes) -> Result<(), Broken> {
     // In a box: what judging needs is gone when bytes pass, for as long as they do.
-    Box::pin(judge(client, origin, shared, Port::Web)).await?;
-    let server = Box::pin(connect(origin)).await?;
+    let meant = Box::pin(judge(client, origin, shared, Port::Web)).await?;
+    let server = Box::pin(connect(origin, shared, meant)).await?;
     pass_both(client, server, pipes).await
 }
 
@@ -157,7 +158,16 @@ async fn pass_both(client: &TcpStream, server: TcpStream, pipes: &Pipes) -> Resu
 
 /// Where servers may speak first: what they say passes, and what the client says when it has been judged.
 async fn other(client: &TcpStream, origin: Origin, shared: &Shared, pipes: &Pipes) -> Result<(), Broken> {
-    let server = Box::pin(connect(origin)).await?;
+    let meant = match &shared.settings.proxy {
+        None => None,
+        // Whom it is for must be known before there is a server that could speak.
+        Some(_) => match Box::pin(meant(origin, shared, Speech::Other)).await {
+            Some(Some(meant)) => Some(meant),
+            Some(None) => None,
+            None => return web_elsewhere(client, origin, shared, pipes).await,
+        },
+    };
+    let server = Box::pin(connect(origin, shared, meant)).await?;
     let up = async {
         Box::pin(judge(client, origin, shared, Port::Other)).await?;
         splice::pass(client, &server, pipes).await.map_err(|_| Broken::Connection)
@@ -170,21 +180,48 @@ async fn other(client: &TcpStream, origin: Origin, shared: &Shared, pipes: &Pipe
     Ok(())
 }
 
-/// It is allowed whoever is talked to, and only comes this way because there is no other.
-async fn unseen(client: &TcpStream, origin: Origin, pipes: &Pipes) -> Result<(), Broken> {
-    let server = Box::pin(connect(origin)).await?;
+/// By a proxy, where only the client's first words tell whom it is for.
+async fn web_elsewhere(
+    client: &TcpStream,
+    origin: Origin,
+    shared: &Shared,
+    pipes: &Pipes,
+) -> Result<(), Broken> {
+    let meant = Box::pin(judge(client, origin, shared, Port::Other)).await?;
+    let server = Box::pin(connect(origin, shared, meant)).await?;
     pass_both(client, server, pipes).await
 }
 
-/// May the connection go on, by its first bytes?
-async fn judge(client: &TcpStream, origin: Origin, shared: &Shared, port: Port) -> Result<(), Broken> {
+/// It is allowed whoever is talked to, and only comes this way because there is no other.
+async fn unseen(client: &TcpStream, origin: Origin, shared: &Shared, pipes: &Pipes) -> Result<(), Broken> {
+    let meant = match &shared.settings.proxy {
+        Some(_) => Box::pin(meant(origin, shared, Speech::Unseen)).await.flatten(),
+        None => None,
+    };
+    let server = Box::pin(connect(origin, shared, meant)).await?;
+    pass_both(client, server, pipes).await
+}
+
+/// Whom a connection is for by its address alone; `None`: that does not allow it.
+async fn meant(origin: Origin, shared: &Shared, speech: Speech) -> Option<Option<String>> {
+    let verdict = shared.supervisor.verify(Verify { origin, name: None, speech }).await?;
+    verdict.allow.then_some(verdict.meant)
+}
+
+/// May the connection go on, by its first bytes, and whom is it for?
+async fn judge(
+    client: &TcpStream,
+    origin: Origin,
+    shared: &Shared,
+    port: Port,
+) -> Result<Option<String>, Broken> {
     let refused = |reason, seen, verdict: Verdict| {
         let reset = Reset { origin, reason, seen, expected: verdict.names, rule: verdict.rule };
         if shared.settings.enforce {
             return Err(Broken::Refused(reset));
         }
         shared.supervisor.tell(Event::Reset(reset));
-        Ok(())
+        Ok(None)
     };
     let (speech, name) = match listen::first_words(client, port).await {
         Ok(Hello::Named(speech, name)) => (speech, Some(name)),
@@ -196,7 +233,9 @@ async fn judge(client: &TcpStream, origin: Origin, shared: &Shared, port: Port) 
             return refused(ResetReason::Silent, None, Verdict::default());
         }
         // Closed before it said anything: there is nothing to pass on, and nothing was refused.
-        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::UnexpectedEof && shared.settings.proxy.is_none() => {
+            return Ok(None);
+        }
         Err(_) => return Err(Broken::Connection),
     };
     let verify = Verify { origin, name: name.clone(), speech };
@@ -204,17 +243,29 @@ async fn judge(client: &TcpStream, origin: Origin, shared: &Shared, port: Port) 
         return refused(ResetReason::Unanswered, name, Verdict::default());
     };
     if verdict.allow {
-        return Ok(());
+        return Ok(verdict.meant);
     }
     let reason = if name.is_some() { ResetReason::Name } else { ResetReason::NoName };
     refused(reason, name, verdict)
 }
 
-async fn connect(origin: Origin) -> Result<TcpStream, Broken> {
-    let address = SocketAddr::new(origin.address, origin.port);
-    let connected = match timeout(CONNECT_PATIENCE, TcpStream::connect(address)).await {
-        Ok(connected) => connected,
-        Err(_) => Err(io::Error::from_raw_os_error(libc::ETIMEDOUT)),
+/// To the server, or to whom is meant by way of the proxy.
+async fn connect(origin: Origin, shared: &Shared, meant: Option<String>) -> Result<TcpStream, Broken> {
+    let proxy = shared.settings.proxy.as_ref().zip(meant).filter(|(proxy, name)| proxy.is_for(name));
+    let connected = match proxy {
+        Some((proxy, name)) => {
+            let connected = Box::pin(proxy::connect(shared, proxy, &name, origin.port)).await;
+            Ok(connected.map_err(|fault| {
+                let reason = ResetReason::Proxy(fault);
+                let expected = vec![name];
+                Broken::Refused(Reset { origin, reason, seen: None, expected, rule: origin.rule })
+            })?)
+        }
+        None => {
+            let address = SocketAddr::new(origin.address, origin.port);
+            let connected = timeout(CONNECT_PATIENCE, TcpStream::connect(address)).await;
+            connected.unwrap_or_else(|_| Err(io::Error::from_raw_os_error(libc::ETIMEDOUT)))
+        }
     };
     let server = connected.and_then(|server| {
         let socket = server.as_fd();

@@ -307,6 +307,7 @@ impl<'a> Builder<'a> {
             network_namespace: settings.network_namespace.value,
             dns_refusal: settings.dns_refusal.value,
             ask_timeout: settings.ask_timeout.value,
+            proxy: settings.proxy.as_ref().map(|proxy| proxy.value.clone()),
             listen: self.listen,
             unix: self.unix,
             trace_opens: settings.trace_opens.value,

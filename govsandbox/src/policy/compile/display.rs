@@ -3,8 +3,8 @@
 use std::fmt;
 
 use super::{
-    DnsRefusal, EgressTarget, Layer, Mode, Namespaces, NetworkNamespace, PortRange, Require, RootPolicy,
-    Seconds, Userfaultfd, Verify,
+    DnsRefusal, EgressTarget, Layer, Mode, Namespaces, NetworkNamespace, PortRange, Proxy, Require,
+    RootPolicy, Seconds, Userfaultfd, Verify,
 };
 
 impl fmt::Display for Layer {
@@ -81,6 +81,15 @@ impl fmt::Display for NetworkNamespace {
             Self::Host => "host",
             Self::Own => "own",
         })
+    }
+}
+
+impl fmt::Display for Proxy {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::At(url) => write!(out, "{url}"),
+            Self::FromEnvironment => out.write_str("from the environment"),
+        }
     }
 }
 

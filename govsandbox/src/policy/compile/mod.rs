@@ -14,7 +14,7 @@ pub use build::{CompileError, Outcome, compile};
 pub use exec::{ExecEffect, ExecPlan, ExecProgram, ExecRule};
 pub use unix::{UnixPlan, UnixRule, UnixSockets};
 
-pub use super::rule::path::ExpandedPath;
+pub use super::rule::{path::ExpandedPath, proxy::ProxyUrl};
 
 use govsandbox_ebpf::abi::rule::{Automaton, Hits, TraceOpens};
 
@@ -126,6 +126,15 @@ pub enum DnsRefusal {
     Nxdomain,
     /// The server refuses (RCODE 5).
     Refused,
+}
+
+/// Which forward proxy connections to names go through.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Proxy {
+    /// `network.proxy`: this one.
+    At(ProxyUrl),
+    /// `network.proxy_from_env`: the one that govsandbox's own environment names, if it does.
+    FromEnvironment,
 }
 
 /// A length of time.
@@ -361,6 +370,8 @@ pub struct Compiled {
     pub dns_refusal: DnsRefusal,
     /// `network.ask_timeout`.
     pub ask_timeout: Seconds,
+    /// `network.proxy`, `network.proxy_from_env`; `None`: servers are reached directly.
+    pub proxy: Option<Proxy>,
     /// Own addresses where what comes from other machines may arrive; one for each layer that says so. Loopback aside.
     pub listen: Vec<EgressLists>,
     /// Unix sockets of others that may be reached.

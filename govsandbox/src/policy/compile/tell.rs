@@ -70,6 +70,11 @@ pub(super) fn values(settings: &Settings, audit_log: &Path) -> Vec<EffectiveValu
         value("network.namespace", &settings.network_namespace, settings.network_namespace.value),
         value("network.dns_refusal", &settings.dns_refusal, settings.dns_refusal.value),
         value("network.ask_timeout", &settings.ask_timeout, settings.ask_timeout.value),
+        EffectiveValue {
+            key: "network.proxy",
+            value: settings.proxy.as_ref().map_or_else(|| "none".to_owned(), |proxy| proxy.value.to_string()),
+            from: settings.proxy.as_ref().and_then(from),
+        },
         value("trace.opens", &settings.trace_opens, opens_text(settings.trace_opens.value)),
         value("trace.args", &settings.trace_args, settings.trace_args.value),
         EffectiveValue {

@@ -4,4 +4,5 @@ pub mod egress;
 pub mod exec;
 pub mod glob;
 pub mod path;
+pub mod proxy;
 pub mod unix;
