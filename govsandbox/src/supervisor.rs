@@ -185,7 +185,7 @@ fn load_policy(options: &RunOptions, identity: &Identity) -> miette::Result<(Pol
     }
     let mut own_files = loaded.files;
     own_files.push(compiled.audit_log.clone());
-    own_files.extend(service::own_folder(&compiled)?);
+    compiled.paths.literals.extend(service::own_folder(&compiled)?);
     own_files.push(std::env::current_exe().map_err(system("tell where govsandbox itself lies"))?);
     Ok((Policy { compiled, own_files, review }, loaded.automaton))
 }

@@ -51,15 +51,15 @@ pub enum ClientError {
     },
 }
 
-/// What waits in all runs, the oldest of each first.
+/// What waits in all runs, the oldest of each first, and which runs did not say.
 ///
 /// # Errors
-/// The sockets are out of reach, or a run did not answer.
-pub fn waiting(folder: &Path) -> Result<Vec<Waiting>, ClientError> {
+/// The sockets are out of reach.
+pub fn waiting(folder: &Path) -> Result<(Vec<Waiting>, Vec<ClientError>), ClientError> {
     let out_of_reach = |source| ClientError::OutOfReach { path: folder.display().to_string(), source };
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Default::default()),
         Err(error) => return Err(out_of_reach(error)),
     };
     let mut sandboxes = Vec::new();
@@ -68,13 +68,16 @@ pub fn waiting(folder: &Path) -> Result<Vec<Waiting>, ClientError> {
         sandboxes.extend(name.to_str().and_then(|name| name.parse::<u32>().ok()));
     }
     sandboxes.sort_unstable();
-    let mut found = Vec::new();
+    let (mut found, mut silent) = (Vec::new(), Vec::new());
     for sandbox in sandboxes {
-        if let Some(Reply::Waiting(waiting)) = ask(folder, sandbox, &Request::List)? {
-            found.extend(waiting);
+        match ask(folder, sandbox, &Request::List) {
+            Ok(Some(Reply::Waiting(waiting))) => found.extend(waiting),
+            Ok(_) => {}
+            Err(error @ ClientError::NoAnswer { .. }) => silent.push(error),
+            Err(error) => return Err(error),
         }
     }
-    Ok(found)
+    Ok((found, silent))
 }
 
 /// Answers a question; `None`: it does not wait any more, or never did.
@@ -107,11 +110,19 @@ fn ask(folder: &Path, sandbox: u32, request: &Request) -> Result<Option<Reply>, 
         }
     };
     let no_answer = |source| ClientError::NoAnswer { sandbox, source };
-    let exchange = || {
+    let exchange = || -> io::Result<_> {
         packet::send(socket.as_fd(), &serde_json::to_vec(request)?, None)?;
         packet::receive(socket.as_fd(), PACKET_BYTES_MAX)?.ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
     };
-    let (text, _) = exchange().map_err(no_answer)?;
+    let (text, _) = match exchange() {
+        // It has ended meanwhile.
+        Err(error)
+            if matches!(error.kind(), io::ErrorKind::UnexpectedEof | io::ErrorKind::ConnectionReset) =>
+        {
+            return Ok(None);
+        }
+        exchanged => exchanged.map_err(no_answer)?,
+    };
     match serde_json::from_slice(&text).map_err(|error| no_answer(error.into()))? {
         Reply::NotYours => Err(ClientError::NotYours { sandbox }),
         reply => Ok(Some(reply)),

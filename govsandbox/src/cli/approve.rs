@@ -78,7 +78,10 @@ impl ApproveArgs {
             let decision = Decision { allow: true, once: self.once };
             return Ok(decide(&self.ids, decision, self.format, out)?);
         }
-        let waiting = client::waiting(Path::new(FOLDER))?;
+        let (waiting, silent) = client::waiting(Path::new(FOLDER))?;
+        for error in silent {
+            crate::diagnostic::report(&error.into());
+        }
         print(out, &waiting, self.format, write_waiting).map_err(CannotWrite)?;
         if waiting.is_empty() && self.format == Format::Text {
             writeln!(out, "nothing waits").map_err(CannotWrite)?;

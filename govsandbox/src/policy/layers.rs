@@ -51,7 +51,9 @@ fn literal_below(literal: &LiteralRule, point: &Path, folder: &Path) -> Option<L
         Err(_) if point.starts_with(&path) => folder.to_owned(),
         Err(_) => return None,
     };
-    (!there.starts_with(&path)).then(|| LiteralRule { path: there, ..literal.clone() })
+    // Nor what holds the rule's own path, the root above all: that would be more than what it names.
+    let is_apart = !there.starts_with(&path) && !path.starts_with(&there);
+    is_apart.then(|| LiteralRule { path: there, ..literal.clone() })
 }
 
 fn glob_below(rule: &GlobRule, point: &Path, folder: &Path) -> Option<GlobRule> {

@@ -155,7 +155,11 @@ impl Addresses {
 
     /// Is an address allowed by itself, whatever is said there?
     pub(super) fn is_straight(&self, address: IpAddr, port: u16) -> bool {
-        let Ok((_, table)) = self.straight(address.to_canonical()) else { return false };
+        let address = address.to_canonical();
+        if self.is_closed(Network::host(address)) {
+            return false;
+        }
+        let Ok((_, table)) = self.straight(address) else { return false };
         let (decision, way) = route_egress(Some(&table), port, libc::IPPROTO_TCP as u8);
         decision.allow && way == Way::Straight
     }
@@ -171,7 +175,7 @@ impl Addresses {
         if self.network == NetworkNamespace::Host && !is_proxied {
             return table;
         }
-        if LOOPBACK.iter().any(|(address, bits)| Network::new(*address, *bits).covers(network)) {
+        if self.is_closed(network) {
             return nothing();
         }
         for rule in &mut table.entries {
@@ -180,6 +184,13 @@ impl Addresses {
             }
         }
         table
+    }
+
+    /// Is it loopback, seen from a network of the sandbox's own? The machine's is not reached from there by any rule.
+    fn is_closed(&self, network: Network) -> bool {
+        let is_loopback =
+            || LOOPBACK.iter().any(|(address, bits)| Network::new(*address, *bits).covers(network));
+        self.network == NetworkNamespace::Own && is_loopback()
     }
 
     /// May this name be looked up?
@@ -198,6 +209,9 @@ impl Addresses {
     /// relay.
     pub(super) fn standing_of_address(&self, address: IpAddr, port: u16, led_by: u16) -> Standing {
         let address = address.to_canonical();
+        if self.is_closed(Network::host(address)) {
+            return Standing::Refused(0);
+        }
         let allows =
             |consent: Consent, name: &str| self.names.decide_with(consent, name, port, Transport::Tcp).allow;
         if self.names_of(address).any(|name| allows(self.consent(name), name)) {
@@ -241,7 +255,7 @@ impl Addresses {
         }
         for (address, ttl_s) in found {
             let address = address.to_canonical();
-            if !self.networks.may_be_named(address) {
+            if !self.networks.may_be_named(address) || self.is_closed(Network::host(address)) {
                 continue;
             }
             if !self.live.contains_key(&address) && self.live.len() >= ADDRESSES_MAX {
@@ -312,17 +326,26 @@ impl Addresses {
     /// May a connection to this address go on, that names whom it talks to?
     pub(super) fn verify(&self, address: IpAddr, port: u16, name: Option<&str>, speech: Speech) -> Verdict {
         let address = address.to_canonical();
+        if self.is_closed(Network::host(address)) {
+            return Verdict::default();
+        }
         let here = || self.names_of(address);
         let told = || here().take(NAMES_TOLD_MAX).map(str::to_owned).collect();
         // With a name that is denied the address alone is no reason.
         let is_reason = !self.denied.contains_key(&address);
-        let by_address = || is_reason && self.allowed_by_address(address, port);
+        // Whoever allowed an address because of its names has allowed no other name there.
+        let consented = |is_here| {
+            self.consents.contains_key(&Asked::Address(address, port))
+                && (is_here || allowed_by(&self.with_asked, address, port))
+        };
+        let by_network = || is_reason && allowed_by(&self.networks, address, port);
+        let by_address = |is_here| by_network() || is_reason && consented(is_here);
         let (allow, rule) = match name {
             Some(name) => {
                 let decision = self.names.decide_with(self.consent(name), name, port, Transport::Tcp);
                 let is_here = here().any(|other| other == name);
                 let is_denied = !decision.allow && decision.rule != 0;
-                let allow = !is_denied && (decision.allow && is_here || by_address());
+                let allow = !is_denied && (decision.allow && is_here || by_address(is_here));
                 // A rule that allows the name has not refused that it is said to another's address.
                 (allow, if allow || is_denied { decision.rule } else { 0 })
             }
@@ -331,11 +354,11 @@ impl Addresses {
                 let decide =
                     |name: &str| self.names.decide_with(self.consent(name), name, port, Transport::Tcp);
                 let all = here().next().is_some() && here().all(|name| decide(name).allow);
-                (is_reason && all || by_address(), 0)
+                (is_reason && all || by_address(true), 0)
             }
             None if speech == Speech::Unseen => (self.is_straight(address, port), 0),
             // Whoever allowed the address was not told of a name.
-            None => (is_reason && self.consents.contains_key(&Asked::Address(address, port)), 0),
+            None => (is_reason && consented(false), 0),
         };
         let allows =
             |name: &str| self.names.decide_with(self.consent(name), name, port, Transport::Tcp).allow;
@@ -363,7 +386,9 @@ impl Addresses {
         for address in addresses {
             let is_plain = !self.live.contains_key(&address) && !self.denied.contains_key(&address);
             if is_plain && !self.with_asked.names_host(address) {
-                changes.push((Network::host(address), None));
+                let host = Network::host(address);
+                // What closes loopback is an entry of its own.
+                changes.push((host, self.is_closed(host).then(nothing)));
                 continue;
             }
             match self.straight(address) {

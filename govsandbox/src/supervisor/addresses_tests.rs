@@ -364,6 +364,7 @@ fn in_a_network_of_its_own_everything_goes_through_the_relay_and_names_are_compa
         ("*.test", 443, true),
         ("0.0.0.0/0", 80, true),
         ("127.0.0.0/8", 80, true),
+        ("gone.test", 0, false),
     ];
     let mut bed = Bed::with_network(&rules, Verify::WhereShared, NetworkNamespace::Own);
     assert!(bed.enter("a.test", "198.51.100.1"));
@@ -373,13 +374,20 @@ fn in_a_network_of_its_own_everything_goes_through_the_relay_and_names_are_compa
         ("203.0.113.1", 80, '~', true),
         ("198.51.100.1", 443, '~', false),
         // The machine's own servers are not there.
-        ("127.0.0.1", 80, '-', true),
+        ("127.0.0.1", 80, '-', false),
         ("::1", 80, '-', false),
-        ("0.0.0.0", 80, '-', true),
+        ("0.0.0.0", 80, '-', false),
     ] {
         assert_eq!(bed.way(address, port), way, "{address} {port}");
         assert_eq!(bed.addresses.is_straight(address.parse().unwrap(), port), straight, "{address} {port}");
     }
-    assert!(bed.enter("rebound.test", "127.0.0.1"));
-    assert_eq!(bed.way("127.0.0.1", 80), '-');
+    for loopback in ["127.0.0.1", "0.0.0.0", "::1"] {
+        assert!(!bed.enter("rebound.test", loopback), "{loopback}");
+        bed.deny("gone.test", loopback);
+        bed.deny("gone.test", "203.0.113.9");
+        assert_eq!(bed.way(loopback, 80), '-', "{loopback}");
+        let address = loopback.parse().unwrap();
+        assert!(!bed.addresses.is_straight(address, 80), "{loopback}");
+        assert!(!bed.addresses.verify(address, 80, Some("a.test"), Speech::Http1).allow, "{loopback}");
+    }
 }

@@ -19,6 +19,8 @@ const OPEN_MAX: usize = 64;
 /// Lookups or connections that wait for the same answer; the oldest goes for a new one. A resolver that gives up after
 /// five seconds asks again, for A and AAAA each.
 const WAITERS_MAX: usize = 8;
+/// Connections do not ask again, and each has its place in the relay.
+const CONNECTIONS_MAX: usize = 256;
 /// How long an answer holds that is for once: a program looks up a name, then connects.
 pub(super) const ONCE: Duration = Duration::from_secs(60);
 
@@ -96,7 +98,11 @@ impl Questions {
         }
         if let Some(same) = self.open.values_mut().find(|question| question.asked == asked) {
             same.waiters.push_back(waiter);
-            let oldest = if same.waiters.len() > WAITERS_MAX { same.waiters.pop_front() } else { None };
+            let most = match &same.asked {
+                Asked::Name(_) => WAITERS_MAX,
+                Asked::Address(..) => CONNECTIONS_MAX,
+            };
+            let oldest = if same.waiters.len() > most { same.waiters.pop_front() } else { None };
             return oldest.map(|oldest| (oldest, Permission::Joined));
         }
         if self.open.len() >= OPEN_MAX {

@@ -9,7 +9,7 @@ use std::{
     time::Duration,
 };
 
-use govsandbox_ebpf::abi::egress::EgressService;
+use govsandbox_ebpf::abi::{egress::EgressService, rule::RULE_OWN};
 use rustix::net::sockopt::socket_cookie;
 
 use super::{
@@ -31,8 +31,8 @@ use crate::{
         channel::{Refusal, Settings},
     },
     event::model::SessionFields,
-    id::SandboxId,
-    policy::compile::{Compiled, DnsRefusal, EgressEffect, Mode, NetworkNamespace},
+    id::{RuleIndex, SandboxId},
+    policy::compile::{Compiled, DnsRefusal, EgressEffect, LiteralRule, Mode, NetworkNamespace, PathEffect},
     sys::{
         namespace::own_network,
         sock_diag::{Protocol, SockDiag},
@@ -128,14 +128,14 @@ pub(super) fn asking(compiled: &Compiled, session: &SessionFields) -> Option<Ask
     })
 }
 
-/// Where the sockets are by which it is asked, not to be changed from inside.
-pub(super) fn own_folder(compiled: &Compiled) -> Result<Option<PathBuf>, ServerError> {
+/// Where the sockets are by which it is asked, not to be reached from inside whatever `network.unix` has.
+pub(super) fn own_folder(compiled: &Compiled) -> Result<Option<LiteralRule>, ServerError> {
     if !asks(compiled) {
         return Ok(None);
     }
     let folder = PathBuf::from(approval::FOLDER);
     approval::server::make_folder(&folder)?;
-    Ok(Some(folder))
+    Ok(Some(LiteralRule { path: folder, effect: PathEffect::Deny, rule: RuleIndex(RULE_OWN) }))
 }
 
 /// Lets `govsandbox approve` ask and answer.

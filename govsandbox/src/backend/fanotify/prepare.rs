@@ -186,10 +186,11 @@ impl Setup {
         Ok(())
     }
 
-    /// The other paths that mounts give an object; but for those below `held`, which are held by it.
+    /// The other paths that mounts give an object; but for those below `held`, which are held by it, and those above, which
+    /// would be more than what the rule names: a bind of the whole root below a denied folder.
     fn hold_aliases(&mut self, path: &Path, held: &Path, hits: Hits, table: &MountTable) {
-        let aliases: Vec<_> =
-            table.aliases(path).into_iter().filter(|alias| !alias.starts_with(held)).collect();
+        let is_apart = |alias: &Path| !alias.starts_with(held) && !held.starts_with(alias);
+        let aliases: Vec<_> = table.aliases(path).into_iter().filter(|alias| is_apart(alias)).collect();
         // Hidden under another mount, an alias leads elsewhere or nowhere.
         self.lists(hits).1.extend(aliases.iter().filter(|alias| same_object(alias, path)).cloned());
         self.rules.literals.extend(aliases.iter().map(|alias| (bytes(alias), hits)));
