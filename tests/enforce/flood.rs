@@ -53,7 +53,7 @@ fn in_a_flood_of_opens_the_one_that_is_refused_is_told_with_its_path_and_program
     let worker = bed.worker(args![]);
     let script = || {
         sh(format!(
-            "'{}' {} opens {PROCESSES} {opens} many & flood=$!; sleep 0.5; kill -0 $flood && cat vault/secret; wait",
+            "'{}' {} opens {PROCESSES} {opens} many & flood=$!; sleep 0.2; kill -0 $flood && cat vault/secret; wait",
             worker[0].display(),
             crate::bed::worker::MARK
         ))

@@ -28,7 +28,8 @@ fuzz_target!(|data: &[u8]| {
         let glob = glob.literal_separator(true).empty_alternates(true).backslash_escape(true);
         let glob = glob.build().unwrap_or_else(|error| panic!("{theirs:?}: {error}")).compile_matcher();
         let ends = (2..=path.len()).filter(|end| path.get(*end).is_none_or(|byte| *byte == b'/'));
-        let covers = ends.filter_map(|end| path.get(..end)).any(|whole| glob.is_match(OsStr::from_bytes(whole)));
+        let covers =
+            ends.filter_map(|end| path.get(..end)).any(|whole| glob.is_match(OsStr::from_bytes(whole)));
         if covers && expected == 0 {
             expected = number;
         }
@@ -83,7 +84,8 @@ fn write(parts: &[Part], out: &mut Vec<u8>) {
 
 /// Each byte by itself, `]` first and `-` last; never a slash, which a negated set of globset's would match.
 fn set(negated: bool, ranges: &[(u8, u8)], out: &mut Vec<u8>) {
-    let listed = |byte: &u8| *byte != b'/' && ranges.iter().any(|(first, last)| (*first..=*last).contains(byte));
+    let listed =
+        |byte: &u8| *byte != b'/' && ranges.iter().any(|(first, last)| (*first..=*last).contains(byte));
     let mut bytes: Vec<u8> = (1..0x80).filter(listed).collect();
     if negated {
         bytes.push(b'/');

@@ -22,6 +22,7 @@ fuzz_target!(|data: &[u8]| {
         segment.write(&mut again);
     }
     assert_eq!(glob::segments(&again).as_ref(), Ok(&segments), "{}", again.escape_ascii());
-    let rule = |number| GlobRule { pattern: data.to_vec(), effect: PathEffect::Deny, rule: RuleIndex(number) };
+    let rule =
+        |number| GlobRule { pattern: data.to_vec(), effect: PathEffect::Deny, rule: RuleIndex(number) };
     let _ = automaton::build(&[rule(1), rule(2)]);
 });

@@ -29,7 +29,9 @@ fuzz_target!(|data: &[u8]| {
         Ok((policy, _)) => policy,
         Err(problems) => {
             assert!(!problems.is_empty(), "refused without a reason");
-            return problems.iter().for_each(|problem| drop((problem.to_string(), problem.line_and_column())));
+            return problems
+                .iter()
+                .for_each(|problem| drop((problem.to_string(), problem.line_and_column())));
         }
     };
     let context = Context {

@@ -49,7 +49,8 @@ static COMPILED: LazyLock<(Arc<Compiled>, PathTable)> = LazyLock::new(|| {
         etc: "/etc/govsandbox".into(),
     };
     let layered = merge::layer(Unit::join("policy".to_owned(), vec![policy]), Vec::new());
-    let compiled = compile::compile(&layered, &context).unwrap_or_else(|problems| panic!("{problems:?}")).compiled;
+    let compiled =
+        compile::compile(&layered, &context).unwrap_or_else(|problems| panic!("{problems:?}")).compiled;
     let table = automaton::build(&compiled.paths.globs).unwrap_or_else(|error| panic!("{error}"));
     (Arc::new(compiled), table)
 });
@@ -60,7 +61,8 @@ fn filter() -> Filter {
         let (number, arguments) = (attempt.number, attempt.arguments);
         let (foreign, errno) = (attempt.foreign, attempt.errno);
         let refused = seccomp::refusal(&program, &seccomp::Attempt { number, arguments, foreign, errno })?;
-        let call = CallName::parse(refused.call).expect("every call that the filter knows has a name for the log");
+        let call =
+            CallName::parse(refused.call).expect("every call that the filter knows has a name for the log");
         Some(Refused { call, rule: "filter", detail: refused.detail })
     }))
 }
@@ -78,7 +80,8 @@ fuzz_target!(|data: &[u8]| {
         let (path, others) = texts.split_at(usize::from(*first).min(texts.len()));
         let (target, argv) = others.split_at(usize::from(*second).min(others.len()));
         if steer & 1 == 1 {
-            [head.path_len, head.second_len, head.argv_len] = [path, target, argv].map(|text| text.len() as u32);
+            [head.path_len, head.second_len, head.argv_len] =
+                [path, target, argv].map(|text| text.len() as u32);
         }
         if steer & 2 == 2 {
             tell(&decoder.refusal(&head, path, target, argv));
