@@ -188,9 +188,8 @@ impl Addresses {
 
     /// Is it loopback, seen from a network of the sandbox's own? The machine's is not reached from there by any rule.
     fn is_closed(&self, network: Network) -> bool {
-        let is_loopback =
-            || LOOPBACK.iter().any(|(address, bits)| Network::new(*address, *bits).covers(network));
-        self.network == NetworkNamespace::Own && is_loopback()
+        let loopback = LOOPBACK.map(|(address, bits)| Network::new(address, bits));
+        self.network == NetworkNamespace::Own && loopback.iter().any(|all| all.covers(network))
     }
 
     /// May this name be looked up?
