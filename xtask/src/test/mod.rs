@@ -6,23 +6,17 @@
 mod privileged;
 mod tally;
 
-use std::io::Write;
 use std::process::{Command, ExitCode, Stdio};
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
 
 use crate::install_tools::{self, Need};
 use crate::{deny, ebpf, fuzz, process, tidy, workspace};
-use privileged::Guest;
-use tally::{Counts, Kept, Tally};
+use tally::{Counts, Tally};
 
 /// Each fuzz target's time: the committed corpus is played again, and what it leads to at once is found.
 const FUZZ_SECONDS: u64 = 4;
-/// Virtual machines beside each other: an emulated processor keeps one of ours busy.
-const GUESTS_AT_ONCE: usize = 2;
 
 /// Run every check and every test, natively and in the virtual machine
 #[derive(Debug, clap::Args)]
@@ -78,8 +72,7 @@ pub(crate) fn run_target(name: &str, places: &Places<'_>, filter: Option<&str>) 
     }
     if places.vm {
         for guest in privileged::Guest::wanted(places.kernel) {
-            let on = format!("{name}, on {}", guest.name);
-            report.tests(&on, || target.run_in(guest, filter, true, None));
+            report.tests(&format!("{name}, on {}", guest.name), || target.run_in(guest, filter, true));
         }
     }
     Ok(report.finish())
@@ -166,14 +159,13 @@ fn privileged_tests(report: &mut Report, args: &TestArgs, names: &[String]) {
         }
     }
     if !args.native {
-        let on = |guest| {
-            let taken = built.iter().filter(move |target| Guest::takes(guest, &target.name, args.vm));
-            taken.map(move |target| (format!("{}, on {}", target.name, guest.name), (guest, target)))
-        };
-        let runs: Vec<_> = privileged::GUESTS.iter().flat_map(on).collect();
-        report.tests_beside(GUESTS_AT_ONCE, &runs, |(guest, target), kept| {
-            target.run_in(guest, filter, args.vm, Some(kept))
-        });
+        for guest in &privileged::GUESTS {
+            for target in built.iter().filter(|target| guest.takes(&target.name, args.vm)) {
+                report.tests(&format!("{}, on {}", target.name, guest.name), || {
+                    target.run_in(guest, filter, args.vm)
+                });
+            }
+        }
     }
 }
 
@@ -232,42 +224,30 @@ impl Report {
     /// A stage of tests: none at all is a failure, an ignored one too.
     fn tests(&mut self, name: &str, tests: impl FnOnce() -> Result<Counts>) {
         let filtered = self.filtered;
-        self.stage(name, false, || held_to_be_whole(tests()?, filtered));
-    }
-
-    /// Such stages, so many beside each other: what one prints comes as a whole when it has ended.
-    fn tests_beside<T: Sync>(
-        &mut self,
-        at_once: usize,
-        runs: &[(String, T)],
-        test: impl Fn(&T, &Kept) -> Result<Counts> + Sync,
-    ) {
-        let (next, ended) = (AtomicUsize::new(0), Mutex::new(Vec::new()));
-        let filtered = self.filtered;
-        let work = || {
-            while let Some((place, (name, run))) = at(&next, runs) {
-                let kept = Kept::default();
-                let stage = Stage::run(name, false, &mut kept.clone(), || {
-                    held_to_be_whole(test(run, &kept)?, filtered)
-                });
-                let mut ended = ended.lock().unwrap_or_else(PoisonError::into_inner);
-                println!("\n==> {name}\n{}", kept.text());
-                ended.push((place, stage));
+        self.stage(name, false, || {
+            let mut counts = tests()?;
+            if counts.passed + counts.failed == 0 && !filtered {
+                bail!("ran no test");
             }
-        };
-        std::thread::scope(|scope| {
-            for _ in 0..at_once {
-                scope.spawn(work);
+            if counts.ignored > 0 {
+                let reason = format!("{} tests were ignored; none may be", counts.ignored);
+                eprintln!("xtask: {reason}");
+                counts.failed += counts.ignored;
+                counts.said.push(reason);
             }
+            Ok(counts)
         });
-        let mut ended = ended.into_inner().unwrap_or_else(PoisonError::into_inner);
-        ended.sort_by_key(|(place, _)| *place);
-        self.stages.extend(ended.into_iter().map(|(_, stage)| stage));
     }
 
     fn stage(&mut self, name: &str, is_check: bool, run: impl FnOnce() -> Result<Counts>) {
         println!("\n==> {name}");
-        self.stages.push(Stage::run(name, is_check, &mut std::io::stderr(), run));
+        let start = Instant::now();
+        let counts = run().unwrap_or_else(|error| {
+            let reason = format!("{error:#}");
+            eprintln!("xtask: {reason}");
+            Counts::failure(&reason)
+        });
+        self.stages.push(Stage { name: name.to_owned(), is_check, counts, took: start.elapsed() });
     }
 
     /// Prints what failed once more, each stage with its time and, as the very last line, the sum.
@@ -290,40 +270,6 @@ impl Report {
         println!("{} passed, {} failed", sum.passed, sum.failed);
         if sum.failed == 0 && tested { ExitCode::SUCCESS } else { ExitCode::FAILURE }
     }
-}
-
-impl Stage {
-    /// An error counts as a failure and is told.
-    fn run(name: &str, is_check: bool, told: &mut dyn Write, run: impl FnOnce() -> Result<Counts>) -> Self {
-        let start = Instant::now();
-        let counts = run().unwrap_or_else(|error| {
-            let reason = format!("{error:#}");
-            // Said once more at the end.
-            drop(writeln!(told, "xtask: {reason}"));
-            Counts::failure(&reason)
-        });
-        Self { name: name.to_owned(), is_check, counts, took: start.elapsed() }
-    }
-}
-
-/// The next that nobody took yet, and its place.
-fn at<'a, T>(next: &AtomicUsize, all: &'a [T]) -> Option<(usize, &'a T)> {
-    let place = next.fetch_add(1, Ordering::Relaxed);
-    all.get(place).map(|one| (place, one))
-}
-
-/// No test at all is a failure, unless they were filtered; an ignored one always is.
-fn held_to_be_whole(mut counts: Counts, filtered: bool) -> Result<Counts> {
-    if counts.passed + counts.failed == 0 && !filtered {
-        bail!("ran no test");
-    }
-    if counts.ignored > 0 {
-        let reason = format!("{} tests were ignored; none may be", counts.ignored);
-        eprintln!("xtask: {reason}");
-        counts.failed += counts.ignored;
-        counts.said.push(reason);
-    }
-    Ok(counts)
 }
 
 #[cfg(test)]
@@ -355,20 +301,6 @@ mod tests {
         let mut report = report();
         report.tests("empty", || Ok(Counts::default()));
         report.tests("lazy", || Ok(Counts { passed: 1, ignored: 1, ..Counts::default() }));
-        assert_eq!(counts_of(&report), (1, 2));
-    }
-
-    #[test]
-    fn stages_beside_each_other_are_told_in_their_order() {
-        let mut report = report();
-        let runs = [("slow".to_owned(), 30), ("fast".to_owned(), 0), ("empty".to_owned(), 0)];
-        report.tests_beside(2, &runs, |pause_ms, kept| {
-            std::thread::sleep(Duration::from_millis(*pause_ms));
-            write!(kept.clone(), "waited {pause_ms}")?;
-            Ok(Counts { passed: usize::from(kept.text() == "waited 30"), ..Counts::default() })
-        });
-        let told: Vec<_> = report.stages.iter().map(|stage| (&*stage.name, stage.counts.passed)).collect();
-        assert_eq!(told, [("slow", 1), ("fast", 0), ("empty", 0)]);
         assert_eq!(counts_of(&report), (1, 2));
     }
 

@@ -8,8 +8,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
-use super::tally::{Counts, Kept, Tally};
-use crate::vm::{Machine, NotBooted, Sink};
+use super::tally::{Counts, Tally};
+use crate::vm::{Machine, NotBooted};
 use crate::{process, workspace};
 
 /// Tells a test which backend it must get; without it, the one that this machine gives.
@@ -231,15 +231,8 @@ impl Target {
         super::count(&mut command)
     }
 
-    /// Runs what the guest's row says of it on a kernel of its own; `whole`: all of it. Its output goes to `kept`, or
-    /// to ours.
-    pub(super) fn run_in(
-        &self,
-        guest: &Guest,
-        filter: Option<&str>,
-        whole: bool,
-        kept: Option<&Kept>,
-    ) -> Result<Counts> {
+    /// Runs what the guest's row says of it on a kernel of its own; `whole`: all of it.
+    pub(super) fn run_in(&self, guest: &Guest, filter: Option<&str>, whole: bool) -> Result<Counts> {
         let folder = workspace::root()?.join("govsandbox");
         let mut machine = Machine::new(guest.series);
         machine.append = guest.append.to_owned();
@@ -257,21 +250,17 @@ impl Target {
         let words: Vec<String> =
             words.chain(guest.arguments(&self.name, whole).into_iter().map(str::to_owned)).collect();
         for _ in 1..BOOTS_MAX {
-            match self.try_in(&machine, &words, kept) {
+            match self.try_in(&machine, &words) {
                 Err(error) if error.is::<NotBooted>() => eprintln!("xtask: {error}; once more"),
                 other => return other,
             }
         }
-        self.try_in(&machine, &words, kept)
+        self.try_in(&machine, &words)
     }
 
-    fn try_in(&self, machine: &Machine, words: &[String], kept: Option<&Kept>) -> Result<Counts> {
-        let (stdout, stderr): (Sink, Sink) = match kept {
-            Some(kept) => (Box::new(kept.clone()), Box::new(kept.clone())),
-            None => (Box::new(std::io::stdout()), Box::new(std::io::stderr())),
-        };
-        let (tally, counter) = Tally::new(stdout);
-        let status = machine.run_with(words, Box::new(tally), stderr)?;
+    fn try_in(&self, machine: &Machine, words: &[String]) -> Result<Counts> {
+        let (tally, counter) = Tally::new(std::io::stdout());
+        let status = machine.run_with(words, Box::new(tally), Box::new(std::io::stderr()))?;
         Ok(super::judge(counter.counts(), status == 0, &format!("{} ended with status {status}", self.name)))
     }
 }

@@ -43,27 +43,6 @@ pub(super) struct Tally<W> {
     tells_failures: bool,
 }
 
-/// A writer that keeps everything, whichever of its copies it is written to.
-#[derive(Debug, Default, Clone)]
-pub(super) struct Kept(Arc<Mutex<Vec<u8>>>);
-
-impl Kept {
-    /// What was written so far.
-    pub(super) fn text(&self) -> String {
-        String::from_utf8_lossy(&self.0.lock().unwrap_or_else(PoisonError::into_inner)).into_owned()
-    }
-}
-
-impl Write for Kept {
-    fn write(&mut self, said: &[u8]) -> io::Result<usize> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).write(said)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
 /// What a [`Tally`] has counted, wherever it went meanwhile.
 pub(super) struct Counter(Arc<Mutex<Counts>>);
 

@@ -7,7 +7,7 @@ mod guest;
 mod initramfs;
 mod kernel;
 
-pub(crate) use self::guest::{NotBooted, Sink};
+pub(crate) use self::guest::NotBooted;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -96,7 +96,12 @@ impl Machine {
     }
 
     /// As [`Machine::run`], with the two outputs copied to where the caller says.
-    pub(crate) fn run_with(&self, command: &[String], stdout: Sink, stderr: Sink) -> Result<u8> {
+    pub(crate) fn run_with(
+        &self,
+        command: &[String],
+        stdout: guest::Sink,
+        stderr: guest::Sink,
+    ) -> Result<u8> {
         install_tools::ensure(&[Need::Vm])?;
         if !install_tools::is_root()? {
             bail!("the machine's file system can only be shared by root: call this as root");
