@@ -28,13 +28,16 @@ use super::{
 };
 use crate::sys::{
     clone::{Descriptors, OneThread, fork_sibling},
-    file_call,
+    file_call, open_files,
     seccomp::Listener,
     signal,
 };
 
 /// Its real uid where the command is uid 0: the kernel's overflow uid, nobody's.
 const NOBODY: u32 = 65_534;
+
+/// What it has open at most: the sandbox's own sockets, and of each caller that waits a few. The command's limit may be low.
+const OPEN_FILES: u64 = 4096;
 
 /// What it holds between calls.
 pub const CAPABILITIES: CapabilitySet = CapabilitySet::SYS_PTRACE.union(CapabilitySet::DAC_READ_SEARCH);
@@ -116,6 +119,7 @@ fn become_performer(identity: &Identity) -> io::Result<()> {
     signal::block_all()?;
     setsid()?;
     set_name(c"govsandbox-perf")?;
+    open_files::raise(OPEN_FILES);
     let null = std::fs::File::options().read(true).write(true).open("/dev/null")?;
     rustix::stdio::dup2_stdin(&null)?;
     rustix::stdio::dup2_stdout(&null)?;

@@ -115,7 +115,7 @@ fn serve(
             waiting.extend(later.drain(..));
             tried = Instant::now();
         }
-        while waiting.is_empty() || listener.has_call(Duration::ZERO)? {
+        while (waiting.is_empty() && later.is_empty()) || listener.has_call(Duration::ZERO)? {
             waiting.extend(listener.receive()?);
         }
         let Some(call) = waiting.pop_front() else { continue };

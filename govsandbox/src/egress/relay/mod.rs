@@ -195,11 +195,19 @@ async fn web_elsewhere(
 /// It is allowed whoever is talked to, and only comes this way because there is no other.
 async fn unseen(client: &TcpStream, origin: Origin, shared: &Shared, pipes: &Pipes) -> Result<(), Broken> {
     let meant = match &shared.settings.proxy {
-        Some(_) => Box::pin(meant(origin, shared, Speech::Unseen)).await.flatten(),
+        Some(_) => match Box::pin(meant(origin, shared, Speech::Unseen)).await {
+            Some(meant) => meant,
+            // Past the proxy goes only what is known to have no name.
+            None => return Err(Broken::Refused(unanswered(origin))),
+        },
         None => None,
     };
     let server = Box::pin(connect(origin, shared, meant)).await?;
     pass_both(client, server, pipes).await
+}
+
+fn unanswered(origin: Origin) -> Reset {
+    Reset { origin, reason: ResetReason::Unanswered, seen: None, expected: Vec::new(), rule: origin.rule }
 }
 
 /// Whom a connection is for by its address alone; `None`: that does not allow it.
