@@ -68,6 +68,7 @@ const LONG: &[&str] = &[
     "spelling::",
     "filesystems::",
     // Programs of the cgroup, which are the same on every backend.
+    "connect::",
     "led::",
     "loopback::",
 ];
@@ -82,7 +83,6 @@ const AS_NATIVELY: &[&str] = &[
     "attribute::",
     "place::",
     "exec::",
-    "connect::",
     "members::",
     "privilege::",
     "lists::",
