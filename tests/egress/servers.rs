@@ -195,10 +195,11 @@ impl FakeDns {
             while !stopped.load(Ordering::SeqCst) {
                 let Ok((bytes, from)) = socket.recv_from(&mut buffer) else { continue };
                 let message = Message::from_vec(&buffer[..bytes]).unwrap();
-                if let Some(reply) = reply(&message) {
+                let reply = reply(&message);
+                seen.lock().unwrap().push(message); // before anybody can have the reply
+                if let Some(reply) = reply {
                     socket.send_to(&reply, from).unwrap();
                 }
-                seen.lock().unwrap().push(message);
             }
         });
         Self { asked, stop, thread: Some(thread) }

@@ -5,6 +5,7 @@ use std::{
     path::Path,
 };
 
+use super::output::{CannotWrite, Format, write_json};
 use crate::{
     approval::{
         Decision, FOLDER, Id, Waiting,
@@ -52,21 +53,6 @@ pub struct RefuseArgs {
     #[arg(long, value_enum, default_value_t)]
     format: Format,
 }
-
-/// Output formats
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
-enum Format {
-    /// For people
-    #[default]
-    Text,
-    /// One JSON document
-    Json,
-}
-
-/// Nobody takes the output.
-#[derive(Debug, thiserror::Error, miette::Diagnostic)]
-#[error("cannot write the output")]
-struct CannotWrite(#[source] io::Error);
 
 impl ApproveArgs {
     /// Runs the subcommand. Data goes to `out`.
@@ -144,10 +130,7 @@ fn print(
 ) -> io::Result<()> {
     match format {
         Format::Text => questions.iter().try_for_each(|question| write(out, question)),
-        Format::Json => {
-            serde_json::to_writer_pretty(&mut *out, questions)?;
-            writeln!(out)
-        }
+        Format::Json => write_json(out, questions),
     }
 }
 

@@ -6,6 +6,7 @@ use clap::CommandFactory as _;
 use clap_complete::Shell;
 
 use super::Cli;
+use super::output::CannotWrite;
 use crate::diagnostic::Status;
 
 /// Print completions for a shell
@@ -20,11 +21,6 @@ pub struct CompletionsArgs {
 #[derive(Debug, clap::Args)]
 #[command(after_help = "To read them: govsandbox man | man -l -")]
 pub struct ManArgs {}
-
-/// Nobody takes the output.
-#[derive(Debug, thiserror::Error, miette::Diagnostic)]
-#[error("cannot write the output")]
-struct CannotWrite(#[source] io::Error);
 
 impl CompletionsArgs {
     /// Runs the subcommand. Data goes to `out`.

@@ -12,7 +12,10 @@ use crate::{
     report::doctor,
 };
 
-use super::audit::output::stdout_layout;
+use super::{
+    audit::output::stdout_layout,
+    output::{CannotWrite, write_json},
+};
 
 /// Output formats
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -36,11 +39,6 @@ pub struct DoctorArgs {
     format: Format,
 }
 
-/// Nobody takes the output.
-#[derive(Debug, thiserror::Error, miette::Diagnostic)]
-#[error("cannot write the output")]
-struct CannotWrite(#[source] io::Error);
-
 impl DoctorArgs {
     /// Runs the subcommand. Data goes to `out`.
     ///
@@ -52,9 +50,7 @@ impl DoctorArgs {
         let machine = machine::examine(&Caller { path: env::var_os("PATH"), log });
         let written = match self.format {
             Format::Text => doctor::write_machine(out, &machine, &stdout_layout()),
-            Format::Json => serde_json::to_writer_pretty(&mut *out, &machine)
-                .map_err(Into::into)
-                .and_then(|()| writeln!(out)),
+            Format::Json => write_json(out, &machine),
         };
         match written {
             Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(CannotWrite(error).into()),

@@ -5,6 +5,7 @@ pub mod audit;
 pub mod completions;
 pub mod doctor;
 pub mod egress_service;
+mod output;
 pub mod policy;
 pub mod run;
 pub mod unload;

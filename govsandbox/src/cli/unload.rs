@@ -4,6 +4,7 @@ use std::io::{self, Write};
 
 use serde::Serialize;
 
+use super::output::{CannotWrite, Format, write_json};
 use crate::{
     backend::unload::{self, Outcome},
     diagnostic::Status,
@@ -21,16 +22,6 @@ pub struct UnloadArgs {
     format: Format,
 }
 
-/// Output formats
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
-enum Format {
-    /// For people
-    #[default]
-    Text,
-    /// One JSON document
-    Json,
-}
-
 /// For `--format json`.
 #[derive(Debug, Default, Serialize)]
 struct Report {
@@ -39,11 +30,6 @@ struct Report {
     /// Supervisors of the sandboxes that are alive.
     alive_supervisor_pids: Vec<u32>,
 }
-
-/// Nobody takes the output.
-#[derive(Debug, thiserror::Error, miette::Diagnostic)]
-#[error("cannot write the output")]
-struct CannotWrite(#[source] io::Error);
 
 impl UnloadArgs {
     /// Runs the subcommand. Data goes to `out`.
@@ -54,9 +40,7 @@ impl UnloadArgs {
         let outcome = unload::unload()?;
         let written = match self.format {
             Format::Text => write_text(out, &outcome),
-            Format::Json => serde_json::to_writer_pretty(&mut *out, &report(&outcome))
-                .map_err(Into::into)
-                .and_then(|()| writeln!(out)),
+            Format::Json => write_json(out, &report(&outcome)),
         };
         written.map_err(CannotWrite)?;
         Ok(match outcome {

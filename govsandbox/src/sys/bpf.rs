@@ -81,21 +81,9 @@ pub fn map_lookup(map: BorrowedFd<'_>, key: &[u8], value: &mut [u8]) -> io::Resu
 /// # Errors
 /// What the kernel answers.
 pub fn inner_id(outer: BorrowedFd<'_>, key: u32) -> io::Result<Option<u32>> {
-    let key = key.to_ne_bytes();
+    // Of a map of maps with `u32` keys both have four bytes.
     let mut id = [0_u8; 4];
-    let attr = ElementAttr {
-        map_fd: outer.as_raw_fd() as u32,
-        _pad: 0,
-        key: key.as_ptr() as u64,
-        value: id.as_mut_ptr() as u64,
-        flags: 0,
-    };
-    // SAFETY: as in `map_update`; key and value of a map of maps with `u32` keys have four bytes each.
-    match unsafe { bpf(BPF_MAP_LOOKUP_ELEM, &attr) } {
-        Ok(_) => Ok(Some(u32::from_ne_bytes(id))),
-        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
-        Err(error) => Err(error),
-    }
+    Ok(map_lookup(outer, &key.to_ne_bytes(), &mut id)?.then(|| u32::from_ne_bytes(id)))
 }
 
 /// All entries of a hash map with keys of four bytes, whatever its values are; they come as bytes. What is changed
@@ -121,18 +109,9 @@ pub fn map_entries(map: BorrowedFd<'_>, value_size_bytes: u32) -> io::Result<Vec
             answer => answer.map(drop)?,
         }
         let mut value = vec![0_u8; value_size_bytes as usize];
-        let attr = ElementAttr {
-            map_fd: map.as_raw_fd() as u32,
-            _pad: 0,
-            key: &raw const next as u64,
-            value: value.as_mut_ptr() as u64,
-            flags: 0,
-        };
-        // SAFETY: as above; the value's room is of the size that the caller says the map's values have.
-        match unsafe { bpf(BPF_MAP_LOOKUP_ELEM, &attr) } {
-            Ok(_) => entries.push((next, value)),
-            Err(error) if error.raw_os_error() == Some(libc::ENOENT) => {} // removed just now
-            Err(error) => return Err(error),
+        // Else it was removed just now.
+        if map_lookup(map, &next.to_ne_bytes(), &mut value)? {
+            entries.push((next, value));
         }
         key = Some(next);
     }

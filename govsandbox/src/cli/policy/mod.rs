@@ -7,6 +7,7 @@ mod show;
 
 use std::io::{self, Write};
 
+use super::output::write_json;
 use crate::{
     diagnostic::Status,
     policy::{ContextError, PolicyError},
@@ -78,10 +79,4 @@ impl PolicyArgs {
             result => Ok(result?),
         }
     }
-}
-
-/// Writes a value as JSON, one line for each field.
-fn write_json(out: &mut dyn Write, value: &impl serde::Serialize) -> io::Result<()> {
-    serde_json::to_writer_pretty(&mut *out, value)?;
-    out.write_all(b"\n")
 }

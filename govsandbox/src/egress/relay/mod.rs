@@ -100,7 +100,7 @@ async fn connection(client: TcpStream, peer: SocketAddr, shared: &Shared, pipes:
     let passed = match (Box::pin(permit(origin, shared)).await, Port::of(origin.port)) {
         (Err(broken), _) => Err(broken),
         _ if !origin.compared => unseen(&client, origin, shared, pipes).await,
-        (Ok(()), Port::Web) => web(&client, origin, shared, pipes).await,
+        (Ok(()), Port::Web) => judged_first(&client, origin, shared, pipes, Port::Web).await,
         (Ok(()), Port::Other) => other(&client, origin, shared, pipes).await,
     };
     match passed {
@@ -138,9 +138,15 @@ async fn permit(origin: Origin, shared: &Shared) -> Result<(), Broken> {
 }
 
 /// Whom it wants comes first, then the connection.
-async fn web(client: &TcpStream, origin: Origin, shared: &Shared, pipes: &Pipes) -> Result<(), Broken> {
+async fn judged_first(
+    client: &TcpStream,
+    origin: Origin,
+    shared: &Shared,
+    pipes: &Pipes,
+    port: Port,
+) -> Result<(), Broken> {
     // In a box: what judging needs is gone when bytes pass, for as long as they do.
-    let meant = Box::pin(judge(client, origin, shared, Port::Web)).await?;
+    let meant = Box::pin(judge(client, origin, shared, port)).await?;
     let server = Box::pin(connect(origin, shared, meant)).await?;
     pass_both(client, server, pipes).await
 }
@@ -162,9 +168,9 @@ async fn other(client: &TcpStream, origin: Origin, shared: &Shared, pipes: &Pipe
         None => None,
         // Whom it is for must be known before there is a server that could speak.
         Some(_) => match Box::pin(meant(origin, shared, Speech::Other)).await {
-            Some(Some(meant)) => Some(meant),
-            Some(None) => None,
-            None => return web_elsewhere(client, origin, shared, pipes).await,
+            Some(meant) => meant,
+            // Only the client's first words tell.
+            None => return judged_first(client, origin, shared, pipes, Port::Other).await,
         },
     };
     let server = Box::pin(connect(origin, shared, meant)).await?;
@@ -178,18 +184,6 @@ async fn other(client: &TcpStream, origin: Origin, shared: &Shared, pipes: &Pipe
         return Err(broken);
     }
     Ok(())
-}
-
-/// By a proxy, where only the client's first words tell whom it is for.
-async fn web_elsewhere(
-    client: &TcpStream,
-    origin: Origin,
-    shared: &Shared,
-    pipes: &Pipes,
-) -> Result<(), Broken> {
-    let meant = Box::pin(judge(client, origin, shared, Port::Other)).await?;
-    let server = Box::pin(connect(origin, shared, meant)).await?;
-    pass_both(client, server, pipes).await
 }
 
 /// It is allowed whoever is talked to, and only comes this way because there is no other.
