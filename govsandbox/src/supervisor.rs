@@ -17,6 +17,7 @@ mod resolve;
 mod review;
 mod service;
 mod session;
+mod spoken;
 mod summary;
 
 use std::{collections::BTreeMap, ffi::OsString, io, path::PathBuf, sync::Arc, time::Duration};
@@ -57,7 +58,7 @@ use crate::{
     },
     policy::{
         self, Context, Sources, User,
-        compile::{Compiled, Mode, PathTable, RootPolicy},
+        compile::{Compiled, Icmp, Mode, PathTable, RootPolicy},
     },
 };
 use govsandbox_ebpf::abi::{egress::ALLOW, rule::SandboxConfig};
@@ -246,6 +247,7 @@ impl Start<'_> {
             audit_mode: u8::from(!enforce),
             trace_args: u8::from(compiled.trace_args),
             path_hooks: u8::from(self.kind == Kind::Lsm),
+            icmp: u8::from(compiled.icmp == Icmp::Allow),
             ..SandboxConfig::default()
         };
         let (config, proc) = namespaces::told(layers.open.as_ref(), config);

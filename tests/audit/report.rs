@@ -139,6 +139,23 @@ fn egress_by_host_and_program_at_60_columns() {
         of(Kind::NetConnect, Outcome::Allowed, curl, net(Some("日本語.example"))),
         of(Kind::NetClose, Outcome::Allowed, curl, closed(Some("日本語.example"), u64::MAX, u64::MAX)),
         of(Kind::NetClose, Outcome::Allowed, curl, closed(Some("日本語.example"), u64::MAX, u64::MAX)),
+        // Of several names of one address the relay has seen one.
+        of(
+            Kind::NetConnect,
+            Outcome::Allowed,
+            curl,
+            Object { address: Some("192.0.2.9".to_owned()), ..net(None) },
+        ),
+        of(
+            Kind::NetClose,
+            Outcome::Allowed,
+            curl,
+            Object {
+                address: Some("192.0.2.9".to_owned()),
+                server_name: Some("shared.example".to_owned()),
+                ..closed(None, 9, 9)
+            },
+        ),
         of(Kind::NetConnect, Outcome::Denied, node, reset),
         of(Kind::DnsQuery, Outcome::Denied, node, query),
         of(Kind::NetConnect, Outcome::WouldDeny, node, net(None)),

@@ -81,10 +81,9 @@ pub(crate) fn send_with(
     if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(()) }
 }
 
-/// Sends a datagram that says it comes from an address which may be anybody's (`IPV6_FREEBIND`, `IPV6_PKTINFO`: ipv6(7)).
+/// Sends a datagram that says it comes from another address (`IPV6_PKTINFO`: ipv6(7)).
 pub(crate) fn send_from(from: IpAddr, to: SocketAddrV6) -> io::Result<()> {
     let socket = UdpSocket::bind("[::]:0")?;
-    set_option(&socket, libc::IPPROTO_IPV6, IPV6_FREEBIND, &1_i32.to_ne_bytes())?;
     let IpAddr::V6(from) = from else { return Err(io::Error::from_raw_os_error(libc::EINVAL)) };
     let info = [from.octets().as_slice(), &0_u32.to_ne_bytes()].concat();
     send_with(&socket, Some(to), (libc::IPPROTO_IPV6, libc::IPV6_PKTINFO), &info)
@@ -158,21 +157,26 @@ pub(crate) fn connect_by_io_uring(socket: &impl AsFd, address: &[u8]) -> io::Res
     submit(entry).map(drop)
 }
 
-/// A socket that is bound to an address which may be anybody's.
-pub(crate) fn freebound(from: SocketAddr) -> io::Result<UdpSocket> {
-    let socket = UdpSocket::from(rustix::net::socket(AddressFamily::INET6, SocketType::DGRAM, None)?);
-    set_option(&socket, libc::IPPROTO_IPV6, IPV6_FREEBIND, &1_i32.to_ne_bytes())?;
+/// Sends an echo request from that address by a ping socket (icmp(7)), and waits for the reply.
+pub(crate) fn ping(from: SocketAddr, to: SocketAddr) -> io::Result<()> {
+    // Types of RFC 792 and RFC 4443, without a code; the kernel writes the checksum and the identifier.
+    let (family, protocol, kinds) = match to {
+        SocketAddr::V4(_) => (AddressFamily::INET, rustix::net::ipproto::ICMP, [8, 0]),
+        SocketAddr::V6(_) => (AddressFamily::INET6, rustix::net::ipproto::ICMPV6, [128, 129]),
+    };
+    let socket = UdpSocket::from(rustix::net::socket(family, SocketType::DGRAM, Some(protocol))?);
     rustix::net::bind(&socket, &from)?;
-    Ok(socket)
+    socket.set_read_timeout(Some(std::time::Duration::from_secs(5)))?;
+    socket.send_to(&[kinds[0], 0, 0, 0, 0, 0, 0, 1, b'x'], to)?;
+    let mut reply = [0; 16];
+    let bytes = socket.recv(&mut reply)?;
+    if bytes == 9 && reply[0] == kinds[1] { Ok(()) } else { Err(io::Error::other(format!("{reply:?}"))) }
 }
 
 /// `SO_BINDTODEVICE` (socket(7)): whoever has no privilege may bind what is not bound yet.
 pub(crate) fn bind_to_device(socket: &impl AsRawFd, device: &str) -> io::Result<()> {
     set_option(socket, libc::SOL_SOCKET, libc::SO_BINDTODEVICE, device.as_bytes())
 }
-
-/// include/uapi/linux/in6.h
-const IPV6_FREEBIND: i32 = 78;
 
 fn set_option(socket: &impl AsRawFd, level: i32, option: i32, value: &[u8]) -> io::Result<()> {
     let length = value.len() as libc::socklen_t;

@@ -64,7 +64,8 @@ pub(crate) fn step(verb: &str, argument: &Path) -> Option<io::Result<String>> {
             let SocketAddr::V6(to) = way[1] else { return Err(io::Error::other("IPv6 only")) };
             sys::send_from(way[0].ip(), to).map(|()| String::new())
         }),
-        "ask-freebound" => parse().and_then(|way| ask(&sys::freebound(way[0])?, &way[1..])),
+        "ping" => parse().and_then(|to| sys::ping(unspecified(to[0]), to[0]).map(|()| String::new())),
+        "ping-from" => parse().and_then(|way| sys::ping(way[0], way[1]).map(|()| String::new())),
         "ask-by-device" => parse().and_then(|to| {
             let socket = datagrams(unspecified(to[0]))?;
             sys::bind_to_device(&socket, CABLE)?;

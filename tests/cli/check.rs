@@ -78,7 +78,6 @@ fn what_this_version_does_not_enforce_is_refused() {
     for (key, policy) in [
         ("ports of `localhost`", "[network]\nlisten = ['localhost:8080']"),
         ("empty `network.listen`", "[network]\nlisten = []"),
-        ("icmp", "[network]\nicmp = 'allow'"),
         ("sinks", "[audit]\nsinks = ['https://siem.example/ingest']"),
         ("redact", "[audit]\nredact = ['(?i)authorization: .*']"),
         ("retention", "[audit]\nretention = '90d'"),

@@ -139,6 +139,7 @@ fn names_are_answered_and_connections_compared_with_them() {
     let closed = run.log.of("net.close");
     let first = &closed[0].0["object"];
     assert_eq!((closed[0].object("address"), closed[0].object("name")), (WEB_SERVER, "www.test"), "{run}");
+    assert_eq!(closed[0].object("server_name"), "www.test", "{run}");
     assert!(
         first["bytes_sent"].as_u64() > Some(100) && first["bytes_received"].as_u64() > Some(100),
         "{run}"

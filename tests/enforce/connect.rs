@@ -201,6 +201,43 @@ fn no_datagram_takes_a_route_of_its_own() {
     );
 }
 
+/// What is sent so is told of, and comes back whole.
+#[test]
+fn a_ping_goes_where_anything_may_if_the_policy_has_it() {
+    private_network(&["10.77.0.1/32", "10.77.0.9/32", "10.78.0.1/32", "fd77::1/128"]);
+    std::fs::write("/proc/sys/net/ipv4/ping_group_range", "0 2147483647").unwrap();
+    std::fs::write("/proc/sys/net/ipv6/ip_nonlocal_bind", "1").unwrap();
+    let bed = TestBed::new("net-ping");
+    let near = ["10.77.0.1:0", "[fd77::1]:0", "127.0.0.1:0", "[::1]:0"];
+    let refused = ["10.77.0.9:0", "10.78.0.1:0"];
+    let steps = || near.iter().chain(&refused).flat_map(|to| step("ping", to)).collect::<Vec<_>>();
+    assert_eq!(bed.bare_steps(steps()), ["ok"; 6]);
+    let rules = "allow = [\"10.77.0.0/24:443\", { host = \"fd77::1\", protocol = \"udp\" }, \"localhost\"]\n\
+                 deny = [\"10.77.0.9\", \"10.77.0.1:22\"]";
+    // Nobody's unless the policy says so.
+    let (run, answers) = bed.run_steps(&policy(&bed, rules), steps());
+    assert!(answers.iter().all(|answer| REFUSED.contains(&answer.as_str())), "{answers:?}: {run}");
+    let told_of = run.log.all_denied("privilege.use");
+    assert!(
+        !told_of.is_empty() && told_of.iter().all(|event| event.rule() == Some("builtin/sockets")),
+        "{run}"
+    );
+    let allows = policy(&bed, &format!("{rules}\nicmp = \"allow\""));
+    let (run, answers) = bed.run_steps(&allows, steps());
+    assert_eq!(answers[..4], ["ok"; 4], "{run}");
+    assert!(answers[4..].iter().all(|answer| REFUSED.contains(&answer.as_str())), "{answers:?}: {run}");
+    told(&run, "net.send", "10.77.0.1", 0, "allowed", "test/network.allow/0");
+    told(&run, "net.send", "fd77::1", 0, "allowed", "test/network.allow/1");
+    told(&run, "net.send", "10.77.0.9", 0, "denied", "test/network.deny/0");
+    told(&run, "net.send", "10.78.0.1", 0, "denied", "default/network.allow");
+    assert_eq!(run.log.all_denied("net.send")[0].object("protocol"), "icmp", "{run}");
+    // Whoever answers would send what was sent to where it says that it comes from.
+    let forged = || step("ping-from", "[2001:db8:bad::1]:0,[::1]:0");
+    let (run, answers) = bed.run_steps(&allows, forged());
+    assert!(REFUSED.contains(&answers[0].as_str()), "{answers:?}: {run}");
+    assert_ne!(bed.bare_steps(forged()), ["EPERM"], "it is sent, whoever gets the answer");
+}
+
 #[test]
 fn localhost_is_loopback_in_both_families_and_the_unspecified_address() {
     private_network(&["10.77.0.1/32"]);

@@ -55,6 +55,7 @@ fn calls() -> Vec<Refused> {
         refused(libc::SYS_fcntl, "-1,1024,1", "fcntl", "builtin/processes"),
         refused(libc::SYS_fcntl, "-1,0xbad00000402,4", "fcntl", "builtin/processes"),
         refused(libc::SYS_setsockopt, "-1,0,4,0,0", "setsockopt", "builtin/sockets"),
+        refused(libc::SYS_setsockopt, "-1,41,78,0,0", "setsockopt", "builtin/sockets"),
         socket("2,3,1", "EPERM"),
         socket("2,2,1", "EPERM"),
         socket("16,3,9", "EPERM"),

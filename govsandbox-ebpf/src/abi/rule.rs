@@ -140,7 +140,9 @@ pub struct SandboxConfig {
     pub epoch: u64,
     /// With `namespaces`: the lists that there are, an access needs all of its kind.
     pub lists: Lists,
-    pub _pad_end: u32,
+    /// 1: `network.icmp = "allow"`: ping sockets may be made, and reach the addresses of allowed hosts.
+    pub icmp: u8,
+    pub _pad_end: [u8; 3],
 }
 const _: () = assert!(size_of::<SandboxConfig>() == 40);
 

@@ -56,6 +56,30 @@ pub fn route_egress(table: Option<&PortTable>, port: u16, protocol: u8) -> (Deci
     (decision, way)
 }
 
+/// Decides of an echo request: it goes where anything may. A deny of some ports or of one protocol is not about it.
+#[inline(always)]
+#[must_use]
+pub fn decide_echo(table: Option<&PortTable>) -> Decision {
+    let Some(table) = table else { return Decision::DENY_DEFAULT };
+    let mut decision = Decision::DENY_DEFAULT;
+    let mut index = 0;
+    while index < PORT_RULES_MAX {
+        if index as u32 >= table.count {
+            break;
+        }
+        let rule = table.entries[index];
+        if rule.allow == DENY {
+            if rule.first == 0 && rule.last == u16::MAX && rule.protocol == 0 {
+                return Decision::deny(rule.rule);
+            }
+        } else if !decision.allow {
+            decision = Decision { allow: true, rule: rule.rule };
+        }
+        index += 1;
+    }
+    decision
+}
+
 /// The address on loopback that stands for a server of IPv4, by its number.
 #[inline(always)]
 #[must_use]
@@ -153,6 +177,22 @@ mod tests {
         }
         assert_eq!(route_egress(Some(&table(&[by_name, NOTHING])), 443, 6).0, Decision::deny(2));
         assert_eq!(HTTPS.allow, ALLOW);
+    }
+
+    #[test]
+    fn an_echo_request_goes_where_anything_may() {
+        let by_name = PortRule { allow: ALLOW_RELAY, rule: 3, ..HTTPS };
+        let some_ports = PortRule { first: 1, ..NOTHING };
+        let one_protocol = PortRule { protocol: 17, ..NOTHING };
+        assert_eq!(decide_echo(None), Decision::DENY_DEFAULT);
+        assert_eq!(decide_echo(Some(&table(&[some_ports]))), Decision::DENY_DEFAULT);
+        for rules in [[HTTPS, some_ports], [one_protocol, HTTPS]] {
+            assert_eq!(decide_echo(Some(&table(&rules))), Decision { allow: true, rule: 1 });
+        }
+        assert_eq!(decide_echo(Some(&table(&[by_name]))), Decision { allow: true, rule: 3 });
+        for rules in [[HTTPS, NOTHING], [NOTHING, by_name]] {
+            assert_eq!(decide_echo(Some(&table(&rules))), Decision::deny(2));
+        }
     }
 
     #[test]

@@ -12,23 +12,32 @@ const SOCK_STREAM: i32 = 1;
 const SOCK_DGRAM: i32 = 2;
 // include/uapi/linux/in.h
 const IPPROTO_IP: i32 = 0;
+const IPPROTO_ICMP: i32 = 1;
 const IPPROTO_TCP: i32 = 6;
 const IPPROTO_UDP: i32 = 17;
 const IPPROTO_IPV6: i32 = 41;
+const IPPROTO_ICMPV6: i32 = 58;
 // include/uapi/linux/netlink.h
 const NETLINK_ROUTE: i32 = 0;
 const NETLINK_KOBJECT_UEVENT: i32 = 15;
 /// Source routes of IPv4.
 const IP_OPTIONS: i32 = 4;
+/// An address of others as the own: whom a packet is sent to answers there. `IP_FREEBIND`, `IPV6_FREEBIND`
+/// (include/uapi/linux/in.h, in6.h).
+const IP_FREEBIND: i32 = 15;
+const IPV6_FREEBIND: i32 = 78;
 /// Source routes of IPv6: `IPV6_RTHDR`, `IPV6_2292RTHDR`, `IPV6_2292PKTOPTIONS` (include/uapi/linux/in6.h).
 const IPV6_ROUTES: [i32; 3] = [57, 5, 6];
 
 /// May such a socket be made? Those that other layers judge: unix, TCP and UDP over inet, netlink for routes and uevents.
-/// MPTCP, SCTP and raw sockets meet other hooks than TCP does. `kind` is without flags.
+/// MPTCP, SCTP and raw sockets meet other hooks than TCP does. `kind` is without flags; `icmp`: ping sockets too, which
+/// send echo requests and nothing else (`ping_v4_sendmsg` in net/ipv4/ping.c).
 #[inline(always)]
 #[must_use]
-pub const fn may_create_socket(family: i32, kind: i32, protocol: i32) -> bool {
+pub const fn may_create_socket(family: i32, kind: i32, protocol: i32, icmp: bool) -> bool {
     match family {
+        AF_INET if icmp && kind == SOCK_DGRAM && protocol == IPPROTO_ICMP => true,
+        AF_INET6 if icmp && kind == SOCK_DGRAM && protocol == IPPROTO_ICMPV6 => true,
         AF_UNIX => true,
         AF_INET | AF_INET6 => {
             (kind == SOCK_STREAM || kind == SOCK_DGRAM)
@@ -44,15 +53,20 @@ pub const fn may_create_socket(family: i32, kind: i32, protocol: i32) -> bool {
 const REUSEPORT_PROGRAMS: [i32; 2] = [51, 52];
 const SOL_SOCKET: i32 = 1;
 
-/// May this option of a socket be set? Not one that sends packets by way of an address that no other layer judges, nor one
-/// by which a server outside gets what an own one would: look-ups don't ask it.
+/// May this option of a socket be set? Not one that sends packets by way of an address that no other layer judges, or has
+/// them answered there; nor one by which a server outside gets what an own one would: look-ups don't ask it.
 #[inline(always)]
 #[must_use]
 pub const fn may_set_option(level: i32, option: i32) -> bool {
     match level {
-        IPPROTO_IP => option != IP_OPTIONS,
+        IPPROTO_IP => option != IP_OPTIONS && option != IP_FREEBIND,
         SOL_SOCKET => option != REUSEPORT_PROGRAMS[0] && option != REUSEPORT_PROGRAMS[1],
-        IPPROTO_IPV6 => option != IPV6_ROUTES[0] && option != IPV6_ROUTES[1] && option != IPV6_ROUTES[2],
+        IPPROTO_IPV6 => {
+            option != IPV6_ROUTES[0]
+                && option != IPV6_ROUTES[1]
+                && option != IPV6_ROUTES[2]
+                && option != IPV6_FREEBIND
+        }
         _ => true,
     }
 }
@@ -105,19 +119,25 @@ mod tests {
 
     #[test]
     fn tcp_udp_unix_and_routes_are_all_there_is() {
-        assert!(may_create_socket(AF_INET, SOCK_STREAM, 0) && may_create_socket(AF_INET6, SOCK_DGRAM, 17));
-        assert!(may_create_socket(AF_UNIX, 5, 0) && may_create_socket(AF_NETLINK, 3, NETLINK_ROUTE));
-        let allowed = (0..64).filter(|family| may_create_socket(*family, SOCK_STREAM, 0));
+        assert!(may_create_socket(AF_INET, SOCK_STREAM, 0, false) && may_create_socket(AF_INET6, SOCK_DGRAM, 17, false));
+        assert!(may_create_socket(AF_UNIX, 5, 0, false) && may_create_socket(AF_NETLINK, 3, NETLINK_ROUTE, false));
+        let allowed = (0..64).filter(|family| may_create_socket(*family, SOCK_STREAM, 0, true));
         assert!(allowed.eq([AF_UNIX, AF_INET, AF_INET6, AF_NETLINK]));
         // Raw, ICMP, SCTP, UDP-Lite, MPTCP.
         for (kind, protocol) in [(3, 6), (2, 1), (1, 132), (2, 136), (1, 262)] {
-            assert!(!may_create_socket(AF_INET, kind, protocol), "{kind} {protocol}");
+            assert!(!may_create_socket(AF_INET, kind, protocol, false), "{kind} {protocol}");
         }
+        // Each family has its own ping, and there is no other way to it.
+        for (family, kind, protocol) in [(AF_INET, 2, 58), (AF_INET6, 2, 1), (AF_INET, 3, 1), (AF_INET6, 3, 58)] {
+            assert!(!may_create_socket(family, kind, protocol, true), "{family} {kind} {protocol}");
+        }
+        assert!(may_create_socket(AF_INET, 2, 1, true) && may_create_socket(AF_INET6, 2, 58, true));
     }
 
     #[test]
     fn a_route_of_the_senders_own_is_refused_at_its_level_alone() {
         assert!(!may_set_option(IPPROTO_IP, IP_OPTIONS) && may_set_option(IPPROTO_TCP, IP_OPTIONS));
+        assert!(!may_set_option(IPPROTO_IP, IP_FREEBIND) && !may_set_option(IPPROTO_IPV6, IPV6_FREEBIND));
         assert!(IPV6_ROUTES.iter().all(|option| !may_set_option(IPPROTO_IPV6, *option)));
         assert!(REUSEPORT_PROGRAMS.iter().all(|option| !may_set_option(SOL_SOCKET, *option)));
     }

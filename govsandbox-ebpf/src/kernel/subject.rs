@@ -43,7 +43,8 @@ const ORPHANED: SandboxConfig = SandboxConfig {
     keep_folders: 0,
     epoch: 0,
     lists: Lists::NONE,
-    _pad_end: 0,
+    icmp: 0,
+    _pad_end: [0; 3],
 };
 
 /// The current task as a subject; `None`: it is in no sandbox.

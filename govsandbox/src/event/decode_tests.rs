@@ -13,7 +13,7 @@ use crate::{
     policy::{
         automaton,
         compile::{
-            AllowLists, AllowedPath, DnsRefusal, EgressEffect, EgressLists, EgressRule, GlobRule,
+            AllowLists, AllowedPath, DnsRefusal, EgressEffect, EgressLists, EgressRule, GlobRule, Icmp,
             LiteralRule, Mode, Namespaces, NetworkNamespace, PathEffect, PathPlan, PortRange, Protocol,
             Require, RootPolicy, Seconds, Userfaultfd, Verify,
         },
@@ -80,6 +80,7 @@ fn compiled() -> Compiled {
         }],
         verify: Verify::WhereShared,
         network_namespace: NetworkNamespace::Host,
+        icmp: Icmp::Deny,
         dns_refusal: DnsRefusal::Nxdomain,
         ask_timeout: Seconds(30),
         proxy: None,

@@ -64,6 +64,8 @@ pub(super) fn destination(head: &EventRecord, name: Option<&str>) -> Object {
         protocol: Some(match i32::from(head.protocol) {
             libc::IPPROTO_TCP => "tcp".to_owned(),
             libc::IPPROTO_UDP => "udp".to_owned(),
+            libc::IPPROTO_ICMP => "icmp".to_owned(),
+            libc::IPPROTO_ICMPV6 => "icmpv6".to_owned(),
             other => other.to_string(),
         }),
         address: Some(match address.to_ipv4_mapped() {

@@ -7,8 +7,8 @@ use miette::Diagnostic;
 
 use super::{
     compile::{
-        DnsRefusal, Layer, Mode, Namespaces, NetworkNamespace, Protocol, Proxy, Require, RootPolicy, Seconds,
-        Userfaultfd, Verify,
+        DnsRefusal, Icmp, Layer, Mode, Namespaces, NetworkNamespace, Protocol, Proxy, Require, RootPolicy,
+        Seconds, Userfaultfd, Verify,
     },
     git_config::Keys,
     merge::{Entry, Given, Lists, Origin, Scalars},
@@ -169,6 +169,10 @@ impl Checker {
             network_namespace: self.given(raw.network.namespace.as_ref(), |namespace| match namespace {
                 RawNetworkNamespace::Host => NetworkNamespace::Host,
                 RawNetworkNamespace::Own => NetworkNamespace::Own,
+            }),
+            icmp: self.given(raw.network.icmp.as_ref(), |icmp| match icmp {
+                RawAllowDeny::Allow => Icmp::Allow,
+                RawAllowDeny::Deny => Icmp::Deny,
             }),
             dns_refusal: self.given(raw.network.dns_refusal.as_ref(), |refusal| match refusal {
                 RawDnsRefusal::Nxdomain => DnsRefusal::Nxdomain,

@@ -11,7 +11,7 @@ use govsandbox_ebpf::abi::rule::TraceOpens;
 use super::{
     check::Policy,
     compile::{
-        DnsRefusal, Layer, Mode, Namespaces, NetworkNamespace, Proxy, Require, RootPolicy, Seconds,
+        DnsRefusal, Icmp, Layer, Mode, Namespaces, NetworkNamespace, Proxy, Require, RootPolicy, Seconds,
         Userfaultfd, Verify,
     },
     parse::Span,
@@ -98,6 +98,7 @@ pub struct Scalars {
     pub namespaces: Option<Given<Namespaces>>,
     pub verify: Option<Given<Verify>>,
     pub network_namespace: Option<Given<NetworkNamespace>>,
+    pub icmp: Option<Given<Icmp>>,
     pub dns_refusal: Option<Given<DnsRefusal>>,
     pub ask_timeout: Option<Given<Seconds>>,
     pub proxy: Option<Given<Proxy>>,
@@ -120,6 +121,7 @@ pub struct Settings {
     pub namespaces: Given<Namespaces>,
     pub verify: Given<Verify>,
     pub network_namespace: Given<NetworkNamespace>,
+    pub icmp: Given<Icmp>,
     pub dns_refusal: Given<DnsRefusal>,
     pub ask_timeout: Given<Seconds>,
     pub proxy: Option<Given<Proxy>>,
@@ -199,6 +201,7 @@ impl Scalars {
             namespaces: later.namespaces.or(self.namespaces),
             verify: later.verify.or(self.verify),
             network_namespace: later.network_namespace.or(self.network_namespace),
+            icmp: later.icmp.or(self.icmp),
             dns_refusal: later.dns_refusal.or(self.dns_refusal),
             ask_timeout: later.ask_timeout.or(self.ask_timeout),
             proxy: later.proxy.or(self.proxy),
@@ -223,6 +226,7 @@ impl Scalars {
             network_namespace: self
                 .network_namespace
                 .unwrap_or_else(|| Given::default(NetworkNamespace::Host)),
+            icmp: self.icmp.unwrap_or_else(|| Given::default(Icmp::Deny)),
             dns_refusal: self.dns_refusal.unwrap_or_else(|| Given::default(DnsRefusal::Nxdomain)),
             ask_timeout: self.ask_timeout.unwrap_or_else(|| Given::default(ASK_TIMEOUT)),
             proxy: self.proxy,
@@ -253,6 +257,7 @@ impl Settings {
             namespaces: self.namespaces.higher(other.namespaces, |namespaces| *namespaces),
             verify: self.verify.higher(other.verify, |verify| *verify),
             network_namespace: self.network_namespace.higher(other.network_namespace, |namespace| *namespace),
+            icmp: self.icmp.higher(other.icmp, |icmp| *icmp),
             // Neither is stricter: whoever says it first.
             dns_refusal: match self.dns_refusal.origin {
                 Some(_) => self.dns_refusal,
@@ -357,34 +362,38 @@ mod tests {
             given(vec![Verify::Address, Verify::WhereShared, Verify::Sni]),
             given(vec![NetworkNamespace::Host, NetworkNamespace::Own]),
             given(vec![DnsRefusal::Nxdomain, DnsRefusal::Refused]),
+            given(vec![Icmp::Allow, Icmp::Deny]),
         );
-        (words, network, numbers).prop_map(|(words, (verify, network_namespace, dns_refusal), numbers)| {
-            let (mode, require, root, userfaultfd, namespaces, trace_opens) = words;
-            let (trace_args, audit_required, pids_max, memory_max_bytes) = numbers;
-            let audit_log = None;
-            Scalars {
-                mode,
-                require,
-                root,
-                userfaultfd,
-                namespaces,
-                verify,
-                network_namespace,
-                dns_refusal,
-                ask_timeout: None,
-                proxy: None,
-                trace_opens,
-                trace_args,
-                audit_log,
-                audit_required,
-                pids_max,
-                memory_max_bytes,
-            }
-        })
+        (words, network, numbers).prop_map(
+            |(words, (verify, network_namespace, dns_refusal, icmp), numbers)| {
+                let (mode, require, root, userfaultfd, namespaces, trace_opens) = words;
+                let (trace_args, audit_required, pids_max, memory_max_bytes) = numbers;
+                let audit_log = None;
+                Scalars {
+                    mode,
+                    require,
+                    root,
+                    userfaultfd,
+                    namespaces,
+                    verify,
+                    network_namespace,
+                    icmp,
+                    dns_refusal,
+                    ask_timeout: None,
+                    proxy: None,
+                    trace_opens,
+                    trace_args,
+                    audit_log,
+                    audit_required,
+                    pids_max,
+                    memory_max_bytes,
+                }
+            },
+        )
     }
 
     /// Bigger is stricter in each place; an absent bound is the loosest.
-    fn strictness(settings: &Settings) -> [u64; 12] {
+    fn strictness(settings: &Settings) -> [u64; 13] {
         let bound = |max: &Option<Given<u64>>| u64::MAX - max.as_ref().map_or(u64::MAX, |max| max.value);
         [
             settings.mode.value as u64,
@@ -394,6 +403,7 @@ mod tests {
             settings.namespaces.value as u64,
             settings.verify.value as u64,
             settings.network_namespace.value as u64,
+            settings.icmp.value as u64,
             recorded(settings.trace_opens.value).into(),
             settings.trace_args.value.into(),
             settings.audit_required.value.into(),

@@ -158,7 +158,7 @@ pub struct RawNetwork {
     pub namespace: Option<Spanned<RawNetworkNamespace>>,
     /// How a refused name is answered.
     pub dns_refusal: Option<Spanned<RawDnsRefusal>>,
-    /// Ping sockets. Absent: `deny`.
+    /// Ping sockets: echo requests to the addresses of allowed hosts. Absent: `deny`.
     pub icmp: Option<Spanned<RawAllowDeny>>,
     /// A forward proxy that allowed connections go through.
     pub proxy: Option<Spanned<String>>,

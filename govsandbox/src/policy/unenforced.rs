@@ -3,7 +3,7 @@
 use super::{
     merge::Lists,
     parse::{Span, Spanned},
-    raw::{RawAllowDeny, RawEffect, RawEgressRule, RawPolicy, RawRule, RawRuleMatch},
+    raw::{RawEffect, RawEgressRule, RawPolicy, RawRule, RawRuleMatch},
 };
 
 /// A key or value that is right and not enforced yet.
@@ -15,8 +15,6 @@ pub struct NotEnforced {
     #[help]
     instead: &'static str,
 }
-
-const LEAVE_OUT: &str = "leave it out: what can't be held is refused, never ignored";
 
 /// Everything in a file that is not enforced, with its place. A value that is the default changes nothing and is none.
 #[must_use]
@@ -61,9 +59,6 @@ fn network(raw: &RawPolicy, add: &mut impl FnMut(&Span, &str, &'static str)) {
     }
     for address in network.listen.iter().flatten().filter(|address| address.value.starts_with("localhost:")) {
         add(&address.span, "`network.listen` with ports of `localhost`", "write `localhost`");
-    }
-    if let Some(icmp) = network.icmp.as_ref().filter(|icmp| icmp.value != RawAllowDeny::Deny) {
-        add(&icmp.span, "`network.icmp = \"allow\"`", LEAVE_OUT);
     }
 }
 

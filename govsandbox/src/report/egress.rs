@@ -60,7 +60,13 @@ impl Egress {
                 let named = object.server_name.as_deref().or(object.name.as_deref());
                 (goes_through, named.or(object.address.as_deref()))
             }
-            Kind::NetClose => (false, object.name.as_deref().or(object.address.as_deref())),
+            Kind::NetClose => {
+                let known = object.name.as_deref().or(object.address.as_deref());
+                if let (Some(known), Some(said)) = (known, object.server_name.as_deref()) {
+                    self.hosts.move_connection(&for_terminal(known), &for_terminal(said));
+                }
+                (false, object.server_name.as_deref().or(known))
+            }
             Kind::DnsQuery
             | Kind::SessionStart
             | Kind::SessionEnd
@@ -98,6 +104,18 @@ impl Sums {
         self.0
             .entry(name.to_owned())
             .or_insert_with(|| EgressStats { name: name.to_owned(), ..EgressStats::default() })
+    }
+
+    /// Whom a connection was for is known at its end, where its address has several names.
+    fn move_connection(&mut self, from: &str, to: &str) {
+        let counted = self.0.get_mut(from).filter(|sums| from != to && sums.connections > 0);
+        if let Some(sums) = counted {
+            sums.connections -= 1;
+            if (EgressStats { name: String::new(), ..sums.clone() }) == EgressStats::default() {
+                self.0.remove(from);
+            }
+            self.of(to).connections += 1;
+        }
     }
 
     fn top(self) -> Vec<EgressStats> {

@@ -60,7 +60,7 @@ fn approval(object: &Object) -> String {
 fn closed(object: &Object) -> String {
     let bytes = |count: Option<u64>| count.unwrap_or_default();
     let (sent, received) = (bytes(object.bytes_sent), bytes(object.bytes_received));
-    format!("{}: {sent} bytes sent, {received} received", address(object))
+    format!("{}: {sent} bytes sent, {received} received", destination(object))
 }
 
 /// The base name of the program, or what stands for it.

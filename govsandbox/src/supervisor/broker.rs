@@ -15,6 +15,7 @@ use govsandbox_ebpf::abi::egress::{Original, PortTable};
 use super::{
     addresses::{Addresses, Asked, Change, Standing},
     questions::{self, About, Decided, ONCE, Question, Questions},
+    spoken::{Connection, Spoken},
 };
 use crate::{
     approval::{Decision, Desk, Id, Waiting},
@@ -50,6 +51,7 @@ pub(super) struct Egress {
     unwritten: Mutex<BTreeMap<Network, Option<PortTable>>>,
     networks: Arc<Networks>,
     diag: Mutex<SockDiag>,
+    spoken: Mutex<Spoken>,
     enforcing: bool,
     asking: Option<Asking>,
     told: SyncSender<Told>,
@@ -76,8 +78,8 @@ impl Egress {
         // Who asks faster than is recorded waits: the service asks and tells one after the other.
         let (told, received) = sync_channel(TOLD_MAX);
         let (addresses, diag) = (Mutex::new(addresses), Mutex::new(diag));
-        let unwritten = Mutex::default();
-        (Arc::new(Self { addresses, unwritten, networks, diag, enforcing, asking, told }), received)
+        let (unwritten, spoken) = (Mutex::default(), Mutex::default());
+        (Arc::new(Self { addresses, unwritten, networks, diag, spoken, enforcing, asking, told }), received)
     }
 
     /// Forgets addresses that were held for long enough, and tries again what the kernel did not take.
@@ -100,6 +102,15 @@ impl Egress {
         let addresses = self.addresses();
         let mut names = addresses.names_of(address);
         names.next().filter(|_| names.next().is_none()).map(str::to_owned)
+    }
+
+    /// Whom a connection that has ended said it talks to, if the relay compared that.
+    pub(super) fn spoken_to(&self, connection: Connection) -> Option<String> {
+        self.spoken().take(connection)
+    }
+
+    fn spoken(&self) -> MutexGuard<'_, Spoken> {
+        self.spoken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Under the lock of the addresses, so that the kernel's tables follow them in order. `true`: all are written.
@@ -295,7 +306,14 @@ impl Broker for Egress {
 
     fn verify(&self, verify: Verify, respond: Respond<Verdict>) {
         let Verify { origin, name, speech } = verify;
-        respond.send(self.addresses().verify(origin.address, origin.port, name.as_deref(), speech));
+        let verdict = self.addresses().verify(origin.address, origin.port, name.as_deref(), speech);
+        // Before the reply: the connection ends after it.
+        if let Some(name) = name.filter(|_| verdict.allow) {
+            if let Some(original) = self.networks.original(origin.cookie) {
+                self.spoken().add((original.time_boot_ns, original.tgid), name);
+            }
+        }
+        respond.send(verdict);
     }
 
     fn event(&self, event: Event) {

@@ -7,7 +7,7 @@ use crate::{
         fd, landlock,
         seccomp::{self, Foreground, GroupSignals, Reason, SeccompPlan},
     },
-    policy::compile::{Compiled, Userfaultfd},
+    policy::compile::{Compiled, Icmp, Userfaultfd},
 };
 
 /// Asks the program that the command was started with.
@@ -30,7 +30,8 @@ pub(super) fn group_signals() -> GroupSignals {
 pub(super) fn for_policy(plan: SeccompPlan, compiled: &Compiled) -> SeccompPlan {
     let foreground = if fd::is_in_pipeline() { Foreground::Deny } else { Foreground::Allow };
     let userfaultfd = compiled.userfaultfd == Userfaultfd::Allow;
-    SeccompPlan { userfaultfd, foreground, namespaces: namespaces::filtered(compiled), ..plan }
+    let icmp = compiled.icmp == Icmp::Allow;
+    SeccompPlan { userfaultfd, icmp, foreground, namespaces: namespaces::filtered(compiled), ..plan }
 }
 
 fn rule(reason: Reason) -> &'static str {

@@ -199,7 +199,7 @@ impl Work {
                 }
             }
             match decoder.record(bytes) {
-                Ok(Some(event)) => recorder.record(with_name(event, egress)),
+                Ok(Some(event)) => recorder.record(with_names(event, header, egress)),
                 Ok(None) => {}
                 Err(error) => {
                     let now = jiff::Timestamp::now();
@@ -239,11 +239,16 @@ impl Work {
     }
 }
 
-/// A destination's name, where its rule does not tell: the one that the address was looked up by.
-fn with_name(mut event: Event, egress: &Egress) -> Event {
+/// A destination's name, where its rule does not tell: the one that the address was looked up by. Whom the connection said
+/// it talks to, where that was compared.
+fn with_names(mut event: Event, header: &EventRecord, egress: &Egress) -> Event {
     if event.object.name.is_none() {
         let address = event.object.address.as_deref().and_then(|address| address.parse().ok());
         event.object.name = address.and_then(|address| egress.name_of(address));
+    }
+    if event.kind == Kind::NetClose {
+        let asked_boot_ns = header.time_boot_ns.saturating_sub(header.value);
+        event.object.server_name = egress.spoken_to((asked_boot_ns, header.tgid));
     }
     event
 }

@@ -40,11 +40,18 @@ pub(super) fn chosen(
             let Some((name, value)) = said(&NAMES) else { return Ok(None) };
             let url = ProxyUrl::parse(&value).map_err(|source| BadVariable { name, source })?;
             let exceptions = said(&EXCEPTIONS).map(|(_, value)| value).unwrap_or_default();
-            let names =
-                exceptions.split([',', ' ']).map(|name| name.trim_start_matches('.').to_ascii_lowercase());
+            let names = exceptions.split([',', ' ']).map(exception);
             Ok(Some(told(&url, names.filter(|name| !name.is_empty()).collect())))
         }
     }
+}
+
+/// `.corp.example`, `*.corp.example` and `corp.example:8080` are all that name and what lies below it, whatever the port.
+/// Addresses are none of a proxy's matters here.
+fn exception(written: &str) -> String {
+    let is_port = |port: &str| !port.is_empty() && port.bytes().all(|byte| byte.is_ascii_digit());
+    let host = written.rsplit_once(':').filter(|(_, port)| is_port(port)).map_or(written, |(host, _)| host);
+    host.strip_prefix("*.").unwrap_or(host).trim_start_matches('.').to_ascii_lowercase()
 }
 
 fn told(url: &ProxyUrl, direct: Vec<String>) -> channel::Proxy {
@@ -116,13 +123,13 @@ mod tests {
         let proxy = of(&[
             ("HTTP_PROXY", "http://other:1"),
             ("HTTPS_PROXY", "http://me:secret@proxy.corp:3128"),
-            ("NO_PROXY", "localhost,.corp , Example.Org"),
+            ("NO_PROXY", "localhost,.corp , Example.Org,*.a.example:8443,,*"),
         ]);
         let expected = channel::Proxy {
             host: "proxy.corp".to_owned(),
             port: 3128,
             authorization: Some("Basic bWU6c2VjcmV0".to_owned()),
-            direct: ["localhost", "corp", "example.org"].map(str::to_owned).to_vec(),
+            direct: ["localhost", "corp", "example.org", "a.example", "*"].map(str::to_owned).to_vec(),
         };
         assert_eq!(proxy.unwrap(), Some(expected));
         let error = of(&[("ALL_PROXY", "socks5://me:secret@a:1")]).unwrap_err();

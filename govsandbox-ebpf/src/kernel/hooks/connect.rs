@@ -12,7 +12,7 @@ use govsandbox_ebpf::{
     },
     decide::{
         Decision,
-        egress::{Way, Words, is_loopback, is_v4, route_egress},
+        egress::{Way, Words, decide_echo, is_loopback, is_v4, route_egress},
     },
 };
 
@@ -100,7 +100,7 @@ fn connect(ctx: &SockAddrContext, family: u16) -> i32 {
                     flags = OWN;
                 }
             }
-            if !decision.allow && protocol == IPPROTO_UDP {
+            if !decision.allow && protocol != IPPROTO_TCP {
                 SocketTag::connect(tag, record, address, 0);
                 return PASS;
             }
@@ -183,6 +183,13 @@ pub(super) fn judge(subject: &Subject, address: Words, port: u16, protocol: u16)
     let key = EgressKey { sandbox_id_be: subject.sandbox_id.to_be_bytes(), address: octets(address) };
     let key = Key::new(KEY_BITS, key);
     route_egress(maps::EGRESS.get(&key), port, protocol as u8)
+}
+
+/// The same, of an echo request.
+#[inline(always)]
+pub(super) fn echo(subject: &Subject, address: Words) -> Decision {
+    let key = EgressKey { sandbox_id_be: subject.sandbox_id.to_be_bytes(), address: octets(address) };
+    decide_echo(maps::EGRESS.get(&Key::new(KEY_BITS, key)))
 }
 
 /// Both ends of the connection that is asked for. What is not bound yet is taken for loopback, as the kernel does where the

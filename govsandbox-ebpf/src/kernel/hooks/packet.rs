@@ -13,7 +13,7 @@ use govsandbox_ebpf::{
 
 use super::{
     conclude,
-    connect::{AF_INET6, judge},
+    connect::{AF_INET6, echo, judge},
 };
 use crate::kernel::{
     emit,
@@ -32,6 +32,9 @@ const IPPROTO_IGMP: u8 = 2;
 const IPPROTO_ROUTING: u8 = 43;
 pub(super) const TCP: u8 = IPPROTO_TCP as u8;
 pub(super) const UDP: u8 = IPPROTO_UDP as u8;
+/// Of IPv4 and IPv6.
+const IPPROTO_ICMP: u8 = 1;
+const IPPROTO_ICMPV6: u8 = 58;
 /// Lengths of the headers of IPv4 and IPv6, without options.
 const HEADER4: usize = 20;
 const HEADER6: usize = 40;
@@ -139,6 +142,11 @@ fn judge_datagram(
         if decision.allow {
             return PASS;
         }
+    } else if is_ping(packet, tag) && !packet.routed && !is_forged(&ends) {
+        decision = match device == LOOPBACK && is_loopback(ends.to) {
+            true => return PASS,
+            false => echo(subject, ends.to),
+        };
     }
     let mut record = MaybeUninit::<EventRecord>::uninit();
     let record = record.as_mut_ptr();
@@ -155,6 +163,14 @@ fn judge_datagram(
         }
         if refuse { DROP } else { PASS }
     }
+}
+
+/// Was it sent by a ping socket? Its kind is what the policy lets be made.
+#[inline(always)]
+fn is_ping(packet: &Packet, tag: *const SocketTag) -> bool {
+    // SAFETY: a tag lives as long as its socket, which the packet holds.
+    let is_sockets = || unsafe { (*tag).protocol == u16::from(packet.protocol) };
+    (packet.protocol == IPPROTO_ICMP || packet.protocol == IPPROTO_ICMPV6) && !tag.is_null() && is_sockets()
 }
 
 /// May more than one socket get it? Then what a look-up finds says nothing.

@@ -1,4 +1,4 @@
-//! Sockets that a sandbox makes: each gets a tag, and there are none but of TCP and UDP.
+//! Sockets that a sandbox makes: each gets a tag, and there are none but of TCP, UDP and, where the policy says so, ping.
 
 use core::mem::MaybeUninit;
 
@@ -25,7 +25,7 @@ pub fn sock_create(ctx: SockContext) -> i32 {
     unsafe {
         let (family, kind) = ((*ctx.sock).family as i32, (*ctx.sock).type_ as i32);
         let protocol = (*ctx.sock).protocol;
-        if subject.config.audit_mode == 0 && !may_create_socket(family, kind, protocol as i32) {
+        if subject.config.audit_mode == 0 && !may_create_socket(family, kind, protocol as i32, subject.config.icmp != 0) {
             return REFUSE;
         }
         let tag = maps::SOCKETS.get_or_create(ctx.sock);

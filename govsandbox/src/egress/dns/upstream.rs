@@ -1,5 +1,6 @@
 //! The host's resolvers, asked as the host would: resolv.conf(5) and hosts(5), the servers in their order, TCP where UDP
-//! does not do. Search domains are the client's work: it asks for each name that they make.
+//! does not do. Search domains are the client's work: it asks for each name that they make. Names of
+//! the service's own settings are another matter.
 
 use std::{
     net::{IpAddr, Ipv4Addr},
@@ -31,6 +32,14 @@ const ACTIVE_REQUESTS_MAX: usize = 256;
 /// Resolvers by one state of the host's files.
 pub(in crate::egress) struct Upstream {
     resolver: Option<TokioResolver>,
+    search: Search,
+}
+
+/// `search` and `ndots` of resolv.conf(5).
+#[derive(Debug)]
+struct Search {
+    domains: Vec<Name>,
+    dots_min: usize,
 }
 
 /// Why there are no records.
@@ -45,13 +54,15 @@ pub(in crate::egress) enum Nothing {
 impl Upstream {
     /// What the files leave out is as for the C library: the server is 127.0.0.1.
     pub(in crate::egress) fn new(files: &Resolvers) -> Self {
-        let (servers, read) = match parse_resolv_conf(&files.resolv_conf) {
-            Ok((config, options)) => (config.into_parts().2, options),
-            Err(_) => (
-                vec![NameServerConfig::udp_and_tcp(IpAddr::V4(Ipv4Addr::LOCALHOST))],
-                ResolverOpts::default(),
-            ),
+        let ((domain, search, servers), read) = match parse_resolv_conf(&files.resolv_conf) {
+            Ok((config, options)) => (config.into_parts(), options),
+            Err(_) => {
+                let near = NameServerConfig::udp_and_tcp(IpAddr::V4(Ipv4Addr::LOCALHOST));
+                ((None, Vec::new(), vec![near]), ResolverOpts::default())
+            }
         };
+        let domains = if search.is_empty() { domain.into_iter().collect() } else { search };
+        let search = Search { domains, dots_min: read.ndots };
         let provider = TokioRuntimeProvider::default();
         let mut builder =
             Resolver::builder_with_config(ResolverConfig::from_parts(None, Vec::new(), servers), provider);
@@ -74,7 +85,12 @@ impl Upstream {
             resolver.set_hosts(Arc::new(hosts));
             resolver
         });
-        Self { resolver }
+        Self { resolver, search }
+    }
+
+    /// The full names that a host's own programs would try for one that a person wrote, in their order.
+    pub(in crate::egress) fn spellings(&self, written: &str) -> Vec<Name> {
+        self.search.spellings(written)
     }
 
     /// The answer's records: those of the type, and the CNAMEs that lead to them.
@@ -92,5 +108,45 @@ impl Upstream {
             },
             Ok(Err(_)) | Err(_) => Err(Nothing::Failed),
         }
+    }
+}
+
+impl Search {
+    fn spellings(&self, written: &str) -> Vec<Name> {
+        let Ok(name) = Name::from_ascii(written) else { return Vec::new() };
+        let mut full = name.clone();
+        full.set_fqdn(true);
+        if name.is_fqdn() {
+            return vec![full];
+        }
+        let below = self.domains.iter().filter_map(|domain| name.clone().append_domain(domain).ok());
+        let dots = written.bytes().filter(|byte| *byte == b'.').count();
+        if dots >= self.dots_min {
+            [full].into_iter().chain(below).collect()
+        } else {
+            below.chain([full]).collect()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_short_name_is_looked_for_in_the_search_domains_first() {
+        let of = |resolv_conf: &str, written: &str| -> Vec<String> {
+            let files = Resolvers { resolv_conf: resolv_conf.to_owned(), ..Resolvers::default() };
+            Upstream::new(&files).spellings(written).iter().map(ToString::to_string).collect()
+        };
+        let two = "nameserver 192.0.2.1\nsearch a.example b.example\n";
+        assert_eq!(of(two, "proxy"), ["proxy.a.example.", "proxy.b.example.", "proxy."]);
+        assert_eq!(of(two, "proxy.c"), ["proxy.c.", "proxy.c.a.example.", "proxy.c.b.example."]);
+        assert_eq!(of(two, "proxy."), ["proxy."]);
+        assert_eq!(of("nameserver 192.0.2.1\n", "proxy"), ["proxy."]);
+        assert_eq!(of("nameserver 192.0.2.1\ndomain c.example\n", "proxy"), ["proxy.c.example.", "proxy."]);
+        let more = format!("{two}options ndots:2\n");
+        assert_eq!(of(&more, "proxy.c").first().map(String::as_str), Some("proxy.c.a.example."));
+        assert!(of(two, "").len() < 4 && of(two, "a..b").is_empty());
     }
 }

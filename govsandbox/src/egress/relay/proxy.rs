@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use hickory_proto::rr::{Name, RecordType};
+use hickory_proto::rr::RecordType;
 use httparse::{EMPTY_HEADER, Response, Status};
 use rustix::net::{RecvFlags, recv};
 use tokio::{
@@ -26,6 +26,8 @@ const HEAD_BYTES_MAX: usize = 16 * 1024;
 const HEADERS_MAX: usize = 64;
 /// For all of it; proxies try for as long to reach a server.
 const PATIENCE: Duration = Duration::from_secs(60);
+/// For one of its addresses.
+const ADDRESS_PATIENCE: Duration = Duration::from_secs(10);
 /// Between two looks at an answer that comes in pieces.
 const PAUSE: Duration = Duration::from_millis(10);
 
@@ -56,28 +58,35 @@ fn request(proxy: &Proxy, name: &str, port: u16) -> String {
 
 async fn reach(shared: &Shared, proxy: &Proxy) -> Result<TcpStream, ProxyFault> {
     let mut why = ProxyFault::Unknown;
-    for address in addresses(shared, &proxy.host).await {
-        match TcpStream::connect(SocketAddr::new(address, proxy.port)).await {
-            Ok(stream) => return Ok(stream),
-            Err(error) => why = ProxyFault::Unreachable(error.raw_os_error().unwrap_or(0)),
+    // Nobody waits for the addresses of IPv6 where those of IPv4 do.
+    for kind in [RecordType::A, RecordType::AAAA] {
+        for address in addresses(shared, &proxy.host, kind).await {
+            let connected = TcpStream::connect(SocketAddr::new(address, proxy.port));
+            let errno = match timeout(ADDRESS_PATIENCE, connected).await {
+                Ok(Ok(stream)) => return Ok(stream),
+                Ok(Err(error)) => error.raw_os_error().unwrap_or(0),
+                Err(_) => libc::ETIMEDOUT,
+            };
+            why = ProxyFault::Unreachable(errno);
         }
     }
     Err(why)
 }
 
-async fn addresses(shared: &Shared, host: &str) -> Vec<IpAddr> {
-    if let Ok(address) = host.parse() {
-        return vec![address];
+/// Of the first of the host's names that has any.
+async fn addresses(shared: &Shared, host: &str, kind: RecordType) -> Vec<IpAddr> {
+    if let Ok(address) = host.parse::<IpAddr>() {
+        return if address.is_ipv4() == (kind == RecordType::A) { vec![address] } else { Vec::new() };
     }
-    let Ok(mut name) = Name::from_ascii(host) else { return Vec::new() };
-    name.set_fqdn(true);
     let upstream = shared.upstream.borrow().clone();
-    let mut found = Vec::new();
-    for kind in [RecordType::A, RecordType::AAAA] {
+    for name in upstream.spellings(host) {
         let records = upstream.lookup(&name, kind).await.unwrap_or_default();
-        found.extend(records.iter().filter_map(|record| record.data.ip_addr()));
+        let found: Vec<_> = records.iter().filter_map(|record| record.data.ip_addr()).collect();
+        if !found.is_empty() {
+            return found;
+        }
     }
-    found
+    Vec::new()
 }
 
 /// Takes the answer's head from the socket, and nothing of what comes behind it.

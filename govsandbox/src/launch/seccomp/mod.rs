@@ -38,6 +38,8 @@ pub struct SeccompPlan {
     pub namespaces: Namespaces,
     /// `process.userfaultfd`.
     pub userfaultfd: bool,
+    /// `network.icmp`: ping sockets.
+    pub icmp: bool,
     /// Signals to the process group that is shared with the supervisor and the shell's job.
     pub group_signals: GroupSignals,
     /// Giving the terminal to another process group.
@@ -112,6 +114,7 @@ impl SeccompPlan {
         openat2: Openat2::Allow,
         namespaces: Namespaces::Deny,
         userfaultfd: false,
+        icmp: false,
         group_signals: GroupSignals::Allow,
         foreground: Foreground::Allow,
         performed: Performed::NOTHING,
@@ -122,6 +125,7 @@ impl SeccompPlan {
         openat2: Openat2::Missing,
         namespaces: Namespaces::Deny,
         userfaultfd: false,
+        icmp: false,
         group_signals: GroupSignals::Allow,
         foreground: Foreground::Allow,
         performed: Performed::NOTHING,
@@ -149,9 +153,9 @@ const NEW_TIME: u32 = 0x80;
 
 /// Options of `setsockopt(2)`, by level, that send packets by way of an address that no other layer judges: source routes
 /// of IPv4 (`IP_OPTIONS`) and IPv6 (`IPV6_RTHDR`, and `IPV6_2292RTHDR` and `IPV6_2292PKTOPTIONS` of include/uapi/linux/in6.h);
-/// or that decide who of many that listen on one port gets what comes (`SO_ATTACH_REUSEPORT_CBPF`, `…_EBPF`).
+/// that have them answered there (`IP_FREEBIND`, `IPV6_FREEBIND`); or that decide who of many that listen on one port gets what comes (`SO_ATTACH_REUSEPORT_CBPF`, `…_EBPF`).
 const OPTIONS: [(i32, &[u32]); 3] =
-    [(libc::IPPROTO_IP, &[4]), (libc::IPPROTO_IPV6, &[57, 5, 6]), (libc::SOL_SOCKET, &[51, 52])];
+    [(libc::IPPROTO_IP, &[4, 15]), (libc::IPPROTO_IPV6, &[57, 5, 6, 78]), (libc::SOL_SOCKET, &[51, 52])];
 
 /// `SOCK_TYPE_MASK` of include/linux/net.h: the rest are flags.
 const SOCKET_KIND: u32 = 0xf;
@@ -240,7 +244,7 @@ fn by_arguments(program: &mut Program, plan: &SeccompPlan, number: i64) {
             program.block(JUMP_EQUAL, call(number), Sense::If, &[refuse(libc::EPERM)]);
         }
         libc::SYS_ioctl => program.arguments(number, |block| commands(block, plan)),
-        libc::SYS_socket => program.arguments(number, sockets),
+        libc::SYS_socket => program.arguments(number, |block| sockets(block, plan)),
         libc::SYS_socketpair => program.arguments(number, |block| {
             block.load(argument(0));
             block.block(
@@ -320,7 +324,7 @@ pub fn apply(program: &BpfProgram) -> io::Result<()> {
 
 /// `AF_UNIX`; TCP and UDP over inet; routing and uevent netlink. No raw or packet socket, no other protocol: MPTCP and
 /// SCTP meet other hooks than TCP does.
-fn sockets(block: &mut Program) {
+fn sockets(block: &mut Program, plan: &SeccompPlan) {
     let allow = [instruction(RETURN, ALLOW)];
     block.load(argument(0));
     block.block(JUMP_EQUAL, libc::AF_UNIX.cast_unsigned(), Sense::If, &allow);
@@ -344,9 +348,18 @@ fn sockets(block: &mut Program) {
         inet.block(JUMP_EQUAL, protocol.cast_unsigned(), Sense::If, &kind.0);
     }
     inet.block(JUMP_EQUAL, MPTCP, Sense::If, &[refuse(libc::EPROTONOSUPPORT)]);
-    inet.0.push(refuse(libc::EPERM));
-    for family in [libc::AF_INET, libc::AF_INET6] {
-        block.block(JUMP_EQUAL, family.cast_unsigned(), Sense::If, &inet.0);
+    for (family, ping) in [(libc::AF_INET, libc::IPPROTO_ICMP), (libc::AF_INET6, libc::IPPROTO_ICMPV6)] {
+        let mut of_family = Program(inet.0.clone());
+        if plan.icmp {
+            let mut kind = Program::default();
+            kind.load(argument(1));
+            kind.0.push(instruction(AND, SOCKET_KIND));
+            kind.block(JUMP_EQUAL, libc::SOCK_DGRAM.cast_unsigned(), Sense::If, &allow);
+            kind.0.push(refuse(libc::EPERM));
+            of_family.block(JUMP_EQUAL, ping.cast_unsigned(), Sense::If, &kind.0);
+        }
+        of_family.0.push(refuse(libc::EPERM));
+        block.block(JUMP_EQUAL, family.cast_unsigned(), Sense::If, &of_family.0);
     }
     block.0.push(refuse(libc::EAFNOSUPPORT));
 }

@@ -305,6 +305,7 @@ impl<'a> Builder<'a> {
             egress: self.egress,
             verify: settings.verify.value,
             network_namespace: settings.network_namespace.value,
+            icmp: settings.icmp.value,
             dns_refusal: settings.dns_refusal.value,
             ask_timeout: settings.ask_timeout.value,
             proxy: settings.proxy.as_ref().map(|proxy| proxy.value.clone()),

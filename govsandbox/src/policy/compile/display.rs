@@ -3,7 +3,7 @@
 use std::fmt;
 
 use super::{
-    DnsRefusal, EgressTarget, Layer, Mode, Namespaces, NetworkNamespace, PortRange, Proxy, Require,
+    DnsRefusal, EgressTarget, Icmp, Layer, Mode, Namespaces, NetworkNamespace, PortRange, Proxy, Require,
     RootPolicy, Seconds, Userfaultfd, Verify,
 };
 
@@ -48,6 +48,15 @@ impl fmt::Display for RootPolicy {
 }
 
 impl fmt::Display for Userfaultfd {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.write_str(match self {
+            Self::Allow => "allow",
+            Self::Deny => "deny",
+        })
+    }
+}
+
+impl fmt::Display for Icmp {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
         out.write_str(match self {
             Self::Allow => "allow",

@@ -119,6 +119,15 @@ pub enum NetworkNamespace {
     Own,
 }
 
+/// `network.icmp`: ping sockets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Icmp {
+    /// Echo requests go to the addresses of allowed hosts.
+    Allow,
+    /// EPERM.
+    Deny,
+}
+
 /// `network.dns_refusal`: how a name that is not allowed is answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DnsRefusal {
@@ -366,6 +375,8 @@ pub struct Compiled {
     pub verify: Verify,
     /// `network.namespace`.
     pub network_namespace: NetworkNamespace,
+    /// `network.icmp`.
+    pub icmp: Icmp,
     /// `network.dns_refusal`.
     pub dns_refusal: DnsRefusal,
     /// `network.ask_timeout`.

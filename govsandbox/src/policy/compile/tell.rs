@@ -68,6 +68,7 @@ pub(super) fn values(settings: &Settings, audit_log: &Path) -> Vec<EffectiveValu
         value("process.namespaces", &settings.namespaces, settings.namespaces.value),
         value("network.verify", &settings.verify, settings.verify.value),
         value("network.namespace", &settings.network_namespace, settings.network_namespace.value),
+        value("network.icmp", &settings.icmp, settings.icmp.value),
         value("network.dns_refusal", &settings.dns_refusal, settings.dns_refusal.value),
         value("network.ask_timeout", &settings.ask_timeout, settings.ask_timeout.value),
         EffectiveValue {
