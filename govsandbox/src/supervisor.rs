@@ -3,6 +3,7 @@
 mod addresses;
 mod broker;
 mod filter;
+mod held;
 mod landlock;
 mod limits;
 mod lookups;

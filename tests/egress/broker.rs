@@ -41,6 +41,8 @@ pub(crate) struct State {
     pub(crate) waiting: Vec<Respond<Permitted>>,
     /// What stands for names that resolve to nothing.
     pub(crate) stand_in: Option<IpAddr>,
+    /// Other addresses of the names that are meant.
+    pub(crate) others: Vec<IpAddr>,
     /// Questions are not answered.
     pub(crate) mute: bool,
     pub(crate) answers: Vec<Answer>,
@@ -148,7 +150,8 @@ impl Broker for StandIn {
             if state.mute {
                 return state.kept.push(respond);
             }
-            respond.send(Verdict { allow, rule: 5, meant: names.first().cloned(), names });
+            let meant = names.first().cloned();
+            respond.send(Verdict { allow, rule: 5, meant, names, others: state.others.clone() });
         });
     }
 

@@ -14,6 +14,8 @@ use super::names::{NameRule, Transport};
 pub const ADDRESSES_MAX: usize = 256;
 /// Names in one [`Verdict`] at most.
 pub const NAMES_MAX: usize = 64;
+/// Other addresses in one [`Verdict`] at most.
+pub const OTHERS_MAX: usize = 8;
 
 /// How a service is to behave.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -269,6 +271,9 @@ pub struct Verdict {
     pub names: Vec<String>,
     /// The one that is meant, for a proxy; `None`: an address is meant.
     pub meant: Option<String>,
+    /// Where else the connection may go: addresses that the name that was said has too and that are allowed at that port;
+    /// of a connection that says none, where the address has one name alone. At most [`OTHERS_MAX`], of either family.
+    pub others: Vec<IpAddr>,
 }
 
 /// What the first bytes of a connection are.

@@ -84,8 +84,8 @@ mod tests {
     use super::*;
     use crate::egress::{
         channel::{
-            ADDRESSES_MAX, Answer, Event, Message, NAMES_MAX, Order, Origin, Outcome, Permission, Query,
-            Question, Reply, Verdict,
+            ADDRESSES_MAX, Answer, Event, Message, NAMES_MAX, OTHERS_MAX, Order, Origin, Outcome, Permission,
+            Query, Question, Reply, Verdict,
         },
         names::Transport,
     };
@@ -133,8 +133,13 @@ mod tests {
         }));
         theirs.send(&query, None).unwrap();
         assert_eq!(ours.receive::<Message>().unwrap().unwrap().0, query);
-        let verdict =
-            Verdict { allow: true, rule: u16::MAX, names: vec![name.clone(); NAMES_MAX], meant: Some(name) };
+        let verdict = Verdict {
+            allow: true,
+            rule: u16::MAX,
+            names: vec![name.clone(); NAMES_MAX],
+            meant: Some(name),
+            others: vec![ORIGIN.address; OTHERS_MAX],
+        };
         let reply = Order::Reply(u64::MAX, Reply::Verify(verdict));
         ours.send(&reply, Some(std::io::stderr().as_fd())).unwrap();
         let (received, along) = theirs.receive::<Order>().unwrap().unwrap();

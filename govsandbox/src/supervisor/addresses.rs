@@ -11,10 +11,11 @@ use govsandbox_ebpf::{
     decide::egress::{Way, decide_egress, route_egress},
 };
 
+use super::held::Held;
 use crate::{
     bpf::egress::{self, Network, NetworkRules, TooManyPorts},
     egress::{
-        channel::{Speech, Verdict},
+        channel::{OTHERS_MAX, Speech, Verdict},
         names::{Consent, NameRule, Names, Pattern, Ports, Transport},
     },
     policy::compile::{EgressEffect, EgressLists, EgressTarget, NetworkNamespace, Protocol, Verify},
@@ -24,10 +25,6 @@ use crate::{
 const HELD_AT_LEAST: Duration = Duration::from_secs(60);
 /// And at most so long, unless it is given once more.
 const HELD_AT_MOST: Duration = Duration::from_secs(24 * 60 * 60);
-/// Addresses at a time; the kernel's table has room for as many sandboxes that are full.
-const ADDRESSES_MAX: usize = 16_384;
-/// Names that one address has at a time.
-const NAMES_OF_ADDRESS_MAX: usize = 256;
 /// Names in one verdict, for the event.
 const NAMES_TOLD_MAX: usize = 16;
 /// Here only TLS and HTTP are spoken.
@@ -88,7 +85,7 @@ pub(super) struct Addresses {
     stand_ins: Option<HashMap<String, Ipv4Addr>>,
     /// The sandbox sees no network but its own loopback: the relay is the only way.
     network: NetworkNamespace,
-    live: HashMap<IpAddr, BTreeMap<String, Instant>>,
+    live: Held,
     /// Addresses of names that are denied, with the rules that do so, by their numbers.
     denied: HashMap<IpAddr, BTreeMap<u16, NameRule>>,
 }
@@ -115,7 +112,7 @@ impl Addresses {
             any,
             stand_ins: None,
             network,
-            live: HashMap::new(),
+            live: Held::default(),
             denied: HashMap::new(),
         }
     }
@@ -168,10 +165,8 @@ impl Addresses {
     /// is the sandbox's own then, where its servers are reached without a rule.
     fn led(&self, network: Network, mut table: PortTable) -> PortTable {
         let address = Ipv6Addr::from(network.address).to_canonical();
-        let is_proxied = self.stand_ins.is_some()
-            && network.bits == 128
-            && network.is_public()
-            && self.live.contains_key(&address);
+        let is_proxied =
+            self.stand_ins.is_some() && network.bits == 128 && network.is_public() && self.live.has(address);
         if self.network == NetworkNamespace::Host && !is_proxied {
             return table;
         }
@@ -257,19 +252,11 @@ impl Addresses {
             if !self.networks.may_be_named(address) || self.is_closed(Network::host(address)) {
                 continue;
             }
-            if !self.live.contains_key(&address) && self.live.len() >= ADDRESSES_MAX {
-                continue;
-            }
-            let names = self.live.entry(address).or_default();
-            let is_new = !names.contains_key(name);
-            if is_new && names.len() >= NAMES_OF_ADDRESS_MAX {
-                continue;
-            }
             let held = Duration::from_secs(u64::from(*ttl_s)).clamp(HELD_AT_LEAST, HELD_AT_MOST);
-            let until = names.entry(name.to_owned()).or_insert(now + held);
-            *until = (*until).max(now + held);
-            if is_new {
-                changed.insert(address);
+            match self.live.put(address, name, now + held) {
+                Some(true) => drop(changed.insert(address)),
+                Some(false) => {}
+                None => continue,
             }
             entered.push(address);
         }
@@ -281,19 +268,11 @@ impl Addresses {
     /// Forgets what has been held for long enough.
     pub(super) fn expire(&mut self, now: Instant) -> Vec<Change> {
         self.consents.retain(|_, until| until.is_none_or(|until| until > now));
-        let mut changed = BTreeSet::new();
         let (rules, consents) = (&self.names, &self.consents);
         // What was allowed for a while is no longer allowed by an address that was told meanwhile.
         let stands =
-            |name: &String| rules.asks(name).is_none() || consents.contains_key(&Asked::Name(name.clone()));
-        for (address, names) in &mut self.live {
-            let before = names.len();
-            names.retain(|name, until| *until > now && stands(name));
-            if names.len() != before {
-                changed.insert(*address);
-            }
-        }
-        self.live.retain(|_, names| !names.is_empty());
+            |name: &str| rules.asks(name).is_none() || consents.contains_key(&Asked::Name(name.to_owned()));
+        let changed = self.live.retain(|name, until| until > now && stands(name));
         self.changes(changed).0
     }
 
@@ -365,12 +344,31 @@ impl Addresses {
         let meant = said
             .or_else(|| here().find(|name| allows(name)))
             .filter(|_| allow && Network::host(address).is_public());
-        Verdict { allow, rule, names: told(), meant: meant.map(str::to_owned) }
+        let only = || here().next().filter(|_| here().nth(1).is_none());
+        let others = match said.or_else(only) {
+            Some(name) if allow && allows(name) => self.others(name, address, port),
+            _ => Vec::new(),
+        };
+        Verdict { allow, rule, names: told(), meant: meant.map(str::to_owned), others }
+    }
+
+    /// Where else a name that is allowed at this port is reached, those of the same family first.
+    fn others(&self, name: &str, address: IpAddr, port: u16) -> Vec<IpAddr> {
+        let reaches = |other: &IpAddr| {
+            let table = self.straight(*other).map(|(_, table)| table);
+            *other != address
+                && !self.is_closed(Network::host(*other))
+                && table.is_ok_and(|it| decide_egress(Some(&it), port, libc::IPPROTO_TCP as u8).allow)
+        };
+        let mut others: Vec<IpAddr> = self.live.addresses_of(name).filter(reaches).collect();
+        others.sort_by_key(|other| other.is_ipv4() != address.is_ipv4());
+        others.truncate(OTHERS_MAX);
+        others
     }
 
     /// The names that have this address.
     pub(super) fn names_of(&self, address: IpAddr) -> impl Iterator<Item = &str> {
-        self.live.get(&address.to_canonical()).into_iter().flatten().map(|(name, _)| name.as_str())
+        self.live.names_of(address.to_canonical())
     }
 
     /// Do rules about networks allow it, or has somebody, whatever names it has?
@@ -383,7 +381,7 @@ impl Addresses {
     fn changes(&self, addresses: BTreeSet<IpAddr>) -> (Vec<Change>, Vec<IpAddr>) {
         let (mut changes, mut full) = (Vec::new(), Vec::new());
         for address in addresses {
-            let is_plain = !self.live.contains_key(&address) && !self.denied.contains_key(&address);
+            let is_plain = !self.live.has(address) && !self.denied.contains_key(&address);
             if is_plain && !self.with_asked.names_host(address) {
                 let host = Network::host(address);
                 // What closes loopback is an entry of its own.

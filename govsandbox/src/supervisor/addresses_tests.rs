@@ -294,6 +294,58 @@ fn what_speaks_neither_tls_nor_http_goes_by_address() {
 }
 
 #[test]
+fn a_name_may_be_reached_at_its_other_addresses_where_rules_allow_them_too() {
+    let rules = [
+        ("api.example", 443, true),
+        ("api.example", 22, true),
+        ("one.example", 22, true),
+        ("10.0.0.0/24", 443, true),
+        ("198.51.100.0/24", 0, false),
+        ("2.example", 443, true),
+    ];
+    let mut bed = Bed::new(&rules, Verify::Sni);
+    for address in [A, "192.0.2.2", "2001:db8::1", "10.0.0.1", "198.51.100.1"] {
+        bed.enter("api.example", address);
+    }
+    bed.enter("2.example", "192.0.2.3");
+    let others = |bed: &Bed, address: &str, port, name: Option<&str>, speech| -> Vec<String> {
+        let verdict = bed.addresses.verify(address.parse().unwrap(), port, name, speech);
+        assert!(verdict.allow || verdict.others.is_empty());
+        verdict.others.iter().map(ToString::to_string).collect()
+    };
+    let api = Some("api.example");
+    assert_eq!(others(&bed, A, 443, api, Speech::Tls), ["10.0.0.1", "192.0.2.2", "2001:db8::1"]);
+    assert_eq!(others(&bed, "2001:db8::1", 443, api, Speech::Tls), ["10.0.0.1", A, "192.0.2.2"]);
+    // The range is for 443 alone.
+    assert_eq!(others(&bed, A, 22, api, Speech::Tls), ["192.0.2.2", "2001:db8::1"]);
+    assert_eq!(others(&bed, A, 22, None, Speech::Other), ["192.0.2.2", "2001:db8::1"]);
+    assert!(others(&bed, A, 80, api, Speech::Http1).is_empty(), "no rule allows the port");
+    assert!(others(&bed, A, 443, Some("2.example"), Speech::Tls).is_empty(), "another's address");
+    assert!(others(&bed, A, 443, Some("evil.example"), Speech::Tls).is_empty());
+    bed.enter("one.example", A);
+    assert!(others(&bed, A, 22, None, Speech::Other).is_empty(), "nobody knows which of the two is meant");
+    assert_eq!(others(&bed, A, 22, api, Speech::Tls), ["192.0.2.2", "2001:db8::1"]);
+    let changes = bed.addresses.expire(bed.now + Duration::from_secs(u64::from(TTL_S)));
+    bed.write(changes);
+    assert!(bed.enter("api.example", A));
+    assert!(others(&bed, A, 443, api, Speech::Tls).is_empty(), "what has expired is no place to go");
+    for number in 2..100 {
+        bed.enter("api.example", &format!("192.0.2.{number}"));
+    }
+    assert_eq!(others(&bed, A, 443, api, Speech::Tls).len(), OTHERS_MAX);
+
+    let mut bed = Bed::asking(&[]);
+    bed.addresses.consent_to(Asked::Name("new.example".to_owned()), None);
+    bed.addresses.consent_to(Asked::Address("198.51.100.1".parse().unwrap(), 443), None);
+    assert!(bed.enter("new.example", A) && bed.enter("new.example", "192.0.2.2"));
+    assert_eq!(others(&bed, A, 443, Some("new.example"), Speech::Tls), ["192.0.2.2"]);
+    assert!(
+        others(&bed, "198.51.100.1", 443, Some("new.example"), Speech::Tls).is_empty(),
+        "not its address"
+    );
+}
+
+#[test]
 fn a_denied_name_is_not_reached_by_its_address() {
     for verify in [Verify::WhereShared, Verify::Sni, Verify::Address] {
         let rules = [("bad.example", 0, false), ("192.0.2.0/24", 443, true)];

@@ -308,10 +308,10 @@ impl Broker for Egress {
         let Verify { origin, name, speech } = verify;
         let verdict = self.addresses().verify(origin.address, origin.port, name.as_deref(), speech);
         // Before the reply: the connection ends after it.
-        if let Some(name) = name.filter(|_| verdict.allow) {
-            if let Some(original) = self.networks.original(origin.cookie) {
-                self.spoken().add((original.time_boot_ns, original.tgid), name);
-            }
+        if let Some(name) = name.filter(|_| verdict.allow)
+            && let Some(original) = self.networks.original(origin.cookie)
+        {
+            self.spoken().add((original.time_boot_ns, original.tgid), name);
         }
         respond.send(verdict);
     }
