@@ -198,6 +198,18 @@ fn what_is_neither_tls_nor_http_passes_by_address_but_not_on_their_ports() {
     assert!(served.join().unwrap().map_or(true, |got| got.is_empty()), "nothing of it was passed on");
     stage.broker.reset(ResetReason::NoName, None);
     for first in [
+        // Half of something, and no more: nobody else waits because of it.
+        &b"\x16\x03\x01\x00"[..],
+        b"GET / HTTP/1.1\r\nHost: w",
+    ] {
+        let mut client = TcpStream::connect(stage.lead(WEB_SERVER, 443)).unwrap();
+        client.write_all(first).unwrap();
+        client.shutdown(Shutdown::Write).unwrap();
+        client.set_read_timeout(Some(Duration::from_secs(8))).unwrap();
+        assert!(is_reset(&client.read(&mut [0; 1])), "{first:?}");
+        stage.broker.reset(ResetReason::Malformed, None);
+    }
+    for first in [
         &b"SSH-2.0-client\r\n"[..],
         b"\x00\x00\x00\x08\x04\xd2\x16\x2f",
         b"GET / HTTP/1.1\r\n\r\n",
@@ -219,6 +231,56 @@ fn what_is_neither_tls_nor_http_passes_by_address_but_not_on_their_ports() {
         assert!(!matches!(served.join().unwrap(), Ok(1..)), "something got through");
         stage.broker.reset(ResetReason::Name, Some("evil.example"));
     }
+}
+
+/// What may yet become a request is passed on when the client waits, and judged when it becomes one.
+#[test]
+fn a_client_that_says_little_has_its_answer() {
+    let stage = Stage::new();
+    for words in ["ping", "hello world", "\r\n", "GET / HTTP/1.1\r\nHost: x"] {
+        let (address, served) = server(0, move |mut stream| {
+            stream.read_exact(&mut vec![0; words.len()]).unwrap();
+            stream.write_all(b"pong").unwrap();
+            read_all(stream).unwrap()
+        });
+        let mut client = TcpStream::connect(stage.lead(WEB_SERVER, address.port())).unwrap();
+        client.set_read_timeout(Some(Duration::from_secs(8))).unwrap();
+        client.write_all(words.as_bytes()).unwrap();
+        let mut answer = [0; 4];
+        client.read_exact(&mut answer).unwrap_or_else(|error| panic!("{words:?}: {error}"));
+        client.write_all(b"\0and so on").unwrap();
+        client.shutdown(Shutdown::Write).unwrap();
+        assert!(served.join().unwrap().starts_with(b"\0and"), "{words:?}");
+    }
+    // A request is judged whole, however it came, and no server has all of it.
+    let request = b"GET / HTTP/1.1\r\nHost: evil.example\r\n\r\n";
+    let http2 = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0\0\0\x0f\x01\x04\0\0\0\x01\x82\x86\x84\x41\x0aevil.testx";
+    for (request, name) in [(&request[..], "evil.example"), (&http2[..], "evil.testx")] {
+        for at in [1, 3, 4, 9, 15, request.len() - 1] {
+            let (address, served) = server(0, |stream| {
+                let mut bytes = Vec::new();
+                stream.take(1 << 20).read_to_end(&mut bytes).ok();
+                bytes
+            });
+            let mut client = TcpStream::connect(stage.lead(WEB_SERVER, address.port())).unwrap();
+            client.set_nodelay(true).unwrap();
+            client.write_all(&request[..at]).unwrap();
+            std::thread::sleep(Duration::from_millis(100));
+            client.write_all(&request[at..]).unwrap();
+            assert!(is_reset(&client.read(&mut [0; 1])), "{name} {at}");
+            assert!(served.join().unwrap().len() <= at, "{name} {at}");
+            stage.broker.reset(ResetReason::Name, Some(name));
+        }
+    }
+    // And where the address is no reason nothing is passed on.
+    stage.broker.with(|state| state.by_name_only = true);
+    let (address, served) = server(0, read_all);
+    let mut client = TcpStream::connect(stage.lead(WEB_SERVER, address.port())).unwrap();
+    client.write_all(b"ping").unwrap();
+    std::thread::sleep(Duration::from_millis(100));
+    client.write_all(b"\0").unwrap();
+    assert!(is_reset(&client.read(&mut [0; 1])));
+    assert!(served.join().unwrap().map_or(true, |got| got.is_empty()));
 }
 
 #[test]
@@ -301,7 +363,7 @@ fn a_client_that_says_nothing_is_reset_on_a_port_for_tls() {
 
 #[test]
 fn a_supervisor_that_does_not_answer_allows_nothing() {
-    let stage = Stage::with(Settings { patience_ms: 500, ..settings() });
+    let stage = Stage::with(Settings { patience_ms: 3000, ..settings() });
     stage.broker.with(|state| state.mute = true);
     let mut client = TcpStream::connect(stage.lead(WEB_SERVER, 443)).unwrap();
     client.write_all(&records(&hello(Some("www.test"), 0), 16384)).unwrap();

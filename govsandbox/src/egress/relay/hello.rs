@@ -41,6 +41,12 @@ pub fn read(bytes: &[u8]) -> Option<Hello> {
     }
 }
 
+/// Is it the beginning of something whose rest is on its way, whoever waits for what? Of TLS a client says all at once; what
+/// may become a request of HTTP may be something else, and a server does nothing with half of one.
+pub(super) fn is_half(bytes: &[u8]) -> bool {
+    bytes.first() == Some(&tls::HANDSHAKE)
+}
+
 /// A host as it is compared, from what a client wrote: folded, without the dot at its end. `None`: no name.
 pub(super) fn folded(host: &str) -> Option<String> {
     let name = host.strip_suffix('.').unwrap_or(host).to_ascii_lowercase();

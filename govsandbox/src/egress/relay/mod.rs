@@ -4,9 +4,12 @@
 
 use std::{io, net::SocketAddr, os::fd::AsFd as _, rc::Rc, sync::Arc, time::Duration};
 
-use rustix::net::sockopt::{
-    set_socket_keepalive, set_socket_linger, set_tcp_keepcnt, set_tcp_keepidle, set_tcp_keepintvl,
-    set_tcp_nodelay,
+use rustix::net::{
+    RecvFlags, recv,
+    sockopt::{
+        set_socket_keepalive, set_socket_linger, set_tcp_keepcnt, set_tcp_keepidle, set_tcp_keepintvl,
+        set_tcp_nodelay,
+    },
 };
 use tokio::{
     net::{TcpListener, TcpStream},
@@ -16,6 +19,7 @@ use tokio::{
 
 use self::{
     hello::{Hello, Port},
+    listen::Words,
     pipes::Pipes,
 };
 use super::{
@@ -175,7 +179,7 @@ async fn other(client: &TcpStream, origin: Origin, shared: &Shared, pipes: &Pipe
     };
     let server = Box::pin(connect(origin, shared, meant)).await?;
     let up = async {
-        Box::pin(judge(client, origin, shared, Port::Other)).await?;
+        Box::pin(judge_as_it_speaks(client, &server, origin, shared)).await?;
         splice::pass(client, &server, pipes).await.map_err(|_| Broken::Connection)
     };
     let down = async { splice::pass(&server, client, pipes).await.map_err(|_| Broken::Connection) };
@@ -210,9 +214,64 @@ async fn meant(origin: Origin, shared: &Shared, speech: Speech) -> Option<Option
     verdict.allow.then_some(verdict.meant)
 }
 
+/// The same, where a client that says little and waits is to have its answer: what may still become a request is passed on
+/// while it tells nothing, where an address is reason enough.
+async fn judge_as_it_speaks(
+    client: &TcpStream,
+    server: &TcpStream,
+    origin: Origin,
+    shared: &Shared,
+) -> Result<(), Broken> {
+    let mut passed = Vec::new();
+    let words = loop {
+        match listen::words_or_pause(client, &passed).await {
+            Ok(Words::Undecided(mut said)) => {
+                if meant(origin, shared, Speech::Other).await.is_none() {
+                    break listen::first_words(client, Port::Other).await;
+                }
+                pass_on(client, server, &mut said).await.map_err(|_| Broken::Connection)?;
+                passed.extend(said);
+            }
+            Ok(Words::Told(hello)) => break Ok(hello),
+            // There is nothing more to judge.
+            Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => return Ok(()),
+            Err(error) => break Err(error),
+        }
+    };
+    judge_words(words, origin, shared, Port::Other).await.map(drop)
+}
+
+/// Takes from the client what was looked at, and passes it on.
+async fn pass_on(client: &TcpStream, server: &TcpStream, said: &mut [u8]) -> io::Result<()> {
+    // They are there, and tokio knows of nothing new.
+    let (_, taken) = recv(client.as_fd(), &mut *said, RecvFlags::DONTWAIT)?;
+    if taken != said.len() {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    }
+    let mut rest = &*said;
+    while !rest.is_empty() {
+        server.writable().await?;
+        match server.try_write(rest) {
+            Ok(count) => rest = rest.get(count..).unwrap_or_default(),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
 /// May the connection go on, by its first bytes, and whom is it for?
 async fn judge(
     client: &TcpStream,
+    origin: Origin,
+    shared: &Shared,
+    port: Port,
+) -> Result<Option<String>, Broken> {
+    judge_words(listen::first_words(client, port).await, origin, shared, port).await
+}
+
+async fn judge_words(
+    words: io::Result<Hello>,
     origin: Origin,
     shared: &Shared,
     port: Port,
@@ -225,7 +284,7 @@ async fn judge(
         shared.supervisor.tell(Event::Reset(reset));
         Ok(None)
     };
-    let (speech, name) = match listen::first_words(client, port).await {
+    let (speech, name) = match words {
         Ok(Hello::Named(speech, name)) => (speech, Some(name)),
         Ok(Hello::Nameless(speech)) => (speech, None),
         Ok(Hello::Other) if port == Port::Other => (Speech::Other, None),
