@@ -78,7 +78,8 @@ fn bare_the_agent_reads_the_secret_and_both_connections_arrive() {
     claude::surroundings(&mut process, world.model.address);
     let child =
         process.stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped()).spawn().unwrap();
-    let output = procs::wait_with_output(child, Duration::from_secs(120));
+    let patience = Duration::from_secs(if crate::bed::is_emulated() { 540 } else { 120 });
+    let output = procs::wait_with_output(child, patience);
     assert!(output.status.success(), "{output:?}");
     let [tree, readme, cat, read, write, open, closed] = seven(world.model.told());
     assert_eq!(tree.content.trim(), "child\ngrandchild\ndetached", "{tree:?}");

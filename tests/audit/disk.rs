@@ -102,7 +102,7 @@ fn what_a_full_disk_cost_is_a_gap_with_the_errno_once_there_is_room() {
     let recorder = Recorder::spawn(log, session("s"), options).unwrap();
     (0..500).for_each(|number| recorder.record(open(number, "/a")));
     (0..20).for_each(|number| recorder.record(denied(open(number, "/secret"))));
-    std::thread::sleep(Duration::from_millis(100));
+    std::thread::sleep(Duration::from_secs(1));
     fs::remove_file(ballast).unwrap();
     wait_for(|| !records(&path).is_empty());
     let summary = recorder.finish(None);

@@ -20,6 +20,17 @@ impl Log {
     pub(crate) fn read(path: &Path) -> Self {
         let Ok(bytes) = fs::read(path) else { return Self::default() };
         assert!(bytes.is_empty() || bytes.ends_with(b"\n"), "the last line of {} is cut", path.display());
+        Self::parse(&bytes)
+    }
+
+    /// The whole lines of one that is being written.
+    pub(crate) fn so_far(path: &Path) -> Self {
+        let bytes = fs::read(path).unwrap_or_default();
+        let end = bytes.iter().rposition(|byte| *byte == b'\n').map_or(0, |end| end + 1);
+        Self::parse(&bytes[..end])
+    }
+
+    fn parse(bytes: &[u8]) -> Self {
         let mut previous = "0".repeat(64);
         let mut events = Vec::new();
         for (place, line) in bytes.split(|byte| *byte == b'\n').filter(|line| !line.is_empty()).enumerate() {

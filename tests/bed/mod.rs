@@ -436,6 +436,11 @@ pub(crate) fn is_emulated() -> bool {
     std::env::var_os("GOVSANDBOX_TEST_EMULATED").is_some()
 }
 
+/// For a start, which takes its time on an emulated processor.
+pub(crate) fn patience() -> Duration {
+    Duration::from_secs(if is_emulated() { 180 } else { 30 })
+}
+
 /// The backend that runs must take: what the caller expects, else what `doctor` promises for this machine.
 pub(crate) fn backend() -> &'static str {
     static BACKEND: OnceLock<String> = OnceLock::new();

@@ -146,7 +146,7 @@ pub(crate) fn signal(pid: u32, signal: Signal) {
 pub(crate) fn leftovers(uid: u32, root: &Path, endings: &[String]) -> Vec<String> {
     let mut left = Vec::new();
     // The last process of a tree may be on its way out.
-    if !until(Duration::from_secs(2), || of_user(uid).is_empty()) {
+    if !until(Duration::from_secs(20), || of_user(uid).is_empty()) {
         left.extend(of_user(uid).iter().map(|process| format!("process {process:?}")));
         for process in of_user(uid) {
             if let Some(pid) = Pid::from_raw(i32::try_from(process.pid).unwrap()) {
@@ -157,7 +157,7 @@ pub(crate) fn leftovers(uid: u32, root: &Path, endings: &[String]) -> Vec<String
     let mounts = fs::read_to_string("/proc/self/mountinfo").unwrap();
     let root = root.to_str().unwrap();
     left.extend(mounts.lines().filter(|line| line.contains(root)).map(|line| format!("mount {line}")));
-    if !until(Duration::from_secs(2), || cgroups(endings).is_empty()) {
+    if !until(Duration::from_secs(20), || cgroups(endings).is_empty()) {
         left.extend(cgroups(endings).iter().map(|folder| format!("cgroup {}", folder.display())));
     }
     left

@@ -18,7 +18,7 @@ use rustix::{
     event::{PollFd, PollFlags, Timespec, poll},
     fs::{Mode, OFlags},
     pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
-    termios::{Winsize, tcsetwinsize},
+    termios::{Winsize, tcgetpgrp, tcsetwinsize},
 };
 
 use super::procs;
@@ -73,6 +73,11 @@ impl Pty {
     /// Its path.
     pub(crate) fn name(&self) -> String {
         ptsname(&self.user, Vec::new()).unwrap().into_string().unwrap()
+    }
+
+    /// The process group that has it.
+    pub(crate) fn foreground(&self) -> Option<rustix::process::Pid> {
+        tcgetpgrp(&self.user).ok()
     }
 
     pub(crate) fn resize(&self, rows: u16, columns: u16) {

@@ -292,8 +292,12 @@ impl Daemon {
         }
     }
 
-    /// How many came.
-    pub(crate) fn arrived(&self) -> usize {
+    /// How many came; waits for those that a caller expects.
+    pub(crate) fn arrived(&self, expected: usize) -> usize {
+        let begin = std::time::Instant::now();
+        while self.arrived.load(Ordering::SeqCst) < expected && begin.elapsed() < Duration::from_secs(20) {
+            std::thread::sleep(Duration::from_millis(2));
+        }
         std::thread::sleep(Duration::from_millis(20));
         self.arrived.load(Ordering::SeqCst)
     }

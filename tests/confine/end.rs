@@ -25,8 +25,11 @@ const ENDED_WITHIN: Duration = Duration::from_secs(1);
 const GONE_WITHIN: Duration = Duration::from_millis(100);
 const GONE_WITHIN_EMULATED: Duration = Duration::from_secs(2);
 
-fn gone_within() -> Duration {
-    if std::env::var_os("GOVSANDBOX_TEST_EMULATED").is_some() { GONE_WITHIN_EMULATED } else { GONE_WITHIN }
+/// Is the tree gone in time, once of three? A busy machine slows one end, and a guard that does nothing all of them.
+fn is_gone_in_time(took: impl FnMut(u32) -> Duration) {
+    let emulated = std::env::var_os("GOVSANDBOX_TEST_EMULATED").is_some();
+    let at_most = if emulated { GONE_WITHIN_EMULATED } else { GONE_WITHIN };
+    assert!((0..3).map(took).any(|took| took < at_most), "three times more than {at_most:?}");
 }
 
 fn the_status_is_the_commands_own() {
@@ -91,16 +94,20 @@ pub(crate) fn guardians_of(supervisor: &Supervisor) -> Vec<Pid> {
 }
 
 fn a_killed_supervisor_takes_its_tree_along() {
+    is_gone_in_time(killed_supervisor);
+}
+
+fn killed_supervisor(time: u32) -> Duration {
     let bed = Bed::new();
-    let mark = format!("71{:05}", std::process::id());
+    let mark = format!("71{time}{:05}", std::process::id());
     let supervisor = escaping_tree(&bed, &mark);
     let pid = supervisor.process.pid.as_raw_nonzero().get();
     let start = Instant::now();
     supervisor.kill(Signal::KILL);
     let took = wait_until_gone(&mark, start);
     println!("measured: supervisor killed, 30 processes gone after {took:?}");
-    assert!(took < gone_within(), "{took:?}");
     wait_for_cgroup(pid);
+    took
 }
 
 fn a_killed_guardian_ends_the_run() {
@@ -118,8 +125,12 @@ fn a_killed_guardian_ends_the_run() {
 }
 
 fn killed_together_they_leave_no_tree() {
+    is_gone_in_time(killed_together);
+}
+
+fn killed_together(time: u32) -> Duration {
     let bed = Bed::new();
-    let mark = format!("73{:05}", std::process::id());
+    let mark = format!("73{time}{:05}", std::process::id());
     let supervisor = escaping_tree(&bed, &mark);
     let guardians = guardians_of(&supervisor);
     let start = Instant::now();
@@ -127,12 +138,12 @@ fn killed_together_they_leave_no_tree() {
     supervisor.kill(Signal::KILL);
     let took = wait_until_gone(&mark, start);
     println!("measured: all guards killed, 30 processes gone after {took:?}");
-    assert!(took < gone_within(), "{took:?}");
     // The next start takes the empty cgroup away.
     let pid = supervisor.process.pid.as_raw_nonzero().get();
     supervisor.finish();
     assert_eq!(bed.sh("true").status, 0);
     assert_eq!(cgroups_of(pid), Vec::<PathBuf>::new());
+    took
 }
 
 fn a_signal_to_the_supervisor_reaches_the_command() {

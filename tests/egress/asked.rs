@@ -25,7 +25,7 @@ use serde_json::Value;
 
 use crate::{
     bed::{
-        self,
+        self, Log,
         procs::{until, wait_with_output},
         sh,
     },
@@ -291,7 +291,9 @@ fn what_nobody_answers_is_refused_and_nobody_inside_can_answer() {
     let child = start.spawn();
     // Those of other tests among them.
     let runs = || fs::read_dir(folder).into_iter().flatten().flatten().map(|it| it.file_name());
-    assert!(until(PATIENCE, || runs().next().is_some()), "there is no socket");
+    let own = || Some(Log::so_far(start.log()).of("session.start").first()?.0["sandbox_id"].to_string());
+    let listens = || own().is_some_and(|id| Path::new(folder).join(id).exists());
+    assert!(until(PATIENCE, listens), "there is no socket");
     let names: Vec<_> = runs().map(|name| name.into_string().unwrap()).collect();
     world.bed.file("runs", names.join("\n"));
     let run = start.read(wait_with_output(child, PATIENCE));

@@ -52,10 +52,18 @@ fn as_many_connections_as_there_is_room_for_take_64_mib_at_most_and_each_still_p
         client.read_exact(&mut [0; 1]).unwrap();
     }
     drop(pairs);
+    listener.set_nonblocking(true).unwrap();
     let gone = || {
         let mut again = TcpStream::connect(relay).unwrap();
+        let mut came = None;
         again.write_all(b"\0").is_ok()
-            && listener.accept().unwrap().0.read(&mut [0; 1]).is_ok_and(|it| it == 1)
+            && procs::until(Duration::from_secs(5), || {
+                came = listener.accept().ok();
+                came.is_some()
+            })
+            && came.is_some_and(|(mut it, _)| {
+                it.set_nonblocking(false).is_ok() && it.read(&mut [0; 1]).is_ok_and(|it| it == 1)
+            })
     };
     assert!(procs::until(Duration::from_secs(30), gone), "there is no room again");
 }

@@ -38,10 +38,7 @@ fn pids_are_those_that_the_supervisor_sees() {
     let bed = TestBed::new("exec-pid");
     let mut start = bed.start(&[&bed.deny(&[])], sh("touch up; while [ ! -e go ]; do sleep 0.01; done"));
     let child = start.spawn();
-    assert!(crate::bed::procs::until(std::time::Duration::from_secs(20), || bed
-        .project()
-        .join("up")
-        .exists()));
+    assert!(crate::bed::procs::until(crate::bed::patience(), || bed.project().join("up").exists()));
     let seen = crate::bed::procs::of_user(bed.uid());
     bed.file("go", "");
     let run = start.read(child.wait_with_output().unwrap());

@@ -51,15 +51,15 @@ fn in_a_flood_of_opens_the_one_that_is_refused_is_told_with_its_path_and_program
     }
     let secret = bed.file("vault/secret", "CANARY");
     let worker = bed.worker(args![]);
-    let script = || {
+    let script = |pause: &str| {
         sh(format!(
-            "'{}' {} opens {PROCESSES} {opens} many & flood=$!; sleep 0.2; kill -0 $flood && cat vault/secret; wait",
+            "'{}' {} opens {PROCESSES} {opens} many & flood=$!; sleep {pause}; kill -0 $flood && cat vault/secret; wait",
             worker[0].display(),
             crate::bed::worker::MARK
         ))
     };
     let begin = std::time::Instant::now();
-    let bare = String::from_utf8(bed.bare(script()).stdout).unwrap();
+    let bare = String::from_utf8(bed.bare(script("0")).stdout).unwrap();
     let bare_time = begin.elapsed();
     assert!(bare.contains("CANARY") && bare.contains("ok 0\n"), "{bare}");
     let policy = bed.policy(
@@ -67,7 +67,7 @@ fn in_a_flood_of_opens_the_one_that_is_refused_is_told_with_its_path_and_program
         "[filesystem]\nwrite = [\"{project}\"]\ndeny = [\"{project}/vault/*\"]\n[trace]\nopens = \"all\"\n",
     );
     let begin = std::time::Instant::now();
-    let run = bed.run(&policy, script());
+    let run = bed.run(&policy, script("0.2"));
     let all = PROCESSES * opens;
     let rate = all as f64 / begin.elapsed().as_secs_f64();
     assert_eq!(run.out(), "ok 0\n", "{run}");

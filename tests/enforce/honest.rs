@@ -15,8 +15,8 @@ fn a_disguise_is_seen_through() {
     let script = || {
         sh("perl -e '$0 = \"sshd: innocent\"; open(F, \"<\", \"vault/renamed\") and print <F>'; \
             bash -c 'exec -a /usr/sbin/cron cat vault/argv'; \
-            cp /bin/cat ./gone-cat; ./gone-cat pipe vault/gone & while [ ! -e ready ]; do sleep 0.05; done; \
-            rm gone-cat; echo go > pipe; wait; \
+            cp /bin/cat ./gone-cat; ./gone-cat pipe vault/gone & exec 3> pipe; \
+            rm gone-cat; echo go >&3; exec 3>&-; wait; \
             cp /bin/cat '[kworker]'; './[kworker]' vault/copy; true")
     };
     let prepare = || {
@@ -24,7 +24,6 @@ fn a_disguise_is_seen_through() {
         let made = Command::new("mkfifo").arg(bed.project().join("pipe")).status().unwrap();
         assert!(made.success());
         bed.give(&bed.project().join("pipe"));
-        bed.file("ready", "");
     };
     prepare();
     let bare = bed.bare(script());

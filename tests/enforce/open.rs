@@ -1,6 +1,6 @@
 //! Opens for reading: what `filesystem.deny` names stays unread by every way that leads there.
 
-use std::{ffi::OsString, fs, path::Path, time::Duration};
+use std::{ffi::OsString, fs, path::Path};
 
 use crate::bed::{DENIED, TestBed, args, backend, procs, sh};
 
@@ -226,14 +226,12 @@ fn a_file_that_comes_during_the_run_is_denied_from_its_first_open() {
         ))
     };
     let while_running = || {
-        assert!(
-            procs::until(Duration::from_secs(20), || bed.project().join("waits").exists()),
-            "it does not start"
-        );
+        let is_up = procs::until(crate::bed::patience(), || bed.project().join("waits").exists());
         for name in names {
             bed.file(name, format!("{name}\n"));
         }
         bed.file("go", "");
+        assert!(is_up, "it does not start");
     };
     let clean = || {
         for name in names.iter().copied().chain(["go", "waits"]) {

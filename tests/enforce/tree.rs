@@ -114,10 +114,7 @@ fn processes_outside_of_the_sandbox_are_neither_refused_nor_told() {
     let mut start = bed
         .start(&[&bed.deny(&["{project}/secret"])], sh("touch up; while [ ! -e go ]; do sleep 0.01; done"));
     let child = start.spawn();
-    assert!(crate::bed::procs::until(std::time::Duration::from_secs(20), || bed
-        .project()
-        .join("up")
-        .exists()));
+    assert!(crate::bed::procs::until(crate::bed::patience(), || bed.project().join("up").exists()));
     let beside = bed.bare(args!["cat", &secret]);
     bed.file("go", "");
     let run = start.read(child.wait_with_output().unwrap());

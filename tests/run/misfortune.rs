@@ -87,17 +87,17 @@ fn a_log_that_reaches_the_size_limit_is_a_full_disk() {
             &format!("[filesystem]\nwrite = [\"{{project}}\"]\n[trace]\nopens = \"all\"\n[audit]\nrequired = {required}\n"),
         )
     };
-    let many = || {
-        sh(
-            "for i in 1 2 3 4 5 6 7 8 9 10; do cat public public public; done >/dev/null; sleep 0.5; echo over",
-        )
+    let many = |pause: &str| {
+        sh(format!(
+            "for i in 1 2 3 4 5 6 7 8 9 10; do cat public public public; done >/dev/null; sleep {pause}; echo over"
+        ))
     };
-    let run = bed.start(&[&policy(false)], many()).after("ulimit -f 16").finish();
+    let run = bed.start(&[&policy(false)], many("0.5")).after("ulimit -f 16").finish();
     assert_eq!((run.status.code(), run.out().as_str()), (Some(0), "over\n"), "{run}");
     assert_eq!(run.err().lines().filter(|line| line.contains("cannot write")).count(), 1, "{run}");
-    let ended = bed.start(&[&policy(true)], many()).after("ulimit -f 16").finish();
+    let ended = bed.start(&[&policy(true)], many("30")).after("ulimit -f 16").finish();
     assert_eq!((ended.status.code(), ended.out().as_str()), (Some(125), ""), "{ended}");
-    let control = bed.start(&[&policy(true)], many()).finish();
+    let control = bed.start(&[&policy(true)], many("0.5")).finish();
     assert_eq!(control.status.code(), Some(0), "{control}");
 }
 
@@ -204,10 +204,10 @@ fn a_log_whose_folder_goes_is_begun_anew() {
         let mut start = bed.start_with_log(&[&policy], log.clone(), sh(script));
         let child = start.spawn();
         assert!(until(PATIENCE, || bed.project().join("up").exists()));
-        assert!(until(PATIENCE, || Log::read(&log).events.len() > 2));
+        assert!(until(PATIENCE, || Log::so_far(&log).events.len() > 2));
         let elsewhere = bed.root().join("log/elsewhere");
         fs::rename(&folder, &elsewhere).unwrap();
-        let before = Log::read(&elsewhere.join("audit.jsonl"));
+        let before = Log::so_far(&elsewhere.join("audit.jsonl"));
         if way == "removed" {
             fs::remove_dir_all(&elsewhere).unwrap();
         }
@@ -235,7 +235,7 @@ fn a_run_outlives_its_pins() {
     }
     machine.run("umount -l /sys/fs/bpf");
     looping.goes_on();
-    let denied = || Log::read(start.log()).denied("file.open", &looping.bed.project().join("secret")).len();
+    let denied = || Log::so_far(start.log()).denied("file.open", &looping.bed.project().join("secret")).len();
     let before = denied();
     assert!(until(PATIENCE, || denied() > before), "refusals are no longer told");
     looping.end();

@@ -8,17 +8,12 @@ use std::{
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::bed::{TestBed, args, is_emulated, procs, sh};
+use crate::bed::{TestBed, args, patience, procs, sh};
 
 const CONFIG: &str = "[core]\n\tbare = false\n";
 /// By every backend somebody performs a rename onto such a config.
 const POLICY: &str = "[filesystem]\nwrite = [\"{project}\"]\ndeny = [\"**/.env\"]\n\
     protect = [{ path = \"{project}/.git/config\", keys = [\"branch.*\"] }]\n";
-
-/// On an emulated processor a start takes its time.
-fn patience() -> Duration {
-    Duration::from_secs(if is_emulated() { 180 } else { 30 })
-}
 
 struct Stand {
     bed: TestBed,

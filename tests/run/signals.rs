@@ -54,7 +54,7 @@ fn the_command_cannot_signal_its_guard() {
     let bed = TestBed::new("signals-guard");
     let mut start = bed.start(
         &[&bed.deny(&[])],
-        sh("touch up; while [ ! -e go ]; do sleep 0.02; done; kill -STOP $(cat go) 2>/dev/null; echo $?; kill -9 $PPID; echo alive"),
+        sh("touch up; while [ ! -s go ]; do sleep 0.02; done; kill -STOP $(cat go) 2>/dev/null; echo $?; kill -9 $PPID; echo alive"),
     );
     let child = start.spawn();
     assert!(until(Duration::from_secs(20), || bed.project().join("up").exists()), "it does not start");

@@ -112,7 +112,9 @@ fn a_run_is_a_job_that_stops_goes_on_and_ends() {
     pty.give(bed.uid());
     let mut child = pty.start(shell().current_dir(bed.project()));
     pty.expect("% ");
-    let start = bed.start(&[&bed.deny(&[])], sh("echo up; sleep 1; read line; echo got $line; sleep 300"));
+    // `up` is from who has executed: between vfork(2) and that a stopped child holds its parent where nobody sees it stop.
+    let script = "sh -c 'echo up; exec sleep 1'; read line; echo got $line; sleep 300";
+    let start = bed.start(&[&bed.deny(&[])], sh(script));
     pty.send(&format!("{}\n", line(&start)));
     pty.expect("\nup");
     pty.send("\x1a");
@@ -160,15 +162,18 @@ fn a_shell_in_a_run_has_job_control() {
     bed.file("secret", "CANARY");
     let mut child = pty.start(&start.process);
     pty.expect("% ");
+    let shell = pty.foreground();
+    let job_is_up =
+        || assert!(procs::until(Duration::from_secs(20), || pty.foreground() != shell), "{}", pty.screen());
     pty.send("sleep 300\n");
-    std::thread::sleep(Duration::from_millis(300));
+    job_is_up();
     pty.send("\x1a");
     pty.expect("Stopped");
     pty.send("bg\n");
     pty.send("jobs\n");
     pty.expect("Running");
     pty.send("fg\n");
-    std::thread::sleep(Duration::from_millis(300));
+    job_is_up();
     pty.send("\x03");
     pty.expect("% ");
     pty.send("echo status-$?\n");
