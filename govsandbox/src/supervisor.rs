@@ -4,6 +4,7 @@ mod addresses;
 mod broker;
 mod filter;
 mod held;
+mod hosts;
 mod landlock;
 mod limits;
 mod lookups;
@@ -19,6 +20,7 @@ mod review;
 mod service;
 mod session;
 mod spoken;
+mod stand_ins;
 mod summary;
 
 use std::{collections::BTreeMap, ffi::OsString, io, path::PathBuf, sync::Arc, time::Duration};
@@ -192,9 +194,9 @@ fn load_policy(options: &RunOptions, identity: &Identity) -> miette::Result<(Pol
     Ok((Policy { compiled, own_files, review }, loaded.automaton))
 }
 
-/// Opens the log where the sandbox can't write.
-fn open_log(compiled: &Compiled, identity: &Identity) -> miette::Result<AuditLog> {
-    let writable: Vec<PathBuf> = match compiled.mode {
+/// Where the sandbox can write.
+fn writable(compiled: &Compiled) -> Vec<PathBuf> {
+    match compiled.mode {
         // Without Landlock only owner and mode bits count.
         Mode::Audit => Vec::new(),
         Mode::Enforce => compiled
@@ -204,7 +206,12 @@ fn open_log(compiled: &Compiled, identity: &Identity) -> miette::Result<AuditLog
             .flat_map(|lists| &lists.write)
             .map(|entry| entry.path.clone())
             .collect(),
-    };
+    }
+}
+
+/// Opens the log where the sandbox can't write.
+fn open_log(compiled: &Compiled, identity: &Identity) -> miette::Result<AuditLog> {
+    let writable = writable(compiled);
     let subject = audit::Subject { uid: identity.uid, gids: &identity.groups, writable: &writable };
     audit::check_location(&compiled.audit_log, &subject)?;
     Ok(AuditLog::open(&compiled.audit_log, Some(Ownership { uid: 0, gid: identity.gid }))?)
@@ -327,7 +334,10 @@ impl Start<'_> {
             }
         }
         networks.set_service(service::ports(&entrance.sockets)?)?;
-        let service = service::start(entrance.sockets, compiled, sandbox.id, &egress)?;
+        let writable = writable(compiled);
+        let subject =
+            audit::Subject { uid: self.identity.uid, gids: &self.identity.groups, writable: &writable };
+        let service = service::start(entrance.sockets, compiled, sandbox.id, &subject, &egress)?;
         let _approval = service::approval(&self.loaded, compiled, sandbox.id, &egress)?;
         sandbox.mark(prepared.command())?;
         if let Some(performer) = prepared.performer() {

@@ -133,18 +133,18 @@ fn a_connection_waits_and_nothing_arrives_anywhere_before_it_is_allowed() {
 }
 
 /// Runs a subcommand as root, outside of every sandbox.
-fn govsandbox(words: &[&str]) -> Output {
+pub(crate) fn govsandbox(words: &[&str]) -> Output {
     Command::new(bed::binary()).args(words).output().unwrap()
 }
 
-fn waiting() -> Vec<Value> {
+pub(crate) fn waiting() -> Vec<Value> {
     let listed = govsandbox(&["approve", "--format", "json"]);
     let found: Vec<Value> = serde_json::from_slice(&listed.stdout).unwrap_or_else(|_| panic!("{listed:?}"));
     assert_eq!(listed.status.code(), Some(i32::from(found.is_empty())), "{listed:?}");
     found
 }
 
-fn id(question: &Value) -> String {
+pub(crate) fn id(question: &Value) -> String {
     format!("{}.{}", question["id"]["sandbox"], question["id"]["number"])
 }
 

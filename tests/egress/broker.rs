@@ -43,6 +43,10 @@ pub(crate) struct State {
     pub(crate) stand_in: Option<IpAddr>,
     /// Other addresses of the names that are meant.
     pub(crate) others: Vec<IpAddr>,
+    /// There is no room for more addresses.
+    pub(crate) full: bool,
+    /// What hosts(5) said, each time.
+    pub(crate) hosts: Vec<String>,
     /// Questions are not answered.
     pub(crate) mute: bool,
     pub(crate) answers: Vec<Answer>,
@@ -128,7 +132,8 @@ impl Broker for StandIn {
                 IpAddr::V4(v4) => v4.is_private() || v4.is_link_local() || v4.is_loopback(),
                 IpAddr::V6(v6) => v6.is_loopback() || v6.is_unique_local(),
             };
-            let passes = |address: &IpAddr| !near(*address) || state.ranges.contains(address);
+            let passes =
+                |address: &IpAddr| !state.full && (!near(*address) || state.ranges.contains(address));
             let found = answer.addresses.iter().map(|it| it.0);
             let stand_in = state.stand_in.filter(|_| answer.addresses.is_empty());
             let allowed: Vec<IpAddr> = found.chain(stand_in).filter(passes).collect();
@@ -138,7 +143,8 @@ impl Broker for StandIn {
             state.answers.push(answer);
             allowed
         });
-        respond.send(Entered { allowed });
+        let full = allowed.is_empty() && self.with(|state| state.full);
+        respond.send(Entered { allowed, full });
     }
 
     fn verify(&self, verify: Verify, respond: Respond<Verdict>) {
@@ -153,6 +159,10 @@ impl Broker for StandIn {
             let meant = names.first().cloned();
             respond.send(Verdict { allow, rule: 5, meant, names, others: state.others.clone() });
         });
+    }
+
+    fn hosts(&self, text: &str) {
+        self.with(|state| state.hosts.push(text.to_owned()));
     }
 
     fn event(&self, event: Event) {

@@ -19,6 +19,7 @@ mod broker;
 mod clients;
 mod dns;
 mod hostile;
+mod hosts;
 mod many;
 mod process;
 mod proxy;

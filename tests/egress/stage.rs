@@ -72,6 +72,15 @@ impl Stage {
 
     /// With these settings, as a user of its own.
     pub(crate) fn with(settings: Settings) -> Self {
+        Self::built(settings, true)
+    }
+
+    /// Of a sandbox that could write resolv.conf or the hosts file.
+    pub(crate) fn unfollowed() -> Self {
+        Self::built(settings(), false)
+    }
+
+    fn built(settings: Settings, follow: bool) -> Self {
         static COUNT: AtomicU32 = AtomicU32::new(0);
         let uid = FIRST_UID + (std::process::id() & 0xffff) * 256 + COUNT.fetch_add(1, Ordering::Relaxed);
         let settings = Settings { uid, gid: uid, ..settings };
@@ -99,6 +108,7 @@ impl Stage {
             program: PathBuf::from(bed::binary()),
             resolv_conf: folder.path().join("resolv.conf"),
             hosts: folder.path().join("hosts"),
+            follow,
         };
         let service = Service::start(sockets, settings, host, Arc::clone(&broker) as _).unwrap();
         Self { broker, ports, folder, uid, service: Some(service) }

@@ -1,6 +1,9 @@
 //! Egress rules as the longest-prefix tables of the kernel.
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::BTreeMap,
+    net::{IpAddr, Ipv4Addr},
+};
 
 use govsandbox_ebpf::{
     abi::egress::{ALLOW, ALLOW_RELAY, DENY, PORT_RULES_MAX, PortRule, PortTable},
@@ -8,6 +11,9 @@ use govsandbox_ebpf::{
 };
 
 use crate::policy::compile::{EgressEffect, EgressLists, EgressRule, EgressTarget, Protocol};
+
+/// Where Azure's machines find their host: WireServer, a metadata service at an address that looks public.
+const AZURE_HOST: Ipv4Addr = Ipv4Addr::new(168, 63, 129, 16);
 
 /// Too many rules about one address.
 #[derive(Debug, thiserror::Error, miette::Diagnostic)]
@@ -249,21 +255,29 @@ impl Network {
     }
 
     /// Neither loopback nor a private or link-local neighbour, metadata services among them, nor an address that such a
-    /// one hides in (NAT64: RFC 6052, RFC 8215; 6to4: RFC 3056), nor one of many.
+    /// one hides in (NAT64: RFC 6052, RFC 8215; 6to4: RFC 3056; Teredo: RFC 4380; v4-compatible), nor one of many or reserved.
     #[must_use]
     pub fn is_public(self) -> bool {
         let address = std::net::Ipv6Addr::from(self.address);
         match address.to_ipv4_mapped() {
             Some(v4) => {
                 let shared = v4.octets()[0] == 100 && v4.octets()[1] & 0xc0 == 64; // RFC 6598
-                let many = v4.is_multicast() || v4.is_broadcast();
+                let many = v4.is_multicast() || v4.octets()[0] >= 240; // RFC 1112: reserved, and broadcast
                 let near = v4.is_loopback() || v4.is_private() || v4.is_link_local() || v4.octets()[0] == 0;
-                !(near || shared || many)
+                // RFC 6890: of protocols; Oracle's instances find theirs at 192.0.0.192.
+                let special = v4.octets()[..3] == [192, 0, 0] || v4 == AZURE_HOST;
+                !(near || shared || many || special)
             }
             None => {
                 let near = address.is_loopback() || address.is_unspecified() || address.is_multicast();
-                let hides =
-                    matches!(address.segments(), [0x64, 0xff9b, ..] | [0x2002, ..] | [0xfec0..=0xfeff, ..]);
+                let hides = matches!(
+                    address.segments(),
+                    [0, 0, 0, 0, ..]
+                        | [0x64, 0xff9b, ..]
+                        | [0x2001, 0, ..]
+                        | [0x2002, ..]
+                        | [0xfec0..=0xfeff, ..]
+                );
                 !(near || hides || address.is_unique_local() || address.is_unicast_link_local())
             }
         }
@@ -408,11 +422,35 @@ mod tests {
             NetworkRules::new(&[EgressLists { rules: vec![rule("192.0.2.0/24", 22, 22, true, 1)] }], ALLOW);
         let with_range =
             NetworkRules::new(&[EgressLists { rules: vec![rule("10.0.0.0/8", 22, 22, true, 2)] }], ALLOW);
-        let near = ["127.0.0.1", "169.254.169.254", "10.1.2.3", "fd00:ec2::254", "::1", "0.0.0.0"];
+        let near = [
+            "127.0.0.1",
+            "169.254.169.254",
+            "10.1.2.3",
+            "fd00:ec2::254",
+            "::1",
+            "0.0.0.0",
+            "168.63.129.16",
+            "192.0.0.192",
+            "192.0.0.8",
+            "100.100.100.200",
+            "240.0.0.1",
+            "255.255.255.254",
+            "255.255.255.255",
+            "::ffff:168.63.129.16",
+            "::a9fe:a9fe",
+            "2001:0:a9fe:a9fe::1",
+            "64:ff9b::a9fe:a9fe",
+        ];
         for address in near {
             assert!(!alone.may_be_named(address.parse().unwrap()), "{address}");
         }
-        assert!(alone.may_be_named("198.51.100.1".parse().unwrap()));
+        for address in ["198.51.100.1", "168.63.129.15", "192.0.1.1", "239.1.1.1", "2001:db8::1"] {
+            let is_many = address.starts_with("239");
+            assert_eq!(alone.may_be_named(address.parse().unwrap()), !is_many, "{address}");
+        }
+        let named = rule("168.63.129.16/32", 80, 80, true, 1);
+        let azure = NetworkRules::new(&[EgressLists { rules: vec![named] }], ALLOW);
+        assert!(azure.may_be_named("168.63.129.16".parse().unwrap()));
         assert!(with_range.may_be_named("10.1.2.3".parse().unwrap()));
         assert!(!with_range.may_be_named("192.168.1.1".parse().unwrap()));
     }

@@ -105,13 +105,18 @@ fn decide(
     out: &mut dyn Write,
 ) -> Result<Status, DecideError> {
     let mut decided = Vec::new();
-    let mut status = Status::Success;
+    let mut status = Ok(Status::Success);
     for id in ids {
-        match client::decide(Path::new(FOLDER), *id, decision)? {
-            Some(question) => decided.push(question),
-            None => {
+        match client::decide(Path::new(FOLDER), *id, decision) {
+            Ok(Some(question)) => decided.push(question),
+            Ok(None) => {
                 eprintln!("govsandbox: {id} does not wait (any more)");
-                status = Status::No;
+                status = Ok(Status::No);
+            }
+            // What was decided before is told all the same.
+            Err(error) => {
+                status = Err(error.into());
+                break;
             }
         }
     }
@@ -119,7 +124,7 @@ fn decide(
     let length = if decision.once { "for a minute" } else { "for the session" };
     let write = |out: &mut dyn Write, it: &Waiting| writeln!(out, "{word} {} {length}", about(it));
     print(out, &decided, format, write).map_err(CannotWrite)?;
-    Ok(status)
+    status
 }
 
 fn print(

@@ -247,6 +247,8 @@ pub struct Answer {
 pub struct Entered {
     /// Some of the answer's; others are left out of it. What is private and in no range that the policy allows is not here.
     pub allowed: Vec<IpAddr>,
+    /// Some are left out because there is no room for more.
+    pub full: bool,
 }
 
 /// May this connection go on?
@@ -334,7 +336,7 @@ pub struct Query {
     pub permission: Option<Permission>,
     /// What was answered with.
     pub addresses: Vec<IpAddr>,
-    /// Answered addresses that were left out: private ones, or the supervisor did not take them.
+    /// Answered addresses that were left out: private ones, or there was no room for them.
     pub withheld: Vec<IpAddr>,
 }
 
@@ -352,6 +354,8 @@ pub enum Outcome {
     RefusedAlias,
     /// All that it resolves to is private, and the policy does not name that range.
     RefusedAddresses,
+    /// There is no room for its addresses.
+    RefusedRoom,
     /// A type or operation that nobody needs (`ANY`, `AXFR`, updates).
     RefusedKind,
     /// No packet of DNS.

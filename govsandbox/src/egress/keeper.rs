@@ -52,6 +52,8 @@ pub struct Host {
     pub resolv_conf: PathBuf,
     /// hosts(5).
     pub hosts: PathBuf,
+    /// Their changes count. Not where the sandbox could make them: then they stand as they were at the start.
+    pub follow: bool,
 }
 
 impl Default for Host {
@@ -60,6 +62,7 @@ impl Default for Host {
             program: "/proc/self/exe".into(),
             resolv_conf: "/etc/resolv.conf".into(),
             hosts: "/etc/hosts".into(),
+            follow: true,
         }
     }
 }
@@ -108,7 +111,7 @@ impl Service {
     ) -> Result<Self, ServiceError> {
         let stop = eventfd(0, EventfdFlags::CLOEXEC).map_err(|it| system("make a descriptor")(it.into()))?;
         let stop = Arc::new(stop);
-        let mut keeper = Keeper { sockets, settings, host, broker, stop: Arc::clone(&stop) };
+        let mut keeper = Keeper { sockets, settings, host, broker, stop: Arc::clone(&stop), kept: None };
         let (first, started) = mpsc::channel();
         // The process dies with the thread that started it (PR_SET_PDEATHSIG), so one thread does that for good.
         let thread = std::thread::Builder::new()
@@ -159,6 +162,8 @@ struct Keeper {
     host: Host,
     broker: Arc<dyn Broker>,
     stop: Arc<OwnedFd>,
+    /// What the host's files said at the start, where that stands.
+    kept: Option<Resolvers>,
 }
 
 /// One process.
@@ -206,6 +211,12 @@ impl Keeper {
 
     /// Starts a process and waits until it serves.
     fn launch(&mut self) -> Result<Running, ServiceError> {
+        let files = Files::look(&self.host);
+        let resolvers = self.kept.take().unwrap_or_else(|| files.read(&self.host));
+        if !self.host.follow {
+            self.kept = Some(resolvers.clone());
+        }
+        self.broker.hosts(&resolvers.hosts);
         let (ours, theirs) = Channel::pair().map_err(system("make a channel"))?;
         set_socket_timeout(ours.as_fd(), Timeout::Send, Some(SEND_PATIENCE))
             .and_then(|()| set_socket_timeout(ours.as_fd(), Timeout::Recv, Some(START_PATIENCE)))
@@ -219,9 +230,8 @@ impl Keeper {
             .stderr(Stdio::null())
             .spawn()
             .map_err(system("start a process"))?;
-        let files = Files::look(&self.host);
         let running = Running { child, line: Line(Arc::new(ours)), files, since: Instant::now() };
-        match self.hand_over(&running) {
+        match self.hand_over(&running, &resolvers) {
             Ok(()) => Ok(running),
             Err(ServiceError::NotServing { why }) if why.is_empty() => {
                 Err(ServiceError::NotServing { why: running.end() })
@@ -233,13 +243,12 @@ impl Keeper {
         }
     }
 
-    fn hand_over(&self, running: &Running) -> Result<(), ServiceError> {
+    fn hand_over(&self, running: &Running, resolvers: &Resolvers) -> Result<(), ServiceError> {
         let channel = &running.line.0;
         for (place, socket) in self.sockets.each() {
             channel.send(&Order::Socket(place), Some(socket)).map_err(system("hand over a socket"))?;
         }
-        let resolvers = running.files.read(&self.host);
-        send_file(channel, &Order::Resolvers, &resolvers).map_err(system("hand over resolv.conf"))?;
+        send_file(channel, &Order::Resolvers, resolvers).map_err(system("hand over resolv.conf"))?;
         send_file(channel, &Order::Begin, &self.settings).map_err(system("hand over the rules"))?;
         let why = match channel.receive::<Message>() {
             Ok(Some((Message::Ready, _))) => return Ok(()),
@@ -258,7 +267,8 @@ impl Keeper {
             let channel = &running.line.0;
             let mut watched =
                 [PollFd::new(&**channel, PollFlags::IN), PollFd::new(&*self.stop, PollFlags::IN)];
-            match poll(&mut watched, Some(&timespec(LOOK_EVERY))) {
+            let left = LOOK_EVERY.saturating_sub(looked.elapsed());
+            match poll(&mut watched, Some(&timespec(left))) {
                 Ok(_) | Err(rustix::io::Errno::INTR) => {}
                 Err(errno) => return End::Died(errno.to_string()),
             }
@@ -281,9 +291,10 @@ impl Keeper {
             if looked.elapsed() >= LOOK_EVERY {
                 looked = Instant::now();
                 let files = Files::look(&self.host);
-                if files != running.files {
+                if files != running.files && self.host.follow {
                     running.files = files;
                     let resolvers = running.files.read(&self.host);
+                    self.broker.hosts(&resolvers.hosts);
                     if let Err(error) = send_file(&running.line.0, &Order::Resolvers, &resolvers) {
                         return End::Died(format!("it takes no orders: {error}"));
                     }

@@ -56,6 +56,10 @@ pub trait Broker: Send + Sync {
     /// May a connection go on that names whom it talks to?
     fn verify(&self, verify: Verify, respond: Respond<Verdict>);
 
+    /// What the host's hosts(5) says from now on: its names are known inside without a lookup. Called before the service is
+    /// started, and when the file has changed.
+    fn hosts(&self, text: &str);
+
     /// Something to be recorded.
     fn event(&self, event: Event);
 

@@ -1,5 +1,7 @@
 //! Which names have which addresses at the moment, and what the kernel's tables say of these addresses therefore.
 
+mod verify;
+
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
@@ -11,11 +13,15 @@ use govsandbox_ebpf::{
     decide::egress::{Way, decide_egress, route_egress},
 };
 
-use super::held::Held;
+use super::{
+    held::{Held, Put},
+    hosts::{self, Filed},
+    stand_ins::StandIns,
+};
 use crate::{
     bpf::egress::{self, Network, NetworkRules, TooManyPorts},
     egress::{
-        channel::{OTHERS_MAX, Speech, Verdict},
+        channel::Entered,
         names::{Consent, NameRule, Names, Pattern, Ports, Transport},
     },
     policy::compile::{EgressEffect, EgressLists, EgressTarget, NetworkNamespace, Protocol, Verify},
@@ -25,16 +31,10 @@ use crate::{
 const HELD_AT_LEAST: Duration = Duration::from_secs(60);
 /// And at most so long, unless it is given once more.
 const HELD_AT_MOST: Duration = Duration::from_secs(24 * 60 * 60);
-/// Names in one verdict, for the event.
-const NAMES_TOLD_MAX: usize = 16;
-/// Here only TLS and HTTP are spoken.
-const NAMED_PORTS: [u16; 2] = [80, 443];
+/// Names of an address that a new one is compared with.
+const COMPARED_MAX: usize = 4;
 
-/// Where addresses lie that stand for names which only a proxy knows: 198.18.0.0/15, for tests of networks (RFC 2544, RFC
-/// 6815), so nobody's.
-const STAND_INS: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 0);
-const STAND_INS_MAX: u32 = 1 << 17;
-/// How long one is told for at a time, in seconds.
+/// How long an address that stands for a name is told for at a time, in seconds.
 const STAND_IN_TTL_S: u32 = 60;
 
 /// `localhost` of the grammar.
@@ -82,10 +82,12 @@ pub(super) struct Addresses {
     /// There is a `*` that allows.
     any: bool,
     /// Where there is a proxy: the addresses that stand for names.
-    stand_ins: Option<HashMap<String, Ipv4Addr>>,
+    stand_ins: Option<StandIns>,
     /// The sandbox sees no network but its own loopback: the relay is the only way.
     network: NetworkNamespace,
     live: Held,
+    /// What hosts(5) says of names that may be looked up, or may be asked about.
+    hosts: Filed,
     /// Addresses of names that are denied, with the rules that do so, by their numbers.
     denied: HashMap<IpAddr, BTreeMap<u16, NameRule>>,
 }
@@ -113,6 +115,7 @@ impl Addresses {
             stand_ins: None,
             network,
             live: Held::default(),
+            hosts: Filed::new(),
             denied: HashMap::new(),
         }
     }
@@ -120,25 +123,15 @@ impl Addresses {
     /// Connections to names go through a proxy, and so through the relay; not to those near this machine, which a policy
     /// names by their networks.
     pub(super) fn with_proxy(self) -> Self {
-        Self { stand_ins: Some(HashMap::new()), ..self }
+        Self { stand_ins: Some(StandIns::default()), ..self }
     }
 
     /// An address that stands for a name that may be looked up and resolves to nothing here; the same each time.
     pub(super) fn stand_in(&mut self, name: &str) -> Vec<(IpAddr, u32)> {
         let Some(stand_ins) = &mut self.stand_ins else { return Vec::new() };
-        let next = u32::try_from(stand_ins.len()).unwrap_or(u32::MAX).saturating_add(1);
-        let address = match stand_ins.get(name) {
-            Some(address) => *address,
-            None if next >= STAND_INS_MAX || !self.names.decide_lookup_with(Consent::Given, name).allow => {
-                return Vec::new();
-            }
-            None => {
-                let address = Ipv4Addr::from_bits(STAND_INS.to_bits() + next);
-                stand_ins.insert(name.to_owned(), address);
-                address
-            }
-        };
-        vec![(address.into(), STAND_IN_TTL_S)]
+        let may_have = || self.names.decide_lookup_with(Consent::Given, name).allow;
+        let address = stand_ins.of(name, may_have);
+        address.map(|address| (address.into(), STAND_IN_TTL_S)).into_iter().collect()
     }
 
     /// The tables before any name has an address.
@@ -223,8 +216,32 @@ impl Addresses {
     }
 
     /// Somebody allows it, for good or until then.
-    pub(super) fn consent_to(&mut self, asked: Asked, until: Option<Instant>) {
+    pub(super) fn consent_to(&mut self, asked: Asked, until: Option<Instant>) -> Vec<Change> {
         self.consents.insert(asked, until);
+        self.file()
+    }
+
+    /// What hosts(5) says now. No lookup tells which of its names are used, so those that may be looked up have their
+    /// addresses from the start.
+    pub(super) fn set_hosts(&mut self, text: &str) -> Vec<Change> {
+        let leads = |address| self.may_lead_to(address);
+        let allows = |name: &str| self.names.decide_lookup_with(Consent::Given, name).allow;
+        let (hosts, all) = hosts::read(text, leads, allows);
+        if !all {
+            tracing::warn!("the hosts file has more allowed names than {} with addresses", hosts::FILED_MAX);
+        }
+        self.hosts = hosts;
+        self.file()
+    }
+
+    fn file(&mut self) -> Vec<Change> {
+        let may_be = |name: &str| self.names.decide_lookup_with(self.consent(name), name).allow;
+        let wanted = self.hosts.iter().filter(|(_, name)| may_be(name)).cloned().collect();
+        let (changed, all) = self.live.file(&wanted);
+        if !all {
+            tracing::warn!("there is no room for all names of the hosts file with their addresses");
+        }
+        self.changes(changed).0
     }
 
     fn consent(&self, name: &str) -> Consent {
@@ -234,35 +251,55 @@ impl Addresses {
         }
     }
 
-    /// A name that may be looked up has these addresses for so many seconds. What is private and in no range that the
-    /// policy allows is left out of the first list, the ones that may be connected to by now.
+    /// Near this machine a name leads to what networks allow, and nothing leads to loopback in a network of its own.
+    fn may_lead_to(&self, address: IpAddr) -> bool {
+        self.networks.may_be_named(address) && !self.is_closed(Network::host(address))
+    }
+
+    /// A name that may be looked up has these addresses for so many seconds. Said are the ones that may be connected to once
+    /// the changes are written: what is private and in no range that the policy allows is left out.
     pub(super) fn enter(
         &mut self,
         name: &str,
         found: &[(IpAddr, u32)],
         now: Instant,
-    ) -> (Vec<IpAddr>, Vec<Change>) {
-        let mut entered = Vec::new();
+    ) -> (Entered, Vec<Change>) {
+        let mut entered = Entered::default();
         let mut changed = BTreeSet::new();
         if !self.names.decide_lookup_with(self.consent(name), name).allow {
             return (entered, Vec::new());
         }
         for (address, ttl_s) in found {
             let address = address.to_canonical();
-            if !self.networks.may_be_named(address) || self.is_closed(Network::host(address)) {
+            if !self.may_lead_to(address) {
                 continue;
             }
             let held = Duration::from_secs(u64::from(*ttl_s)).clamp(HELD_AT_LEAST, HELD_AT_MOST);
             match self.live.put(address, name, now + held) {
-                Some(true) => drop(changed.insert(address)),
-                Some(false) => {}
-                None => continue,
+                Put::New if self.adds_nothing(address, name) => {}
+                Put::New | Put::InPlaceOfOthers => drop(changed.insert(address)),
+                Put::Known | Put::NoRoom => {}
             }
-            entered.push(address);
+            entered.allowed.push(address);
         }
-        let (changes, full) = self.changes(changed);
-        entered.retain(|address| !full.contains(address));
+        let asked_for = entered.allowed.len();
+        let (changes, closed) = self.changes(changed);
+        // Room for its rules was made by forgetting others, or there is none.
+        entered.allowed.retain(|it| self.live.has_name(*it, name) && !closed.contains(it));
+        entered.full = entered.allowed.len() < asked_for;
         (entered, changes)
+    }
+
+    /// Do several names have the address, and one of them with the same ports, so that the kernel has been told already?
+    fn adds_nothing(&self, address: IpAddr, name: &str) -> bool {
+        let shape = |name| {
+            self.names.rules_of(name).map(|(place, rule)| {
+                let is_wide = matches!(rule.pattern, Pattern::Below(_) | Pattern::Any);
+                (place, rule.effect, rule.transport, is_wide, &rule.ports)
+            })
+        };
+        let others = || self.names_of(address).filter(|other| *other != name);
+        others().nth(1).is_some() && others().take(COMPARED_MAX).any(|other| shape(other).eq(shape(name)))
     }
 
     /// Forgets what has been held for long enough.
@@ -272,7 +309,7 @@ impl Addresses {
         // What was allowed for a while is no longer allowed by an address that was told meanwhile.
         let stands =
             |name: &str| rules.asks(name).is_none() || consents.contains_key(&Asked::Name(name.to_owned()));
-        let changed = self.live.retain(|name, until| until > now && stands(name));
+        let changed = self.live.expire(now, stands);
         self.changes(changed).0
     }
 
@@ -301,71 +338,6 @@ impl Addresses {
         self.changes(changed).0
     }
 
-    /// May a connection to this address go on, that names whom it talks to?
-    pub(super) fn verify(&self, address: IpAddr, port: u16, name: Option<&str>, speech: Speech) -> Verdict {
-        let address = address.to_canonical();
-        if self.is_closed(Network::host(address)) {
-            return Verdict::default();
-        }
-        let here = || self.names_of(address);
-        let told = || here().take(NAMES_TOLD_MAX).map(str::to_owned).collect();
-        // With a name that is denied the address alone is no reason.
-        let is_reason = !self.denied.contains_key(&address);
-        // Whoever allowed an address because of its names has allowed no other name there.
-        let consented = |is_here| {
-            self.consents.contains_key(&Asked::Address(address, port))
-                && (is_here || allowed_by(&self.with_asked, address, port))
-        };
-        let by_network = || is_reason && allowed_by(&self.networks, address, port);
-        let by_address = |is_here| by_network() || is_reason && consented(is_here);
-        let (allow, rule) = match name {
-            Some(name) => {
-                let decision = self.names.decide_with(self.consent(name), name, port, Transport::Tcp);
-                let is_here = here().any(|other| other == name);
-                let is_denied = !decision.allow && decision.rule != 0;
-                let allow = !is_denied && (decision.allow && is_here || by_address(is_here));
-                // A rule that allows the name has not refused that it is said to another's address.
-                (allow, if allow || is_denied { decision.rule } else { 0 })
-            }
-            // Neither TLS nor HTTP: by address, so every name that has it must be allowed here.
-            None if speech == Speech::Other && !NAMED_PORTS.contains(&port) => {
-                let decide =
-                    |name: &str| self.names.decide_with(self.consent(name), name, port, Transport::Tcp);
-                let all = here().next().is_some() && here().all(|name| decide(name).allow);
-                (is_reason && all || by_address(true), 0)
-            }
-            None if speech == Speech::Unseen => (self.is_straight(address, port), 0),
-            // Whoever allowed the address was not told of a name.
-            None => (is_reason && consented(false), 0),
-        };
-        let allows =
-            |name: &str| self.names.decide_with(self.consent(name), name, port, Transport::Tcp).allow;
-        let said = name.filter(|name| here().any(|other| other == *name));
-        let meant = said
-            .or_else(|| here().find(|name| allows(name)))
-            .filter(|_| allow && Network::host(address).is_public());
-        let only = || here().next().filter(|_| here().nth(1).is_none());
-        let others = match said.or_else(only) {
-            Some(name) if allow && allows(name) => self.others(name, address, port),
-            _ => Vec::new(),
-        };
-        Verdict { allow, rule, names: told(), meant: meant.map(str::to_owned), others }
-    }
-
-    /// Where else a name that is allowed at this port is reached, those of the same family first.
-    fn others(&self, name: &str, address: IpAddr, port: u16) -> Vec<IpAddr> {
-        let reaches = |other: &IpAddr| {
-            let table = self.straight(*other).map(|(_, table)| table);
-            *other != address
-                && !self.is_closed(Network::host(*other))
-                && table.is_ok_and(|it| decide_egress(Some(&it), port, libc::IPPROTO_TCP as u8).allow)
-        };
-        let mut others: Vec<IpAddr> = self.live.addresses_of(name).filter(reaches).collect();
-        others.sort_by_key(|other| other.is_ipv4() != address.is_ipv4());
-        others.truncate(OTHERS_MAX);
-        others
-    }
-
     /// The names that have this address.
     pub(super) fn names_of(&self, address: IpAddr) -> impl Iterator<Item = &str> {
         self.live.names_of(address.to_canonical())
@@ -377,10 +349,23 @@ impl Addresses {
             || allowed_by(&self.networks, address, port)
     }
 
-    /// The tables of addresses, and those whose rules are too many.
-    fn changes(&self, addresses: BTreeSet<IpAddr>) -> (Vec<Change>, Vec<IpAddr>) {
-        let (mut changes, mut full) = (Vec::new(), Vec::new());
+    /// What may be told to who is asked about an address: its names, and those that the host has for it, whether or not
+    /// anybody has allowed them.
+    pub(super) fn names_told_of(&self, address: IpAddr) -> impl Iterator<Item = &str> {
+        let address = address.to_canonical();
+        let filed = self.hosts.iter().filter(move |(filed, _)| *filed == address);
+        let filed = filed.map(|(_, name)| &**name).filter(move |name| !self.live.has_name(address, name));
+        self.names_of(address).chain(filed)
+    }
+
+    /// The tables of addresses, and those whose rules are too many, whatever names are forgotten.
+    fn changes(&mut self, addresses: BTreeSet<IpAddr>) -> (Vec<Change>, Vec<IpAddr>) {
+        let (mut changes, mut closed) = (Vec::new(), Vec::new());
         for address in addresses {
+            let mut found = self.straight(address);
+            while found.is_err() && self.live.forget_oldest(address, 1) {
+                found = self.straight(address);
+            }
             let is_plain = !self.live.has(address) && !self.denied.contains_key(&address);
             if is_plain && !self.with_asked.names_host(address) {
                 let host = Network::host(address);
@@ -388,17 +373,17 @@ impl Addresses {
                 changes.push((host, self.is_closed(host).then(nothing)));
                 continue;
             }
-            match self.straight(address) {
+            match found {
                 Ok((network, table)) => changes.push((network, Some(self.led(network, table)))),
                 Err(error) => {
                     // Nothing is allowed there, whatever the networks around say.
                     tracing::error!(%error, %address, "the rules of its names find no room");
                     changes.push((Network::host(address), Some(nothing())));
-                    full.push(address);
+                    closed.push(address);
                 }
             }
         }
-        (changes, full)
+        (changes, closed)
     }
 
     /// The table of an address with what is said of its names, for a sandbox that reaches addresses by itself.

@@ -4,9 +4,13 @@ use govsandbox_ebpf::decide::egress::{Way, route_egress};
 
 use super::*;
 use crate::{
+    egress::channel::{OTHERS_MAX, Speech},
     id::RuleIndex,
     policy::compile::{EgressRule, PortRange},
 };
+
+#[path = "addresses/held_tests.rs"]
+mod held;
 
 const TTL_S: u32 = 300;
 
@@ -80,7 +84,22 @@ impl Bed {
         let found = [(address.parse().unwrap(), TTL_S)];
         let (entered, changes) = self.addresses.enter(name, &found, self.now);
         self.write(changes);
-        !entered.is_empty()
+        !entered.allowed.is_empty()
+    }
+
+    fn consent(&mut self, asked: Asked, until: Option<Instant>) {
+        let changes = self.addresses.consent_to(asked, until);
+        self.write(changes);
+    }
+
+    fn set_hosts(&mut self, text: &str) {
+        let changes = self.addresses.set_hosts(text);
+        self.write(changes);
+    }
+
+    fn expire(&mut self, after_s: u64) {
+        let changes = self.addresses.expire(self.now + Duration::from_secs(after_s));
+        self.write(changes);
     }
 
     fn deny(&mut self, name: &str, address: &str) {
@@ -124,7 +143,7 @@ fn a_name_that_is_asked_about_is_answered_and_reached_once_it_is_allowed() {
     assert_eq!(bed.addresses.standing_of_name("new.example"), Standing::Open(ASKS));
     assert!(!bed.enter("new.example", A), "not before somebody says so");
     assert!(!bed.verify(A, "new.example"));
-    bed.addresses.consent_to(Asked::Name("new.example".to_owned()), None);
+    bed.consent(Asked::Name("new.example".to_owned()), None);
     assert_eq!(bed.addresses.standing_of_name("new.example"), Standing::Allowed(ASKS));
     assert!(bed.enter("new.example", A) && !bed.enter("new.example", "10.0.0.1"));
     assert_eq!((bed.way(A, 443), bed.standing(A, 443)), ('~', Standing::Allowed(ASKS)));
@@ -138,8 +157,8 @@ fn a_name_that_is_asked_about_is_answered_and_reached_once_it_is_allowed() {
 fn what_is_allowed_for_a_while_is_asked_about_again() {
     let mut bed = Bed::asking(&[("api.example", 443, true)]);
     let until = bed.now + Duration::from_secs(60);
-    bed.addresses.consent_to(Asked::Name("new.example".to_owned()), Some(until));
-    bed.addresses.consent_to(Asked::Address(A.parse().unwrap(), 22), Some(until));
+    bed.consent(Asked::Name("new.example".to_owned()), Some(until));
+    bed.consent(Asked::Address(A.parse().unwrap(), 22), Some(until));
     assert!(bed.enter("new.example", A) && bed.enter("api.example", A));
     assert_eq!(
         (bed.standing(A, 8443), bed.standing(A, 22)),
@@ -167,7 +186,7 @@ fn a_connection_by_address_alone_is_asked_about_and_one_to_a_denied_name_is_not(
         "own listeners are no matter of rules"
     );
     assert!(!nameless(&bed, 443));
-    bed.addresses.consent_to(Asked::Address(A.parse().unwrap(), 443), None);
+    bed.consent(Asked::Address(A.parse().unwrap(), 443), None);
     assert_eq!(bed.standing(A, 443), Standing::Allowed(ASKS));
     assert!(nameless(&bed, 443) && bed.verify(A, "any.example"));
     assert_eq!(bed.standing(A, 80), Standing::Open(ASKS), "one port is not another");
@@ -335,8 +354,8 @@ fn a_name_may_be_reached_at_its_other_addresses_where_rules_allow_them_too() {
     assert_eq!(others(&bed, A, 443, api, Speech::Tls).len(), OTHERS_MAX);
 
     let mut bed = Bed::asking(&[]);
-    bed.addresses.consent_to(Asked::Name("new.example".to_owned()), None);
-    bed.addresses.consent_to(Asked::Address("198.51.100.1".parse().unwrap(), 443), None);
+    bed.consent(Asked::Name("new.example".to_owned()), None);
+    bed.consent(Asked::Address("198.51.100.1".parse().unwrap(), 443), None);
     assert!(bed.enter("new.example", A) && bed.enter("new.example", "192.0.2.2"));
     assert_eq!(others(&bed, A, 443, Some("new.example"), Speech::Tls), ["192.0.2.2"]);
     assert!(

@@ -212,13 +212,26 @@ impl Desk for Egress {
         let asking = self.asking.as_ref()?;
         let (mut questions, now) = (asking.questions(), Instant::now());
         let question = questions.decide(number, decision, now)?;
+        let mut settled = Vec::new();
         if decision.allow {
-            self.addresses().consent_to(question.asked.clone(), decision.once.then(|| now + ONCE));
+            let mut addresses = self.addresses();
+            let until = decision.once.then(|| now + ONCE);
+            let changes = addresses.consent_to(question.asked.clone(), until);
+            self.write(changes);
+            // With a name the addresses that it has by the hosts file, which nobody looks up.
+            settled = questions.settled(|other| match &other.asked {
+                Asked::Name(_) => false,
+                Asked::Address(address, port) => {
+                    let standing = addresses.standing_of_address(*address, *port, other.about.rule);
+                    matches!(standing, Standing::Allowed(_))
+                }
+            });
         }
         drop(questions);
         let waiting = asking.waiting(number, &question, now, Duration::ZERO);
         let permission = if decision.allow { Permission::Allowed } else { Permission::RefusedByPerson };
-        self.tell_decided(vec![question.answer(permission, now, Some(decision), Some(by_uid))]);
+        let answer = |question: Question| question.answer(permission, now, Some(decision), Some(by_uid));
+        self.tell_decided([question].into_iter().chain(settled).map(answer).collect());
         Some(waiting)
     }
 
@@ -265,7 +278,7 @@ impl Broker for Egress {
                 None => {
                     let (address, port) = (origin.address.to_canonical(), origin.port);
                     let names =
-                        addresses.names_of(address).take(NAMES_SHOWN_MAX).map(str::to_owned).collect();
+                        addresses.names_told_of(address).take(NAMES_SHOWN_MAX).map(str::to_owned).collect();
                     let standing = addresses.standing_of_address(address, port, origin.rule);
                     (standing, Asked::Address(address, port), names)
                 }
@@ -293,15 +306,15 @@ impl Broker for Egress {
             true => addresses.stand_in(&answer.name),
             false => answer.addresses,
         };
-        let (mut allowed, changes) = addresses.enter(&answer.name, &found, Instant::now());
+        let (mut entered, changes) = addresses.enter(&answer.name, &found, Instant::now());
         if !self.write(changes) {
-            allowed.clear();
+            entered = Entered { allowed: Vec::new(), full: true };
         }
         drop(addresses);
         if !self.enforcing {
-            allowed = found.iter().map(|(address, _)| *address).collect();
+            entered.allowed = found.iter().map(|(address, _)| *address).collect();
         }
-        respond.send(Entered { allowed });
+        respond.send(entered);
     }
 
     fn verify(&self, verify: Verify, respond: Respond<Verdict>) {
@@ -314,6 +327,12 @@ impl Broker for Egress {
             self.spoken().add((original.time_boot_ns, original.tgid), name);
         }
         respond.send(verdict);
+    }
+
+    fn hosts(&self, text: &str) {
+        let mut addresses = self.addresses();
+        let changes = addresses.set_hosts(text);
+        self.write(changes);
     }
 
     fn event(&self, event: Event) {

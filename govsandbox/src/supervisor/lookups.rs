@@ -21,6 +21,9 @@ use crate::{
 /// Who may talk to an address by its name, and no name was said or another one.
 const NOT_NAMED: &str = "builtin/server-name";
 
+/// Of addresses that names have at a time.
+const NO_ROOM: &str = "there is no room for its addresses until others have expired";
+
 /// The event; `None`: nothing for the log.
 pub(super) fn event(decoder: &mut Decoder, told: &Told, enforcing: bool) -> Option<Event> {
     match told {
@@ -67,6 +70,7 @@ fn of_query(decoder: &mut Decoder, query: &Query, original: Option<&Original>) -
             let detail = "it resolves to private addresses that no range in `network.allow` has";
             (Outcome::Denied, Err("builtin/private-address"), Some(detail))
         }
+        Ended::RefusedRoom => (Outcome::Denied, Err("builtin/address-room"), Some(NO_ROOM)),
         Ended::RefusedKind => (Outcome::Denied, Err("builtin/dns-type"), Some("no such lookup is passed on")),
         Ended::Malformed => (Outcome::Denied, Err("builtin/dns-packet"), Some("no packet of DNS")),
         Ended::Failed => (Outcome::Failed, Ok(0), Some("no server answered")),

@@ -129,6 +129,17 @@ impl Questions {
         Some(question)
     }
 
+    /// Takes what another answer has settled.
+    pub(super) fn settled(&mut self, is_settled: impl Fn(&Question) -> bool) -> Vec<Question> {
+        let settled: Vec<u64> = self
+            .open
+            .iter()
+            .filter(|(_, question)| is_settled(question))
+            .map(|(number, _)| *number)
+            .collect();
+        settled.into_iter().filter_map(|number| self.open.remove(&number)).collect()
+    }
+
     /// Takes what has waited for too long.
     pub(super) fn overdue(&mut self, now: Instant) -> Vec<Question> {
         let late: Vec<u64> =

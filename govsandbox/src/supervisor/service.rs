@@ -25,6 +25,7 @@ use crate::{
         self,
         server::{Server, ServerError},
     },
+    audit::{self, Subject},
     bpf::{load::Loaded, members::Members},
     egress::{
         self, Host, Service, Sockets,
@@ -158,11 +159,26 @@ pub(super) fn start(
     sockets: Sockets,
     compiled: &Compiled,
     sandbox: SandboxId,
+    subject: &Subject<'_>,
     egress: &Arc<Egress>,
 ) -> miette::Result<Service> {
     let proxy = proxy::chosen(compiled.proxy.as_ref(), |name| std::env::var_os(name))?;
     let settings = settings(compiled, sandbox, proxy);
-    Ok(Service::start(sockets, settings, Host::default(), Arc::clone(egress) as _)?)
+    Ok(Service::start(sockets, settings, host(subject), Arc::clone(egress) as _)?)
+}
+
+/// What the sandbox could write is not asked again for who has which address: an allowed name would lead wherever the
+/// command wants.
+fn host(subject: &Subject<'_>) -> Host {
+    let host = Host::default();
+    let is_held = |file: &Path| audit::check_location(file, subject).is_ok();
+    let follow = is_held(&host.hosts) && is_held(&host.resolv_conf);
+    if !follow {
+        tracing::info!(
+            "the sandbox could write the hosts file or resolv.conf, so they stand as at the start"
+        );
+    }
+    Host { follow, ..host }
 }
 
 /// A user of its own for each sandbox.

@@ -155,6 +155,11 @@ async fn look_up(
         let entered = shared.supervisor.answer(asked).await;
         chain.keep_addresses(|address| entered.allowed.contains(&address));
         withheld.extend(addresses.iter().map(|(it, _)| *it).filter(|it| !entered.allowed.contains(it)));
+        if withheld.len() == addresses.len() && entered.full {
+            // It exists, and can be asked for again.
+            let (code, outcome) = (ResponseCode::ServFail, Outcome::RefusedRoom);
+            return Done { withheld, code, outcome, rule: decision.rule, ..Done::default() };
+        }
         if withheld.len() == addresses.len() {
             return Done { withheld, ..refused(Outcome::RefusedAddresses, decision.rule) };
         }
