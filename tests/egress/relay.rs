@@ -9,7 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use govsandbox::egress::channel::{ResetReason, Settings, Speech};
+use govsandbox::egress::channel::{Event, ResetReason, Settings, Speech};
 
 use crate::{
     servers::nginx,
@@ -345,6 +345,47 @@ fn a_server_that_is_not_there_is_a_reset_and_an_event() {
     stage.name(WEB_SERVER, "www.test");
     let mut client = TcpStream::connect(stage.lead(WEB_SERVER, 443)).unwrap();
     client.write_all(&records(&hello(Some("www.test"), 0), 16384)).unwrap();
+    assert!(is_reset(&client.read(&mut [0; 1])));
+    stage.broker.reset(ResetReason::Unreachable(libc::ECONNREFUSED), None);
+}
+
+/// As clients do that are not connected at once.
+#[test]
+fn where_one_address_of_a_name_is_dead_another_is_tried() {
+    let stage = Stage::new();
+    // A cable to nobody: that takes seconds to be found out.
+    for words in [
+        "link add lost type veth peer name nobody",
+        "link set nobody up",
+        "addr add 198.51.100.1/24 dev lost",
+        "link set lost up",
+    ] {
+        assert!(Command::new("ip").args(words.split(' ')).status().unwrap().success(), "{words}");
+    }
+    let first = records(&hello(Some("www.test"), 0), 16384);
+    for (dead, errno) in [(WEB_SERVER, Some(libc::ECONNREFUSED)), ("198.51.100.9", None)] {
+        stage.name(dead, "www.test");
+        let elsewhere: std::net::IpAddr = "127.0.0.9".parse().unwrap();
+        let listener = TcpListener::bind((elsewhere, 443)).unwrap();
+        stage.broker.with(|state| state.others = vec![elsewhere]);
+        let mut client = TcpStream::connect(stage.lead(dead, 443)).unwrap();
+        client.write_all(&first).unwrap();
+        client.shutdown(Shutdown::Write).unwrap();
+        assert_eq!(read_all(listener.accept().unwrap().0).unwrap(), first, "{dead}");
+        let told = stage.broker.until("the other address", |state| {
+            state.events.iter().find_map(|event| match event {
+                Event::Elsewhere { origin, address, errno } if origin.address.to_string() == dead => {
+                    Some((*address, *errno))
+                }
+                _ => None,
+            })
+        });
+        assert_eq!(told, (elsewhere, errno));
+    }
+    // None is left.
+    stage.broker.with(|state| state.others = vec!["127.0.0.9".parse().unwrap()]);
+    let mut client = TcpStream::connect(stage.lead(WEB_SERVER, 443)).unwrap();
+    client.write_all(&first).unwrap();
     assert!(is_reset(&client.read(&mut [0; 1])));
     stage.broker.reset(ResetReason::Unreachable(libc::ECONNREFUSED), None);
 }

@@ -302,6 +302,15 @@ pub enum Event {
     Query(Query),
     /// A connection was reset.
     Reset(Reset),
+    /// Where a connection wanted to nobody answered, and it went to another address of the name.
+    Elsewhere {
+        /// Whose, and whereto.
+        origin: Origin,
+        /// That other address.
+        address: IpAddr,
+        /// Why the first could not be reached; `None`: it did not answer in time.
+        errno: Option<i32>,
+    },
     /// So many were turned away since the last event of this kind, because there were too many at once.
     Limited {
         /// What there was too much of.

@@ -339,6 +339,7 @@ impl Broker for Egress {
         let origin = match &event {
             Event::Query(query) => Some(query.origin),
             Event::Reset(reset) => Some(reset.origin),
+            Event::Elsewhere { origin, .. } => Some(*origin),
             Event::Limited { .. } => None,
             // Somebody else tried the service's port: no matter of this sandbox.
             Event::Stranger(who) => return tracing::info!(?who, "not of the sandbox"),

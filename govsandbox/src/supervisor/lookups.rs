@@ -33,6 +33,9 @@ pub(super) fn event(decoder: &mut Decoder, told: &Told, enforcing: bool) -> Opti
         Told::Event(channel::Event::Reset(reset), original) => {
             Some(of_reset(decoder, reset, original.as_ref(), enforcing))
         }
+        Told::Event(channel::Event::Elsewhere { origin, address, errno }, original) => {
+            Some(of_detour(decoder, *origin, *address, *errno, original.as_ref()))
+        }
         Told::Event(channel::Event::Limited { what, count }, _) => {
             let (kind, what) = match what {
                 Limit::Queries => (Kind::DnsQuery, "lookups"),
@@ -170,6 +173,30 @@ fn of_reset(decoder: &mut Decoder, reset: &Reset, original: Option<&Original>, e
     let event =
         told(decoder, (Kind::NetConnect, Action::Connect), outcome, rule, object, (reset.origin, original));
     event.with_errno(Some(libc::ECONNRESET))
+}
+
+/// The address that the client chose is another one than that which it talks to.
+fn of_detour(
+    decoder: &mut Decoder,
+    origin: channel::Origin,
+    address: IpAddr,
+    errno: Option<i32>,
+    original: Option<&Original>,
+) -> Event {
+    let why = match errno {
+        Some(errno) => std::io::Error::from_raw_os_error(errno).to_string(),
+        None => "no answer in time".to_owned(),
+    };
+    let object = Object {
+        protocol: Some(protocol(true)),
+        address: Some(origin.address.to_string()),
+        port: Some(origin.port),
+        detail: Some(format!("{why}: the connection goes to {address}, another address of the name")),
+        ..Object::default()
+    };
+    let about = (Kind::NetConnect, Action::Connect);
+    let event = told(decoder, about, Outcome::Failed, Ok(origin.rule), object, (origin, original));
+    event.with_errno(errno)
 }
 
 /// Why somebody who may be asked did not allow it; `None`: a rule says so.

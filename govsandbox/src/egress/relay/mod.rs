@@ -2,7 +2,14 @@
 //! the socket, for whom the client wants to talk to; asks whether it may; then connects and has the kernel pass bytes on,
 //! both ways, unread.
 
-use std::{io, net::SocketAddr, os::fd::AsFd as _, rc::Rc, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    os::fd::AsFd as _,
+    rc::Rc,
+    sync::Arc,
+    time::Duration,
+};
 
 use rustix::net::{
     RecvFlags, recv,
@@ -14,6 +21,7 @@ use rustix::net::{
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::Semaphore,
+    task::JoinSet,
     time::timeout,
 };
 
@@ -48,6 +56,8 @@ const OTHER_FILES: usize = 1536;
 const PIPES_MIN: usize = 1280;
 /// For the connection to the server; the kernel would try for two minutes.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(60);
+/// An address that has not answered for so long is not waited for alone (RFC 8305, 5).
+const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 /// A server that has gone without a word is found out after two minutes: the client's own probes end at the relay.
 const KEEP_ALIVE_IDLE: Duration = Duration::from_secs(60);
 const KEEP_ALIVE_EVERY: Duration = Duration::from_secs(10);
@@ -169,7 +179,7 @@ async fn pass_both(client: &TcpStream, server: TcpStream, pipes: &Pipes) -> Resu
 /// Where servers may speak first: what they say passes, and what the client says when it has been judged.
 async fn other(client: &TcpStream, origin: Origin, shared: &Shared, pipes: &Pipes) -> Result<(), Broken> {
     let meant = match &shared.settings.proxy {
-        None => None,
+        None => Meant::default(),
         // Whom it is for must be known before there is a server that could speak.
         Some(_) => match Box::pin(meant(origin, shared, Speech::Other)).await {
             Some(meant) => meant,
@@ -198,7 +208,7 @@ async fn unseen(client: &TcpStream, origin: Origin, shared: &Shared, pipes: &Pip
             // Past the proxy goes only what is known to have no name.
             None => return Err(Broken::Refused(unanswered(origin))),
         },
-        None => None,
+        None => Meant::default(),
     };
     let server = Box::pin(connect(origin, shared, meant)).await?;
     pass_both(client, server, pipes).await
@@ -208,10 +218,25 @@ fn unanswered(origin: Origin) -> Reset {
     Reset { origin, reason: ResetReason::Unanswered, seen: None, expected: Vec::new(), rule: origin.rule }
 }
 
+/// Whom a connection is for.
+#[derive(Default)]
+struct Meant {
+    /// For a proxy.
+    name: Option<String>,
+    /// Other addresses of it.
+    others: Vec<IpAddr>,
+}
+
+impl From<Verdict> for Meant {
+    fn from(verdict: Verdict) -> Self {
+        Self { name: verdict.meant, others: verdict.others }
+    }
+}
+
 /// Whom a connection is for by its address alone; `None`: that does not allow it.
-async fn meant(origin: Origin, shared: &Shared, speech: Speech) -> Option<Option<String>> {
+async fn meant(origin: Origin, shared: &Shared, speech: Speech) -> Option<Meant> {
     let verdict = shared.supervisor.verify(Verify { origin, name: None, speech }).await?;
-    verdict.allow.then_some(verdict.meant)
+    verdict.allow.then(|| verdict.into())
 }
 
 /// The same, where a client that says little and waits is to have its answer: what may still become a request is passed on
@@ -261,12 +286,7 @@ async fn pass_on(client: &TcpStream, server: &TcpStream, said: &mut [u8]) -> io:
 }
 
 /// May the connection go on, by its first bytes, and whom is it for?
-async fn judge(
-    client: &TcpStream,
-    origin: Origin,
-    shared: &Shared,
-    port: Port,
-) -> Result<Option<String>, Broken> {
+async fn judge(client: &TcpStream, origin: Origin, shared: &Shared, port: Port) -> Result<Meant, Broken> {
     judge_words(listen::first_words(client, port).await, origin, shared, port).await
 }
 
@@ -275,14 +295,14 @@ async fn judge_words(
     origin: Origin,
     shared: &Shared,
     port: Port,
-) -> Result<Option<String>, Broken> {
+) -> Result<Meant, Broken> {
     let refused = |reason, seen, verdict: Verdict| {
         let reset = Reset { origin, reason, seen, expected: verdict.names, rule: verdict.rule };
         if shared.settings.enforce {
             return Err(Broken::Refused(reset));
         }
         shared.supervisor.tell(Event::Reset(reset));
-        Ok(None)
+        Ok(Meant::default())
     };
     let (speech, name) = match words {
         Ok(Hello::Named(speech, name)) => (speech, Some(name)),
@@ -295,7 +315,7 @@ async fn judge_words(
         }
         // Closed before it said anything: there is nothing to pass on, and nothing was refused.
         Err(error) if error.kind() == io::ErrorKind::UnexpectedEof && shared.settings.proxy.is_none() => {
-            return Ok(None);
+            return Ok(Meant::default());
         }
         Err(_) => return Err(Broken::Connection),
     };
@@ -304,15 +324,15 @@ async fn judge_words(
         return refused(ResetReason::Unanswered, name, Verdict::default());
     };
     if verdict.allow {
-        return Ok(verdict.meant);
+        return Ok(verdict.into());
     }
     let reason = if name.is_some() { ResetReason::Name } else { ResetReason::NoName };
     refused(reason, name, verdict)
 }
 
 /// To the server, or to whom is meant by way of the proxy.
-async fn connect(origin: Origin, shared: &Shared, meant: Option<String>) -> Result<TcpStream, Broken> {
-    let proxy = shared.settings.proxy.as_ref().zip(meant).filter(|(proxy, name)| proxy.is_for(name));
+async fn connect(origin: Origin, shared: &Shared, meant: Meant) -> Result<TcpStream, Broken> {
+    let proxy = shared.settings.proxy.as_ref().zip(meant.name).filter(|(proxy, name)| proxy.is_for(name));
     let connected = match proxy {
         Some((proxy, name)) => {
             let connected = Box::pin(proxy::connect(shared, proxy, &name, origin.port)).await;
@@ -323,8 +343,7 @@ async fn connect(origin: Origin, shared: &Shared, meant: Option<String>) -> Resu
             })?)
         }
         None => {
-            let address = SocketAddr::new(origin.address, origin.port);
-            let connected = timeout(CONNECT_PATIENCE, TcpStream::connect(address)).await;
+            let connected = timeout(CONNECT_PATIENCE, Box::pin(reach(origin, shared, &meant.others))).await;
             connected.unwrap_or_else(|_| Err(io::Error::from_raw_os_error(libc::ETIMEDOUT)))
         }
     };
@@ -341,6 +360,40 @@ async fn connect(origin: Origin, shared: &Shared, meant: Option<String>) -> Resu
         let reason = ResetReason::Unreachable(error.raw_os_error().unwrap_or(0));
         Broken::Refused(Reset { origin, reason, seen: None, expected: Vec::new(), rule: origin.rule })
     })
+}
+
+/// A client that is led here is connected at once, so it does not try another address of a name where one is dead. That is
+/// done here, the addresses one after the other (RFC 8305).
+async fn reach(origin: Origin, shared: &Shared, others: &[IpAddr]) -> io::Result<TcpStream> {
+    if others.is_empty() {
+        return TcpStream::connect(SocketAddr::new(origin.address, origin.port)).await;
+    }
+    let mut addresses = std::iter::once(&origin.address).chain(others);
+    let mut attempts = JoinSet::new();
+    let mut first_error = None;
+    loop {
+        let next = addresses.next().map(|address| SocketAddr::new(*address, origin.port));
+        if let Some(address) = next {
+            attempts.spawn_local(async move { (address.ip(), TcpStream::connect(address).await) });
+        }
+        let ended = match next {
+            Some(_) => timeout(ATTEMPT_DELAY, attempts.join_next()).await,
+            None => Ok(attempts.join_next().await),
+        };
+        match ended {
+            Err(_) => {} // it is not waited for alone
+            Ok(Some(Ok((address, Ok(stream))))) => {
+                if address != origin.address {
+                    let errno = first_error.as_ref().and_then(io::Error::raw_os_error);
+                    shared.supervisor.tell(Event::Elsewhere { origin, address, errno });
+                }
+                return Ok(stream);
+            }
+            Ok(Some(Ok((_, Err(error))))) => drop(first_error.get_or_insert(error)),
+            Ok(Some(Err(_))) => {} // only what is dropped here is cancelled
+            Ok(None) => return Err(first_error.unwrap_or_else(|| io::ErrorKind::TimedOut.into())),
+        }
+    }
 }
 
 /// Closes with RST, as a connection that the kernel refuses ends.
