@@ -438,8 +438,7 @@ impl Start<'_> {
                     own_files: own_files.clone(),
                     mode,
                     programs: programs.as_ref(),
-                })
-                .map_err(system("find the files that the policy names"))?;
+                })?;
                 let kernel = lsm::Prepared {
                     held: Vec::new(),
                     automaton: self.automaton.clone(),

@@ -32,6 +32,7 @@ mod open;
 mod place;
 mod privilege;
 mod replaced;
+mod special;
 mod spelling;
 mod stale;
 mod tree;

@@ -4,7 +4,7 @@
 use std::{io, os::fd::AsRawFd, path::PathBuf, process::Command};
 
 use crate::{
-    attempt::{Attempt, Class, Inside, Told},
+    attempt::{Attempt, BY_KERNEL, Class, Inside, Told},
     stage::Stage,
     sys::{c, call, owned},
 };
@@ -93,8 +93,15 @@ impl Drop for Queue {
     }
 }
 
-/// The queues of the machine, seen as files.
+/// A file system of the machine's, mounted once more.
 struct Mounted(PathBuf);
+
+impl Mounted {
+    fn at(point: PathBuf, kind: &str) -> Option<Self> {
+        let mounted = Command::new("mount").args(["-n", "-t", kind, "none"]).arg(&point).status();
+        mounted.is_ok_and(|status| status.success()).then_some(Self(point))
+    }
+}
 
 impl Drop for Mounted {
     fn drop(&mut self) {
@@ -119,14 +126,43 @@ fn send(queue: io::Result<i64>) -> io::Result<String> {
 /// The queues of the machine as files, and one of them.
 fn queue_files(stage: &mut Stage) {
     let point = stage.dir("queues");
-    let mounted = Command::new("mount").args(["-n", "-t", "mqueue", "none"]).arg(&point).status();
-    assert!(mounted.is_ok_and(|status| status.success()), "mount mqueue at {}", point.display());
-    stage.keep(Mounted(point));
+    stage.keep(Mounted::at(point, "mqueue").unwrap());
     queue(stage);
 }
 
+/// What the kernel tells uid 0 of everybody, or lets it change, by file systems without a capability of their own.
+fn telling() -> Vec<Attempt> {
+    let kinds: [(&'static str, &'static str, &'static str, &'static str); 4] = [
+        ("tracefs", "trace_clock", "traces of all processes", "CVE-2020-27825's kin"),
+        ("debugfs", ".", "what drivers show to who mends them", "debugfs"),
+        ("bpf", ".", "pinned programs and maps", "bpf(2)"),
+        ("proc", "1/comm", "all processes, by a `/proc` for a chroot", "proc(5)"),
+    ];
+    let of_kind = |(kind, file, what, source): (&'static str, &'static str, &'static str, &'static str)| {
+        Attempt::new(format!("telling-{kind}"), Class::Processes, what, source)
+            .control_by_root()
+            .where_there()
+            .staged(move |stage| {
+                // A kernel without it mounts nothing, and the control finds no file.
+                let point = stage.dir("mounted");
+                match Mounted::at(point.clone(), kind) {
+                    Some(mounted) => stage.keep(mounted),
+                    None => std::fs::remove_dir(point).unwrap(),
+                }
+            })
+            .acts(move |at| {
+                let path = at.path("mounted").join(file);
+                let flags = if file == "." { libc::O_DIRECTORY } else { 0 };
+                crate::sys::open(path, libc::O_RDONLY | flags).map(|_| String::new())
+            })
+            .refused(&[libc::EACCES])
+            .told(BY_KERNEL)
+    };
+    kinds.map(of_kind).into()
+}
+
 pub(crate) fn attempts() -> Vec<Attempt> {
-    vec![
+    let all = vec![
         system_v("shm", "shared memory", "shmget(2)", (libc::SYS_shmget, libc::SYS_shmctl), 4096),
         system_v("sem", "a semaphore", "semget(2)", (libc::SYS_semget, libc::SYS_semctl), 1),
         system_v("msg", "a message queue", "msgget(2)", (libc::SYS_msgget, libc::SYS_msgctl), 0),
@@ -138,5 +174,6 @@ pub(crate) fn attempts() -> Vec<Attempt> {
             let path = c(at.path("queues").join(at.said("queue")?));
             send(call!(libc::SYS_open, path.as_ptr(), libc::O_WRONLY, 0))
         }),
-    ]
+    ];
+    all.into_iter().chain(telling()).collect()
 }

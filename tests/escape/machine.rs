@@ -2,15 +2,44 @@
 
 use std::{fs, io, os::unix::fs::PermissionsExt as _};
 
+use rustix::fs::{CWD, FileType, Mode, mknodat};
+
 use crate::{
-    attempt::{Attempt, BY_KERNEL, Class, Told},
+    attempt::{Attempt, BY_KERNEL, Class, Step, Told},
     bed::pty::Pty,
     processes,
     sys::open,
 };
 
 pub(crate) fn attempts() -> Vec<Attempt> {
-    performer().into_iter().chain(devices()).collect()
+    performer().into_iter().chain(devices()).chain(pipes()).collect()
+}
+
+/// Named pipes: the kernel asks nobody about their opens, and a read-only mount lets them be written.
+fn pipes() -> Vec<Attempt> {
+    let ways: [(&str, &'static str, Step, &'static str); 6] = [
+        ("named", "what is said in a denied pipe", |attempt| attempt.deny("pipe"), "pipe"),
+        ("below", "a pipe in a denied folder", |attempt| attempt.deny("vault"), "vault/deep/pipe"),
+        ("pattern", "a pipe that a pattern denies", |attempt| attempt.deny("**/sealed.pipe"), "sealed.pipe"),
+        ("kept", "an order to who listens at a protected pipe", |attempt| attempt.protect("pipe"), "pipe"),
+        ("kept-below", "a pipe in a protected folder", |attempt| attempt.protect("vault"), "vault/deep/pipe"),
+        (
+            "kept-pattern",
+            "a pipe that a pattern protects",
+            |attempt| attempt.protect("**/sealed.orders"),
+            "sealed.orders",
+        ),
+    ];
+    let of_way = |(name, what, rule, path): (&str, &'static str, Step, &'static str)| {
+        rule(Attempt::new(format!("names-pipe-{name}"), Class::Names, what, "fifo(7)"))
+            .staged(move |stage| {
+                stage.file(&format!("{path}.beside"), "");
+                mknodat(CWD, stage.path(path), FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+                stage.give(&stage.path(path));
+            })
+            .acts(move |at| open(at.path(path), libc::O_RDWR | libc::O_NONBLOCK).map(|_| String::new()))
+    };
+    ways.map(of_way).into()
 }
 
 /// Links to the program and the files of the processes that stand beside the command, by each of their names.

@@ -23,6 +23,7 @@ use crate::{
     policy::{
         automaton::{self, AutomatonError},
         compile::{GlobRule, LiteralRule, PathEffect, PathPlan, PathTable},
+        procfs,
         rule::glob,
         way::Way,
     },
@@ -111,6 +112,11 @@ pub fn prepare(
         let LiteralRule { path, effect, rule } = literal;
         let way = Way::of(path);
         match path.canonicalize() {
+            // By way of a symlink (`/etc/mtab`) it is this process's own: what is meant is that of who asks.
+            Ok(resolved) if let Some(patterns) = procfs::of_resolved(&resolved) => {
+                let glob = |pattern| GlobRule { pattern, effect: *effect, rule: *rule };
+                more_globs.extend(patterns.into_iter().map(glob));
+            }
             Ok(resolved) => {
                 let hits = effect.hits(*rule);
                 holding.path(&resolved, TagRule { hits, pinned: rule.0 }, &points)?;

@@ -46,6 +46,8 @@ pub enum Stage {
     Devices = 18,
     /// Enter the network namespace.
     Network = 19,
+    /// Lay something over what nobody inside opens.
+    Cover = 20,
 }
 
 impl Stage {
@@ -70,6 +72,7 @@ impl Stage {
             17 => Self::Queues,
             18 => Self::Devices,
             19 => Self::Network,
+            20 => Self::Cover,
             _ => return None,
         })
     }
@@ -95,6 +98,7 @@ impl Stage {
             Self::Queues => "mount message queues of the sandbox's own",
             Self::Devices => "close the devices of the machine inside",
             Self::Network => "enter the network of the sandbox's own",
+            Self::Cover => "cover what nobody inside may open",
         }
     }
 
@@ -108,7 +112,13 @@ impl Stage {
             Self::Stdio => {
                 Some("redirect to a file that the policy allows, or through a pipe: `| cat > FILE`")
             }
-            Self::Proc | Self::Propagation | Self::ReadOnly | Self::Pin | Self::Queues | Self::Devices => {
+            Self::Proc
+            | Self::Propagation
+            | Self::ReadOnly
+            | Self::Pin
+            | Self::Queues
+            | Self::Devices
+            | Self::Cover => {
                 Some("mounting needs CAP_SYS_ADMIN: run as root, outside of an unprivileged container")
             }
             Self::Bind

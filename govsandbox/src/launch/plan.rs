@@ -48,6 +48,9 @@ pub struct CgroupPlan {
 pub struct FanotifyPlan {
     /// `true`: there are globs, so every mount that can hold such names is marked; `false`: only the denied paths.
     pub all_mounts: bool,
+    /// Where patterns and names that are not there yet begin: what is mounted there is marked, though it may hold nobody's
+    /// files.
+    pub beginnings: Vec<PathBuf>,
     /// `true`: there are exec rules, so every mount is marked for what is executed from it.
     pub programs: bool,
 }

@@ -25,6 +25,7 @@ mod oracle_tests;
 pub mod parse;
 pub mod pitfalls;
 pub mod problem;
+pub mod procfs;
 mod profile;
 #[cfg(test)]
 mod random_tests;

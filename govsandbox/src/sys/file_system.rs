@@ -18,7 +18,16 @@ const UNSTABLE: [(u64, &str); 11] = [
 ];
 
 /// What the kernel makes up: proc, sysfs, cgroup2, debugfs, tracefs, bpffs.
-const OF_THE_KERNEL: [u64; 6] = [0x9fa0, 0x6265_6572, 0x6367_7270, 0x6462_6720, 0x7472_6163, 0xcafe_4a11];
+const OF_THE_KERNEL: [u64; 6] = [PROC, 0x6265_6572, 0x6367_7270, 0x6462_6720, 0x7472_6163, 0xcafe_4a11];
+
+/// `PROC_SUPER_MAGIC`.
+const PROC: u64 = 0x9fa0;
+
+/// Does the path lie on `proc`, where nobody can ask about opens (`FS_DISALLOW_NOTIFY_PERM`)?
+#[must_use]
+pub fn is_proc(path: &Path) -> bool {
+    magic(path) == Some(PROC)
+}
 
 /// Does the path lie on a file system of the kernel's own, where nothing has a second name?
 #[must_use]
@@ -47,6 +56,7 @@ mod tests {
     fn a_file_system_in_memory_is_stable_and_what_is_not_there_is_not_told() {
         assert_eq!(unstable(Path::new("/dev/shm")), None);
         assert_eq!(unstable(Path::new("/no/such/path")), None);
+        assert!(is_proc(Path::new("/proc/self")) && !is_proc(Path::new("/")));
         assert!(is_of_the_kernel(Path::new("/proc/self")) && !is_of_the_kernel(Path::new("/")));
     }
 }

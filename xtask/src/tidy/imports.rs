@@ -30,6 +30,7 @@ const ALLOWED: [(&str, &[&str]); 16] = [
     ("egress", &["id", "sys", "policy::compile", "ebpf::abi", "ebpf::decide"]),
     // `ebpf::decide`: what answers fanotify's questions asks the decision core. `policy::automaton`: names that do not
     // exist yet become patterns. `policy::git_config`: what a protected config may become is pure.
+    // `policy::procfs`: which files are each process's own.
     (
         "backend",
         &[
@@ -38,6 +39,7 @@ const ALLOWED: [(&str, &[&str]); 16] = [
             "policy::automaton",
             "policy::compile",
             "policy::git_config",
+            "policy::procfs",
             "policy::rule::glob",
             "policy::way",
             "ebpf::abi",

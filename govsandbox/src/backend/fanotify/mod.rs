@@ -11,11 +11,12 @@ mod probe;
 mod programs;
 mod refusals;
 mod rules;
+mod special;
 mod syscall;
 mod verdicts;
 
 pub use self::{
-    prepare::{Input, Setup, prepare, prepare_contents},
+    prepare::{Input, PrepareError, Setup, prepare, prepare_contents},
     probe::{ProbeError, probe},
     programs::Call,
     refusals::{Inbox, Outbox, channel},
@@ -35,5 +36,8 @@ pub const NOT_HELD: &[&str] = &[
     "another hard link of a program that an exec rule denies, when a loader maps it",
     "files that a process outside renames into a rule's name after they were opened inside, as long as the kernel \
      remembers them",
+    "named pipes and devices that a process outside makes during the run where a rule denies or protects; those that are \
+     protected can't be read either",
+    "files in /proc that a pattern for names at any depth matches (`environ`, `**/maps`)",
     "the arguments of a script that an exec rule names by its path, or whose first line has an option",
 ];

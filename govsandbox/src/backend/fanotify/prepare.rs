@@ -22,6 +22,7 @@ use super::{
     existing::{self, Existing},
     programs::ProgramRules,
     rules::PathRules,
+    special,
     verdicts::Mode,
 };
 use crate::{
@@ -31,10 +32,12 @@ use crate::{
         plan::FanotifyPlan,
     },
     policy::{
-        compile::{PathPlan, PathTable},
+        compile::{PathEffect, PathPlan, PathTable},
+        procfs,
+        rule::glob,
         way::Way,
     },
-    sys::open_files,
+    sys::{file_system, open_files},
 };
 
 /// Objects that are kept open, at most: beyond, one that is removed may leave its number, and its rule, to another.
@@ -70,11 +73,28 @@ pub struct Setup {
     pub not_held: Vec<String>,
 }
 
+/// The rules can't be held so.
+#[derive(Debug, thiserror::Error, miette::Diagnostic)]
+pub enum PrepareError {
+    /// A named path can't be looked up (other than by not existing), the mount table can't be read.
+    #[error("cannot find the files that the policy names")]
+    Find(#[from] io::Error),
+    /// Nobody is asked about opens in `/proc`, and its files come and go with processes.
+    #[error(
+        "the backend `fanotify` cannot hold `{pattern}`: what processes have in /proc is not asked about"
+    )]
+    #[diagnostic(help("take the rule out, or boot with `bpf` in the kernel's lsm= list"))]
+    OfProcesses {
+        /// What is denied.
+        pattern: String,
+    },
+}
+
 /// Finds what exists, and how each rule is held.
 ///
 /// # Errors
-/// A named path can't be looked up (other than by not existing), the mount table can't be read.
-pub fn prepare(input: Input<'_>) -> io::Result<Setup> {
+/// [`PrepareError`].
+pub fn prepare(input: Input<'_>) -> Result<Setup, PrepareError> {
     let Input { paths, automaton, own_files, mode, programs } = input;
     let table = MountTable::read()?;
     let mut setup = Setup {
@@ -82,6 +102,7 @@ pub fn prepare(input: Input<'_>) -> io::Result<Setup> {
         fanotify: FanotifyPlan {
             // A process outside that replaces a file takes away what was bound over it; its name is held all the same.
             all_mounts: !paths.globs.is_empty() || !paths.literals.is_empty() || mode == Mode::Audit,
+            beginnings: paths.globs.iter().filter_map(|glob| glob::beginning(&glob.pattern)).collect(),
             programs: programs.is_some(),
         },
         rules: PathRules {
@@ -101,14 +122,23 @@ pub fn prepare(input: Input<'_>) -> io::Result<Setup> {
     for path in &own_files {
         setup.hold_own(path)?;
     }
+    for glob in paths.globs.iter().filter(|glob| procfs::is_of_processes(&glob.pattern)) {
+        setup.leave_to_processes(&String::from_utf8_lossy(&glob.pattern), glob.effect, mode)?;
+    }
     for literal in &paths.literals {
         let hits = literal.effect.hits(literal.rule);
         let Way { end, links } = Way::of(&literal.path);
         setup.rules.links.extend(links.iter().map(|link| (bytes(link), hits)));
         match resolve(&literal.path)? {
+            Some(path) if path == Path::new("/proc") || procfs::of_resolved(&path).is_some() => {
+                setup.leave_to_processes(&literal.path.to_string_lossy(), literal.effect, mode)?;
+            }
             Some(path) => setup.hold_literal(&path, hits, &table)?,
             // Judged by its name when it is opened.
-            None => setup.rules.literals.push((bytes(&end), hits)),
+            None => {
+                setup.fanotify.beginnings.extend(end.parent().map(Path::to_owned));
+                setup.rules.literals.push((bytes(&end), hits));
+            }
         }
         if links.contains(&literal.path) {
             // Replaced by a file, from outside, it is what the rule names.
@@ -120,6 +150,7 @@ pub fn prepare(input: Input<'_>) -> io::Result<Setup> {
     }
     if mode == Mode::Enforce {
         setup.hold_matches(paths)?;
+        setup.close_special(!paths.globs.is_empty());
     }
     if mode == Mode::Audit {
         let own_files = std::mem::take(&mut setup.mounts.own_files);
@@ -133,7 +164,7 @@ pub fn prepare(input: Input<'_>) -> io::Result<Setup> {
 /// # Errors
 /// A file can't be read.
 pub fn prepare_contents(programs: &Programs, automaton: PathTable) -> io::Result<(FanotifyPlan, PathRules)> {
-    let plan = FanotifyPlan { all_mounts: false, programs: true };
+    let plan = FanotifyPlan { programs: true, ..FanotifyPlan::default() };
     let rules = ProgramRules {
         table: programs.table.clone(),
         inodes: HashMap::new(),
@@ -172,9 +203,27 @@ impl Setup {
         Ok(())
     }
 
+    /// What every process has in `/proc` is not held. To protect it is to keep processes from what is their own.
+    fn leave_to_processes(
+        &mut self,
+        pattern: &str,
+        effect: PathEffect,
+        mode: Mode,
+    ) -> Result<(), PrepareError> {
+        if effect == PathEffect::Deny && mode == Mode::Enforce {
+            return Err(PrepareError::OfProcesses { pattern: pattern.to_owned() });
+        }
+        self.not_held.push(format!("{pattern}: what processes have in /proc"));
+        Ok(())
+    }
+
     fn hold_literal(&mut self, path: &Path, hits: Hits, table: &MountTable) -> io::Result<()> {
-        self.hold_inode(path, hits)?;
         self.rules.literals.push((bytes(path), hits));
+        if hits.deny != 0 && file_system::is_proc(path) {
+            self.mounts.closed.push(path.to_owned());
+            return Ok(());
+        }
+        self.hold_inode(path, hits)?;
         self.lists(hits).0.push(path.to_owned());
         self.hold_aliases(path, path, hits, table);
         // What is mounted below is another file system, which may be mounted elsewhere too.
@@ -214,7 +263,9 @@ impl Setup {
     fn hold_matches(&mut self, paths: &PathPlan) -> io::Result<()> {
         let mut found = Existing { matches: Vec::new(), complete: true };
         if !paths.globs.is_empty() {
-            found = existing::find(&self.rules.automaton, &self.mounts.writable);
+            let in_proc = self.fanotify.beginnings.iter().filter(|path| is_setting(path)).cloned();
+            let roots: Vec<_> = self.mounts.writable.iter().cloned().chain(in_proc).collect();
+            found = existing::find(&self.rules.automaton, &roots);
         }
         let named = self.mounts.deny.iter().chain(&self.mounts.protect);
         let named = named.filter_map(|path| Some((path.clone(), self.rules.hits(&bytes(path), (0, 0))?)));
@@ -235,7 +286,25 @@ impl Setup {
         Ok(())
     }
 
+    /// What nobody is asked about can't be opened at all, be it denied or protected.
+    fn close_special(&mut self, by_name: bool) {
+        let MountPlan { deny, deny_unpinned, protect, protect_unpinned, .. } = &self.mounts;
+        let held = [deny, deny_unpinned, protect, protect_unpinned].into_iter().flatten();
+        let devices = [PathBuf::from("/dev")];
+        let by_name = if by_name { devices.as_slice() } else { &[] };
+        let mut found = special::find(&self.rules.automaton, held, by_name);
+        special::other_names(&self.rules.automaton, &mut found, &self.mounts.writable);
+        self.mounts.closed.extend(found.paths);
+        if !found.complete {
+            self.not_held.push(special::NOT_ALL_HELD.to_owned());
+        }
+    }
+
     fn hold_existing(&mut self, path: PathBuf, hits: Hits) -> io::Result<()> {
+        if hits.deny != 0 && file_system::is_proc(&path) {
+            self.mounts.closed.push(path);
+            return Ok(());
+        }
         match self.hold_inode(&path, hits) {
             Ok(()) => {}
             // It went away since it was listed.
@@ -267,6 +336,11 @@ impl Setup {
             (&mut mounts.deny, &mut mounts.deny_unpinned)
         }
     }
+}
+
+/// In `/proc`, and no process's.
+fn is_setting(path: &Path) -> bool {
+    path != Path::new("/proc") && file_system::is_proc(path)
 }
 
 fn same_object(alias: &Path, path: &Path) -> bool {

@@ -119,7 +119,7 @@ fn put_read_only(tree: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
     put_over(tree, path)
 }
 
-fn is_device(path: &Path) -> bool {
+pub(super) fn is_device(path: &Path) -> bool {
     path.symlink_metadata().is_ok_and(|found| found.file_type().is_char_device())
 }
 

@@ -35,6 +35,7 @@ use crate::sys::{
     mountinfo::Mount,
 };
 
+mod cover;
 mod devices;
 pub mod table;
 mod writable;
@@ -54,12 +55,23 @@ const CONTROL_KINDS: [&str; 12] = [
     "selinuxfs",
     "binfmt_misc",
 ];
-/// File systems without files of anybody's own: no deny or protect rule by name is about them.
-const NAMELESS_KINDS: [&str; 7] =
-    ["proc", "devtmpfs", "devpts", "mqueue", "hugetlbfs", "rpc_pipefs", "autofs"];
+/// Of those: what others do and did, told to uid 0 without any capability (traces, crashes, programs of the kernel's).
+const TELLING_KINDS: [&str; 5] = ["tracefs", "debugfs", "pstore", "efivarfs", "bpf"];
+/// File systems without files of anybody's own: no rule by name is about them that does not begin there.
+const NAMELESS_KINDS: [&str; 3] = ["devpts", "mqueue", "rpc_pipefs"];
+/// Those that can't be marked, or where to look is to mount something.
+const UNMARKED_KINDS: [&str; 2] = ["proc", "autofs"];
 /// Parts of `/proc` that uid 0 may write without any capability.
-const PROC_READ_ONLY: [&str; 7] =
-    ["/proc/sys", "/proc/sysrq-trigger", "/proc/irq", "/proc/bus", "/proc/fs", "/proc/acpi", "/proc/scsi"];
+const PROC_READ_ONLY: [&str; 8] = [
+    "/proc/sys",
+    "/proc/sysrq-trigger",
+    "/proc/irq",
+    "/proc/bus",
+    "/proc/fs",
+    "/proc/acpi",
+    "/proc/scsi",
+    "/proc/dynamic_debug",
+];
 
 /// The mounts of one sandbox. All paths absolute, existing, without symlinks ([`resolve`]).
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -72,6 +84,9 @@ pub struct MountPlan {
     pub deny_unpinned: Vec<PathBuf>,
     /// As `protect`, likewise.
     pub protect_unpinned: Vec<PathBuf>,
+    /// What nobody inside opens for anything: named pipes and devices that are denied or protected, and what is denied on a
+    /// file system that allows no mark.
+    pub closed: Vec<PathBuf>,
     /// Files and folders that nothing is executed from, nor mapped as code: bound over themselves with `MS_NOEXEC`.
     pub no_exec: Vec<PathBuf>,
     /// The project's own: policy files, log, state folder, binary. Bound over themselves, read-only.
@@ -169,6 +184,17 @@ pub(super) fn enter(
     mount("proc", "/proc", "proc", flags, None)
         .map_err(|errno| fail(Stage::Proc, Path::new("/proc"))(errno.into()))?;
     let table = MountTable::read().map_err(fail(Stage::ReadOnly, Path::new("/proc/self/mountinfo")))?;
+    // One that was mounted elsewhere shows processes outside, and lets uid 0 write the machine's settings.
+    let is_other = |mount: &&Mount| mount.fs_type == "proc" && !mount.point.starts_with("/proc");
+    let is_top = |mount: &Mount| table.holding(&mount.point).is_some_and(|top| top.id == mount.id);
+    let is_covered = |mount: &&Mount| {
+        is_top(mount) && (is_other(mount) || TELLING_KINDS.contains(&mount.fs_type.as_str()))
+    };
+    let covered: Vec<&Path> =
+        table.mounts().iter().filter(is_covered).map(|mount| mount.point.as_path()).collect();
+    for point in &covered {
+        cover::over(point).map_err(fail(Stage::Cover, point))?;
+    }
     for control in table.mounts().iter().filter(|mount| CONTROL_KINDS.contains(&mount.fs_type.as_str())) {
         match mount_setattr::set(&control.point, READ_ONLY, Depth::One) {
             // Hidden below another mount: nobody inside reaches it either.
@@ -191,7 +217,8 @@ pub(super) fn enter(
     let places = devices::enter(layers)?;
     writable::close(layers, redirected)?;
     devices::close()?;
-    for (path, treatment) in plan.treatments() {
+    let is_covered = |path: &Path| covered.iter().any(|point| path != *point && path.starts_with(point));
+    for (path, treatment) in plan.treatments().into_iter().filter(|(path, _)| !is_covered(path)) {
         bind_over_itself(&path, treatment).map_err(fail(Stage::Pin, &path))?;
     }
     for path in &plan.no_exec {
@@ -202,6 +229,9 @@ pub(super) fn enter(
             answer => answer.map_err(fail(Stage::Pin, path))?,
         }
     }
+    for path in cover::outermost(&plan.closed) {
+        cover::over(path).map_err(fail(Stage::Cover, path))?;
+    }
     Ok(places)
 }
 
@@ -210,7 +240,11 @@ pub(super) fn mark(plan: &MountPlan, fanotify: &FanotifyPlan, group: &Group) -> 
     let fail =
         |path: &Path, source: &io::Error| Failure::new(Stage::Mark, path.display().to_string(), source);
     for path in plan.deny.iter().chain(&plan.deny_unpinned) {
-        group.mark(Asked::Opens, path).map_err(|source| fail(path, &source))?;
+        match group.mark(Asked::Opens, path) {
+            // Something above is covered: nobody inside reaches it.
+            Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR)) => {}
+            answer => answer.map_err(|source| fail(path, &source))?,
+        }
     }
     let wanted = [(fanotify.all_mounts, Asked::Opens), (fanotify.programs, Asked::Programs)];
     let wanted: Vec<Asked> = wanted.into_iter().filter_map(|(is, asked)| is.then_some(asked)).collect();
@@ -219,7 +253,7 @@ pub(super) fn mark(plan: &MountPlan, fanotify: &FanotifyPlan, group: &Group) -> 
     }
     let mountinfo = Path::new("/proc/self/mountinfo");
     let table = MountTable::read().map_err(|source| fail(mountinfo, &source))?;
-    for mount in table.mounts().iter().filter(|mount| can_hold_names(mount)) {
+    for mount in table.mounts().iter().filter(|mount| can_hold_names(mount, fanotify)) {
         for asked in &wanted {
             match group.mark(*asked, &mount.point) {
                 // Hidden below another mount: nobody inside reaches it either.
@@ -233,9 +267,11 @@ pub(super) fn mark(plan: &MountPlan, fanotify: &FanotifyPlan, group: &Group) -> 
     Ok(())
 }
 
-fn can_hold_names(mount: &Mount) -> bool {
+fn can_hold_names(mount: &Mount, fanotify: &FanotifyPlan) -> bool {
     let kind = mount.fs_type.as_str();
-    !NAMELESS_KINDS.contains(&kind) && !CONTROL_KINDS.contains(&kind)
+    let begins = |path: &PathBuf| path.starts_with(&mount.point) || mount.point.starts_with(path);
+    let is_nameless = NAMELESS_KINDS.contains(&kind) || CONTROL_KINDS.contains(&kind);
+    !UNMARKED_KINDS.contains(&kind) && (!is_nameless || fanotify.beginnings.iter().any(begins))
 }
 
 fn is_hidden(error: &io::Error) -> bool {

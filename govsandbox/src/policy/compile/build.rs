@@ -18,6 +18,7 @@ use crate::{
         lockout,
         merge::{Entry, Given, Layered, Settings},
         problem::Problem,
+        procfs,
         rule::{
             exec::ExecPattern,
             path::{ExpandedPath, PathError, PathPattern},
@@ -134,7 +135,8 @@ impl<'a> Builder<'a> {
     fn add(&mut self, rule: RuleIndex, slot: &Slot<'a>) {
         let told = match &slot.what {
             What::Effect(effect, entry) => {
-                let expanded = self.expand(entry);
+                let expanded = self.expand(entry).into_iter().flat_map(procfs::of_every_process);
+                let expanded: Vec<_> = expanded.collect();
                 for path in &expanded {
                     self.add_effect(path, *effect, rule);
                 }

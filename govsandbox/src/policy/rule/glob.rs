@@ -2,7 +2,7 @@
 //!
 //! Patterns are bytes. A name never contains a slash, and none of the wildcards stands for one.
 
-use std::fmt;
+use std::{ffi::OsStr, fmt, os::unix::ffi::OsStrExt as _, path::PathBuf};
 
 /// One component of a pattern.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -164,6 +164,15 @@ pub fn quote(literal: &[u8]) -> Vec<u8> {
         quoted.push(*byte);
     }
     quoted
+}
+
+/// The folder that a pattern begins with; `None`: it is the root, or the pattern a name at any depth.
+#[must_use]
+pub fn beginning(pattern: &[u8]) -> Option<PathBuf> {
+    let names = pattern.split(|byte| *byte == b'/').skip(1);
+    let names = names.take_while(|name| !name.iter().any(|byte| b"*?[{\\".contains(byte)));
+    let path = names.fold(PathBuf::from("/"), |path, name| path.join(OsStr::from_bytes(name)));
+    path.parent().is_some().then_some(path)
 }
 
 impl Segment {
