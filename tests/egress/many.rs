@@ -1,4 +1,5 @@
-//! As many connections at once as there is room for: ten thousand, where a process may have the descriptors.
+//! As many connections at once as there is room for: ten thousand, where a process may have the descriptors. And many names
+//! of one server.
 
 use std::{
     fs,
@@ -8,7 +9,8 @@ use std::{
 };
 
 use crate::{
-    bed::procs,
+    bed::{args, lines, procs},
+    run::World,
     stage::{Stage, WEB_SERVER},
 };
 
@@ -66,4 +68,32 @@ fn as_many_connections_as_there_is_room_for_take_64_mib_at_most_and_each_still_p
             })
     };
     assert!(procs::until(Duration::from_secs(30), gone), "there is no room again");
+}
+
+/// Looks the names up one after the other, and connects to some as they come, by TLS with the name.
+const NAMES: &str = r#"
+import socket, ssl
+context = ssl.create_default_context()
+context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+def reached(number):
+    name = f"n{number}.wide.test"
+    try:
+        to = socket.getaddrinfo(name, 443, socket.AF_INET, socket.SOCK_STREAM)[0][4]
+        if number % 100 and number < 1099: return True
+        with socket.create_connection(to, 30) as s, context.wrap_socket(s, server_hostname=name): return True
+    except OSError as error:
+        return False
+print([number for number in range(1100) if not reached(number)])
+"#;
+
+#[test]
+fn a_thousand_names_of_one_server_are_known_each_after_the_other() {
+    let world = World::new("egress-names");
+    let names: Vec<String> = (0..10_000).map(|it| format!("\"n{it}.wide.test:443\"")).collect();
+    let policy = world.policy(&format!("allow = [{}]", names.join(", ")));
+    let script = world.bed.file("names.py", NAMES);
+    let bare = world.bed.bare(args!["python3", &script]);
+    assert_eq!(lines(&bare.stdout), ["[]"], "{bare:?}");
+    let run = world.bed.run(&policy, args!["python3", &script]);
+    assert_eq!(lines(&run.stdout), ["[]"], "{run}");
 }

@@ -45,6 +45,7 @@ private A 10.1.2.3
 mixed A 10.1.2.3
 mixed A 192.0.2.80
 meta A 169.254.169.254
+*.wide A 192.0.2.80
 ring CNAME ring2
 ring2 CNAME ring
 outward CNAME www.elsewhere.

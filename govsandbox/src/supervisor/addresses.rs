@@ -79,6 +79,8 @@ pub(super) struct Addresses {
     consents: HashMap<Asked, Option<Instant>>,
     lists: usize,
     verify: Verify,
+    /// There is a rule that asks about names.
+    asks: bool,
     /// There is a `*` that allows.
     any: bool,
     /// Where there is a proxy: the addresses that stand for names.
@@ -99,6 +101,7 @@ impl Addresses {
         name_rules.iter_mut().for_each(|rules| rules.retain(|rule| asks || rule.effect != EgressEffect::Ask));
         let rules = || name_rules.iter().flatten();
         let any = rules().any(|rule| rule.effect == EgressEffect::Allow && rule.pattern == Pattern::Any);
+        let asks_names = rules().any(|rule| rule.effect == EgressEffect::Ask);
         let denies = |rule: &NameRule| rule.effect == EgressEffect::Deny && rule.pattern != Pattern::Any;
         let denies_names = rules().any(denies);
         // Everything is allowed but some names: who is talked to must be seen, for their addresses can't all be known.
@@ -111,6 +114,7 @@ impl Addresses {
             lists: lists.len(),
             names: Names::new(name_rules),
             verify,
+            asks: asks_names,
             any,
             stand_ins: None,
             network,
@@ -307,8 +311,9 @@ impl Addresses {
         self.consents.retain(|_, until| until.is_none_or(|until| until > now));
         let (rules, consents) = (&self.names, &self.consents);
         // What was allowed for a while is no longer allowed by an address that was told meanwhile.
-        let stands =
-            |name: &str| rules.asks(name).is_none() || consents.contains_key(&Asked::Name(name.to_owned()));
+        let stands = |name: &str| {
+            !self.asks || rules.asks(name).is_none() || consents.contains_key(&Asked::Name(name.to_owned()))
+        };
         let changed = self.live.expire(now, stands);
         self.changes(changed).0
     }

@@ -13,14 +13,21 @@ use super::hosts::Filed;
 pub(super) const ADDRESSES_MAX: usize = 16_384;
 /// Names that one address has at a time: for new ones some go that have not been told for longest.
 const NAMES_OF_ADDRESS_MAX: usize = 1024;
-/// So many at a time, for what the rules of the others come to is told the kernel then.
-const FORGOTTEN_AT_ONCE: usize = NAMES_OF_ADDRESS_MAX / 8;
+/// Where all addresses together have so many, an address has only a few: names can be made up, and each may have many
+/// addresses.
+const NAMES_MAX: usize = 131_072;
+const NAMES_OF_ADDRESS_FEW: usize = 16;
+/// The how manieth part of those of an address goes at a time, for what the rules of the others come to is told the kernel
+/// then.
+const FORGOTTEN_PART: usize = 8;
 
 /// Names and their addresses, both ways. Addresses come in their canonical form.
 #[derive(Debug, Default)]
 pub(super) struct Held {
     by_address: HashMap<IpAddr, BTreeMap<Arc<str>, Tenure>>,
     by_name: HashMap<Arc<str>, BTreeSet<IpAddr>>,
+    /// Names of all addresses.
+    names: usize,
     told: u64,
 }
 
@@ -138,12 +145,16 @@ impl Held {
             change(tenure);
             return Put::Known;
         }
+        let most = if self.names < NAMES_MAX { NAMES_OF_ADDRESS_MAX } else { NAMES_OF_ADDRESS_FEW };
         let put = match self.by_address.get(&address).map(BTreeMap::len) {
-            Some(names) if names < NAMES_OF_ADDRESS_MAX => Put::New,
+            Some(names) if names < most => Put::New,
             None if self.by_address.len() < ADDRESSES_MAX => Put::New,
-            Some(_) if self.forget_oldest(address, FORGOTTEN_AT_ONCE) => Put::InPlaceOfOthers,
+            Some(names) if self.forget_oldest(address, names.div_ceil(FORGOTTEN_PART)) => {
+                Put::InPlaceOfOthers
+            }
             Some(_) | None => return Put::NoRoom,
         };
+        self.names += 1;
         let name: Arc<str> = name.into();
         let mut tenure = Tenure { told: self.told, ..Tenure::default() };
         change(&mut tenure);
@@ -154,7 +165,7 @@ impl Held {
 
     fn forget(&mut self, address: IpAddr, name: &str) {
         if let Some(names) = self.by_address.get_mut(&address) {
-            names.remove(name);
+            self.names -= usize::from(names.remove(name).is_some());
             if names.is_empty() {
                 self.by_address.remove(&address);
             }
@@ -165,5 +176,38 @@ impl Held {
                 self.by_name.remove(name);
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+
+    #[test]
+    fn names_that_somebody_makes_up_take_a_bounded_room() {
+        let (mut held, now) = (Held::default(), Instant::now());
+        let address = |it: usize| IpAddr::V4(Ipv4Addr::from_bits(0x0b00_0000 + u32::try_from(it).unwrap()));
+        let mut number = 0;
+        let mut name = || {
+            number += 1;
+            format!("n{number}.example")
+        };
+        for _ in 0..NAMES_MAX / 128 {
+            let name = name();
+            assert!((0..128).all(|it| held.put(address(it), &name, now) == Put::New));
+        }
+        assert_eq!(held.names, NAMES_MAX);
+        for _ in 0..50 {
+            let name = name();
+            (0..256).for_each(|it| assert_ne!(held.put(address(it), &name, now), Put::NoRoom));
+            assert!((0..256).all(|it| held.has_name(address(it), &name)), "who was told last has a place");
+        }
+        assert!(held.names <= NAMES_MAX + 256 * NAMES_OF_ADDRESS_FEW, "{}", held.names);
+        let counted: usize = held.by_address.values().map(BTreeMap::len).sum();
+        assert_eq!((held.names, held.by_name.values().map(BTreeSet::len).sum::<usize>()), (counted, counted));
+        held.expire(now, |_| true);
+        assert!(held.names == 0 && held.by_address.is_empty() && held.by_name.is_empty());
     }
 }

@@ -15,6 +15,8 @@ use crate::{
 
 /// Names in one verdict, for the event.
 const NAMES_TOLD_MAX: usize = 16;
+/// Other addresses that are looked at, at most.
+const OTHERS_SEEN_MAX: usize = 64;
 /// Here only TLS and HTTP are spoken.
 const NAMED_PORTS: [u16; 2] = [80, 443];
 
@@ -86,6 +88,6 @@ impl Addresses {
         let mut others: Vec<IpAddr> =
             self.live.addresses_of(name).filter(|other| *other != address).collect();
         others.sort_by_key(|other| other.is_ipv4() != address.is_ipv4());
-        others.into_iter().filter(reaches).take(OTHERS_MAX).collect()
+        others.into_iter().take(OTHERS_SEEN_MAX).filter(reaches).take(OTHERS_MAX).collect()
     }
 }
