@@ -41,6 +41,8 @@ pub(crate) struct State {
     pub(crate) waiting: Vec<Respond<Permitted>>,
     /// What stands for names that resolve to nothing.
     pub(crate) stand_in: Option<IpAddr>,
+    /// Who says nobody is let through.
+    pub(crate) lenient: bool,
     /// Other addresses of the names that are meant.
     pub(crate) others: Vec<IpAddr>,
     /// There is no room for more addresses.
@@ -114,6 +116,7 @@ impl Broker for StandIn {
                 port: wanted.port(),
                 rule: 4,
                 compared: true,
+                strict: !state.lenient,
             })
         });
         respond.send(origin);
@@ -151,7 +154,8 @@ impl Broker for StandIn {
         self.with(|state| {
             let names = state.names.get(&verify.origin.address).cloned().unwrap_or_default();
             let is_named = verify.name.as_ref().is_some_and(|name| names.contains(name));
-            let allow = state.audit || is_named || (verify.speech == Speech::Other && !state.by_name_only);
+            let by_address = verify.name.is_none() && (verify.speech == Speech::Other || state.lenient);
+            let allow = state.audit || is_named || (by_address && !state.by_name_only);
             state.verified.push(verify);
             if state.mute {
                 return state.kept.push(respond);

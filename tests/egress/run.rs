@@ -146,6 +146,27 @@ fn names_are_answered_and_connections_compared_with_them() {
     );
 }
 
+/// The address of a full name alone: whoever says another name there is refused, and who says none is not.
+#[test]
+fn by_a_full_name_no_other_one_is_reached_on_its_address() {
+    let world = World::new("egress-full");
+    let (run, said) = world.run(&world.policy("allow = [\"www.test:80,443,8443\"]"));
+    let mut expected = vec![""; WORLD.len()];
+    for allowed in [0, 4] {
+        expected[allowed] = WORLD[allowed].1;
+    }
+    assert_eq!(said, expected, "{run}");
+    let resets: Vec<_> = run.log.all_denied("net.connect");
+    let names: Vec<_> = resets.iter().map(|it| it.0["object"]["server_name"].as_str()).collect();
+    assert_eq!(names, [Some("other.test"), Some("other.test")], "{run}");
+    // Where the address counts alone, it is the policy that says so.
+    let (run, said) = world.run(&world.policy("allow = [\"www.test:80,443\"]\nverify = \"address\""));
+    for allowed in [2, 3] {
+        expected[allowed] = WORLD[allowed].1;
+    }
+    assert_eq!(said, expected, "{run}");
+}
+
 #[test]
 fn what_is_not_named_is_not_answered_and_audit_mode_only_tells() {
     let world = World::new("egress-none");

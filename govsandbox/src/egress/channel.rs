@@ -189,6 +189,8 @@ pub struct Origin {
     pub rule: u16,
     /// Whom a connection says it talks to is compared with whose address it is; `false`: the address alone is allowed.
     pub compared: bool,
+    /// On a port for TLS and HTTP nothing else is spoken, and whom it talks to is said.
+    pub strict: bool,
 }
 
 /// May it go on, where somebody may have to be asked? Only where [`Settings::ask_ms`] says so.

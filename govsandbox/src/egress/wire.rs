@@ -101,6 +101,7 @@ mod tests {
         port: u16::MAX,
         rule: u16::MAX,
         compared: true,
+        strict: true,
     };
 
     #[test]

@@ -231,7 +231,7 @@ pub enum RawProtocol {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, JsonSchema)]
 #[serde(rename_all = "lowercase")]
 pub enum RawVerify {
-    /// The name in the TLS or HTTP request is compared.
+    /// Whom the TLS or HTTP request names is compared, and on their ports one must be named.
     Sni,
     /// An address that an allowed name has resolved to is enough.
     Address,

@@ -1,5 +1,6 @@
 //! Which names have which addresses at the moment, and what the kernel's tables say of these addresses therefore.
 
+mod ports;
 mod verify;
 
 use std::{
@@ -9,17 +10,18 @@ use std::{
 };
 
 use govsandbox_ebpf::{
-    abi::egress::{ALLOW, ALLOW_RELAY, DENY, PORT_RULES_MAX, PortRule, PortTable},
+    abi::egress::{ALLOW, ALLOW_RELAY, DENY, PortTable},
     decide::egress::{Way, decide_egress, route_egress},
 };
 
+use self::ports::{looked_at, nothing, of_datagrams, port_rules};
 use super::{
     held::{Held, Put},
     hosts::{self, Filed},
     stand_ins::StandIns,
 };
 use crate::{
-    bpf::egress::{self, Network, NetworkRules, TooManyPorts},
+    bpf::egress::{Network, NetworkRules, TooManyPorts},
     egress::{
         channel::Entered,
         names::{Consent, NameRule, Names, Pattern, Ports, Transport},
@@ -409,6 +411,9 @@ impl Addresses {
                 Verify::WhereShared => ALLOW,
             };
             let rules = match (rule.effect, by_address || !is_shared) {
+                (EgressEffect::Allow, _) if is_public && self.verify == Verify::WhereShared => {
+                    looked_at(port_rules(rule, allow))
+                }
                 (EgressEffect::Allow, _) if is_public => port_rules(rule, allow),
                 (EgressEffect::Ask, _) if is_public => port_rules(rule, ALLOW_RELAY),
                 (EgressEffect::Allow | EgressEffect::Ask, _) => Vec::new(),
@@ -436,27 +441,6 @@ fn allowed_by(networks: &NetworkRules, address: IpAddr, port: u16) -> bool {
         Ok((_, table)) => decide_egress(Some(&table), port, libc::IPPROTO_TCP as u8).allow,
         Err(_) => false,
     }
-}
-
-/// A table that allows nothing.
-fn nothing() -> PortTable {
-    PortTable { count: 0, entries: [PortRule::default(); PORT_RULES_MAX] }
-}
-
-/// The same rules, for datagrams alone.
-fn of_datagrams(rules: Vec<PortRule>) -> Vec<PortRule> {
-    let protocol = libc::IPPROTO_UDP as u8;
-    rules.into_iter().map(|rule| PortRule { protocol, ..rule }).collect()
-}
-
-fn port_rules(rule: &NameRule, allow: u8) -> Vec<PortRule> {
-    let protocol = match rule.transport {
-        Some(Transport::Tcp) => libc::IPPROTO_TCP as u8,
-        Some(Transport::Udp) => libc::IPPROTO_UDP as u8,
-        None => 0,
-    };
-    let ports = rule.ports.iter().map(|ports| (ports.first, ports.last));
-    egress::port_rules(ports, protocol, rule.rule, allow).collect()
 }
 
 /// What each list says of names.

@@ -11,6 +11,8 @@ use crate::{
 
 #[path = "addresses/held_tests.rs"]
 mod held;
+#[path = "addresses/verify_tests.rs"]
+mod verify;
 
 const TTL_S: u32 = 300;
 
@@ -258,7 +260,7 @@ fn an_address_is_reached_while_a_name_has_it() {
     let mut bed = Bed::new(&[("api.example", 443, true)], Verify::WhereShared);
     assert_eq!(bed.way(A, 443), '-');
     assert!(bed.enter("api.example", A));
-    assert_eq!((bed.way(A, 443), bed.way(A, 80), bed.way("192.0.2.2", 443)), ('+', '-', '-'));
+    assert_eq!((bed.way(A, 443), bed.way(A, 80), bed.way("192.0.2.2", 443)), ('~', '-', '-'));
     let changes = bed.addresses.expire(bed.now + Duration::from_secs(u64::from(TTL_S) - 1));
     assert!(changes.is_empty());
     let changes = bed.addresses.expire(bed.now + Duration::from_secs(u64::from(TTL_S)));
@@ -277,39 +279,16 @@ fn names_that_are_not_allowed_enter_nothing() {
 
 #[test]
 fn wildcards_and_shared_addresses_are_verified_unless_the_policy_wants_it_otherwise() {
-    let rules = [("*.wide.example", 443, true), ("one.example", 443, true), ("two.example", 443, true)];
+    let rules = [("*.wide.example", 22, true), ("one.example", 22, true), ("two.example", 22, true)];
     for (verify, ways) in [(Verify::WhereShared, "~+~"), (Verify::Sni, "~~~"), (Verify::Address, "+++")] {
         let mut bed = Bed::new(&rules, verify);
         bed.enter("x.wide.example", A);
         bed.enter("one.example", "192.0.2.2");
         bed.enter("one.example", "192.0.2.3");
         bed.enter("two.example", "192.0.2.3");
-        let found: String = [A, "192.0.2.2", "192.0.2.3"].iter().map(|it| bed.way(it, 443)).collect();
+        let found: String = [A, "192.0.2.2", "192.0.2.3"].iter().map(|it| bed.way(it, 22)).collect();
         assert_eq!(found, ways, "{verify:?}");
     }
-}
-
-#[test]
-fn a_connection_names_one_that_has_the_address_and_is_allowed() {
-    let mut bed = Bed::new(&[("*.example", 443, true), ("bad.example", 0, false)], Verify::Sni);
-    bed.enter("a.example", A);
-    bed.enter("b.example", "192.0.2.2");
-    assert!(bed.verify(A, "a.example"));
-    for name in ["b.example", "bad.example", "other.test", "example"] {
-        assert!(!bed.verify(A, name), "{name}");
-    }
-    let other = |port| bed.addresses.verify(A.parse().unwrap(), port, None, Speech::Other).allow;
-    assert!(!other(443) && !other(22), "a rule for 443 is for no other port");
-    let nameless = bed.addresses.verify(A.parse().unwrap(), 443, None, Speech::Tls);
-    assert_eq!((nameless.allow, nameless.names), (false, vec!["a.example".to_owned()]));
-}
-
-#[test]
-fn what_speaks_neither_tls_nor_http_goes_by_address() {
-    let mut bed = Bed::new(&[("*.example", 22, true)], Verify::WhereShared);
-    bed.enter("git.example", A);
-    assert!(bed.addresses.verify(A.parse().unwrap(), 22, None, Speech::Other).allow);
-    assert!(!bed.addresses.verify(A.parse().unwrap(), 22, Some("x.test"), Speech::Tls).allow);
 }
 
 #[test]

@@ -253,7 +253,9 @@ impl Broker for Egress {
                 Transport::Udp => self.networks.asked(who.local).unwrap_or(wanted),
                 Transport::Tcp => wanted,
             };
+            let strict = self.addresses().is_strict(asked.ip(), asked.port());
             Origin {
+                strict,
                 cookie,
                 start_boot_ns: original.start_boot_ns,
                 tgid: original.tgid,

@@ -207,6 +207,7 @@ mod tests {
             port: 53,
             rule: 0,
             compared: true,
+            strict: true,
         };
         About { origin, rule: 3, program: "/usr/bin/curl".to_owned(), names: Vec::new() }
     }

@@ -114,8 +114,8 @@ async fn connection(client: TcpStream, peer: SocketAddr, shared: &Shared, pipes:
     let passed = match (Box::pin(permit(origin, shared)).await, Port::of(origin.port)) {
         (Err(broken), _) => Err(broken),
         _ if !origin.compared => unseen(&client, origin, shared, pipes).await,
-        (Ok(()), Port::Web) => judged_first(&client, origin, shared, pipes, Port::Web).await,
-        (Ok(()), Port::Other) => other(&client, origin, shared, pipes).await,
+        (Ok(()), Port::Web) if origin.strict => judged_first(&client, origin, shared, pipes, Port::Web).await,
+        (Ok(()), _) => other(&client, origin, shared, pipes).await,
     };
     match passed {
         Ok(()) => {}
@@ -223,13 +223,13 @@ fn unanswered(origin: Origin) -> Reset {
 struct Meant {
     /// For a proxy.
     name: Option<String>,
-    /// Other addresses of it.
-    others: Vec<IpAddr>,
+    /// Other addresses of it; `None`: nobody has asked.
+    others: Option<Vec<IpAddr>>,
 }
 
 impl From<Verdict> for Meant {
     fn from(verdict: Verdict) -> Self {
-        Self { name: verdict.meant, others: verdict.others }
+        Self { name: verdict.meant, others: Some(verdict.others) }
     }
 }
 
@@ -343,7 +343,7 @@ async fn connect(origin: Origin, shared: &Shared, meant: Meant) -> Result<TcpStr
             })?)
         }
         None => {
-            let connected = timeout(CONNECT_PATIENCE, Box::pin(reach(origin, shared, &meant.others))).await;
+            let connected = timeout(CONNECT_PATIENCE, Box::pin(reach(origin, shared, meant.others))).await;
             connected.unwrap_or_else(|_| Err(io::Error::from_raw_os_error(libc::ETIMEDOUT)))
         }
     };
@@ -364,17 +364,15 @@ async fn connect(origin: Origin, shared: &Shared, meant: Meant) -> Result<TcpStr
 
 /// A client that is led here is connected at once, so it does not try another address of a name where one is dead. That is
 /// done here, the addresses one after the other (RFC 8305).
-async fn reach(origin: Origin, shared: &Shared, others: &[IpAddr]) -> io::Result<TcpStream> {
-    if others.is_empty() {
-        return TcpStream::connect(SocketAddr::new(origin.address, origin.port)).await;
-    }
-    let mut addresses = std::iter::once(&origin.address).chain(others);
+async fn reach(origin: Origin, shared: &Shared, others: Option<Vec<IpAddr>>) -> io::Result<TcpStream> {
     let mut attempts = JoinSet::new();
     let mut first_error = None;
+    let mut next = Some(origin.address);
+    let mut others = others.map(Vec::into_iter);
     loop {
-        let next = addresses.next().map(|address| SocketAddr::new(*address, origin.port));
         if let Some(address) = next {
-            attempts.spawn_local(async move { (address.ip(), TcpStream::connect(address).await) });
+            let connects = TcpStream::connect(SocketAddr::new(address, origin.port));
+            attempts.spawn_local(async move { (address, connects.await) });
         }
         let ended = match next {
             Some(_) => timeout(ATTEMPT_DELAY, attempts.join_next()).await,
@@ -393,6 +391,11 @@ async fn reach(origin: Origin, shared: &Shared, others: &[IpAddr]) -> io::Result
             Ok(Some(Err(_))) => {} // only what is dropped here is cancelled
             Ok(None) => return Err(first_error.unwrap_or_else(|| io::ErrorKind::TimedOut.into())),
         }
+        if others.is_none() {
+            let meant = meant(origin, shared, Speech::Other).await;
+            others = Some(meant.and_then(|meant| meant.others).unwrap_or_default().into_iter());
+        }
+        next = others.as_mut().and_then(Iterator::next);
     }
 }
 

@@ -104,7 +104,8 @@ pub enum Userfaultfd {
 pub enum Verify {
     /// An address that the name has resolved to is enough.
     Address,
-    /// Absent: as `sni` where a wildcard allows it, or where several names share an address; else as `address`.
+    /// Absent: as `sni` where a wildcard allows it, or where several names share an address; else as `address`, but that
+    /// another name is refused where one is said on a port for TLS or HTTP.
     WhereShared,
     /// The name in the TLS or HTTP request is compared.
     Sni,

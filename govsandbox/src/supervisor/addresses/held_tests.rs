@@ -32,22 +32,22 @@ fn names_of_the_hosts_file_have_their_addresses_without_a_lookup_and_for_as_long
         ];
         places.iter().map(|address| bed.way(address, port)).collect()
     };
-    assert_eq!((ways(&bed, 443), ways(&bed, 5432)), ("+-------+".to_owned(), "---+-----".to_owned()));
+    assert_eq!((ways(&bed, 443), ways(&bed, 5432)), ("~-------~".to_owned(), "---+-----".to_owned()));
     // By a wildcard, and so compared, as an answer would be.
     assert_eq!(ways(&bed, 80), "~-------~");
     let verdict = bed.addresses.verify(A.parse().unwrap(), 80, Some("api.test"), Speech::Http1);
     assert!(verdict.allow && verdict.others == ["2001:db8::1".parse::<IpAddr>().unwrap()]);
     assert!(!bed.verify(A, "other.test") && bed.verify(A, "api.test"));
     bed.expire(1_000_000);
-    assert_eq!(ways(&bed, 443), "+-------+", "no time ends it");
+    assert_eq!(ways(&bed, 443), "~-------~", "no time ends it");
     // An answer by DNS that says the same adds nothing that stays.
     assert!(bed.enter("api.test", A) && bed.enter("api.test", "192.0.2.9"));
     bed.set_hosts("192.0.2.4 api.test\n");
-    assert_eq!((bed.way(A, 443), bed.way("192.0.2.4", 443), bed.way("192.0.2.9", 443)), ('-', '+', '+'));
+    assert_eq!((bed.way(A, 443), bed.way("192.0.2.4", 443), bed.way("192.0.2.9", 443)), ('-', '~', '~'));
     bed.enter("api.test", "192.0.2.5");
     bed.set_hosts("192.0.2.5 api.test\n");
     bed.set_hosts("");
-    assert_eq!((bed.way("192.0.2.5", 443), bed.way("192.0.2.4", 443)), ('+', '-'), "answered besides");
+    assert_eq!((bed.way("192.0.2.5", 443), bed.way("192.0.2.4", 443)), ('~', '-'), "answered besides");
     bed.expire(u64::from(TTL_S));
     assert_eq!(bed.way("192.0.2.5", 443), '-');
     assert_eq!(bed.kernel, bed.addresses.tables().unwrap(), "nothing is left");

@@ -9,16 +9,17 @@ use crate::{
     bpf::egress::Network,
     egress::{
         channel::{OTHERS_MAX, Speech, Verdict},
-        names::Transport,
+        names::{NameRule, Pattern, Transport},
     },
+    policy::compile::{EgressEffect, Verify},
 };
 
 /// Names in one verdict, for the event.
 const NAMES_TOLD_MAX: usize = 16;
 /// Other addresses that are looked at, at most.
 const OTHERS_SEEN_MAX: usize = 64;
-/// Here only TLS and HTTP are spoken.
-const NAMED_PORTS: [u16; 2] = [80, 443];
+/// Ports for TLS and HTTP, in their order.
+pub(super) const NAMED_PORTS: [u16; 2] = [80, 443];
 
 impl Addresses {
     /// May a connection to this address go on, that names whom it talks to?
@@ -54,7 +55,7 @@ impl Addresses {
                 (allow, if allow || is_denied { decision.rule } else { 0 })
             }
             // Neither TLS nor HTTP: by address, so every name that has it must be allowed here.
-            None if speech == Speech::Other && !NAMED_PORTS.contains(&port) => {
+            None if speech == Speech::Other && !self.is_strict(address, port) => {
                 let decide =
                     |name: &str| self.names.decide_with(self.consent(name), name, port, Transport::Tcp);
                 let all = here().next().is_some() && here().all(|name| decide(name).allow);
@@ -62,7 +63,10 @@ impl Addresses {
             }
             None if speech == Speech::Unseen => (self.is_straight(address, port), 0),
             // Whoever allowed the address was not told of a name.
-            None => (is_reason && consented(false), 0),
+            None => {
+                let is_lenient = NAMED_PORTS.contains(&port) && !self.is_strict(address, port);
+                (is_reason && (is_lenient || consented(false)), 0)
+            }
         };
         let allows =
             |name: &str| self.names.decide_with(self.consent(name), name, port, Transport::Tcp).allow;
@@ -76,6 +80,25 @@ impl Addresses {
             _ => Vec::new(),
         };
         Verdict { allow, rule, names: told(), meant: meant.map(str::to_owned), others }
+    }
+
+    /// Must a connection there say whom it talks to? On ports for TLS and HTTP it must, unless one full name that the policy
+    /// allows is all that the address has: then it may leave it out, or speak something else. What it says counts anyway.
+    pub(in crate::supervisor) fn is_strict(&self, address: IpAddr, port: u16) -> bool {
+        let address = address.to_canonical();
+        let mut names = self.names_of(address);
+        let is_allowed_in_full = |name: &str| {
+            let here =
+                |rule: &&NameRule| rule.ports.iter().any(|ports| (ports.first..=ports.last).contains(&port));
+            let mut rules = self.names.rules_of(name).map(|(_, rule)| rule).filter(here);
+            rules.all(|rule| rule.effect != EgressEffect::Ask && matches!(rule.pattern, Pattern::Exact(_)))
+                && self.names.decide(name, port, Transport::Tcp).allow
+        };
+        NAMED_PORTS.contains(&port)
+            && !(self.verify == Verify::WhereShared
+                && names.next().is_some_and(is_allowed_in_full)
+                && names.next().is_none()
+                && !self.denied.contains_key(&address))
     }
 
     /// Where else a name that is allowed at this port is reached, those of the same family first.
