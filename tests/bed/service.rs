@@ -149,6 +149,32 @@ impl Sandbox {
         egress.insert(&key(octets(to)), PortTable { count: 1, entries }, 0).unwrap();
     }
 
+    /// Datagrams to an address and port: allowed by the rule that allows [`RULED`] (`true`), denied by it, or nothing is said.
+    pub(crate) fn set_datagrams(&self, to: SocketAddr, says: Option<bool>) {
+        let mut egress: LpmTrie<_, EgressKey, PortTable> =
+            Map::LpmTrie(self.map("EGRESS")).try_into().unwrap();
+        let sandbox_id_be = self.id.to_be_bytes();
+        let key = |address| Key::new(160, EgressKey { sandbox_id_be, address });
+        let Some(allow) = says else { return egress.remove(&key(octets(to))).unwrap() };
+        let rule = egress.get(&key(v4_mapped(RULED.octets())), 0).unwrap().entries[0].rule;
+        let mut entries = [PortRule::default(); PORT_RULES_MAX];
+        let (port, allow) = (to.port(), u8::from(allow));
+        entries[0] = PortRule { first: port, last: port, rule, protocol: 17, allow };
+        egress.insert(&key(octets(to)), PortTable { count: 1, entries }, 0).unwrap();
+    }
+
+    /// Makes every flow of its datagrams older by so many seconds; how many there are.
+    pub(crate) fn age_flows(&self, seconds: u64) -> usize {
+        let mut flows: HashMap<_, [u8; 32], u64> = Map::LruHashMap(self.map("FLOWS")).try_into().unwrap();
+        // Cookie, address, and then the sandbox.
+        let own: Vec<_> =
+            flows.iter().flatten().filter(|(key, _)| key[24..28] == self.id.to_ne_bytes()).collect();
+        for (key, time) in &own {
+            flows.insert(key, time.saturating_sub(seconds * 1_000_000_000), 0).unwrap();
+        }
+        own.len()
+    }
+
     /// Whom sockets wanted that were led, the oldest first.
     pub(crate) fn originals(&self) -> Vec<Original> {
         let originals: HashMap<_, u64, Original> = Map::LruHashMap(self.map("ORIGINALS")).try_into().unwrap();

@@ -54,6 +54,36 @@ pub(crate) fn step(verb: &str, argument: &Path) -> Option<io::Result<String>> {
             std::iter::from_fn(|| socket.recv_from(&mut [0; 8]).ok()).count()
         }))
         .map(|count| count.to_string()),
+        // By that socket, to whom is named, or to whoever asks first.
+        "say" => parse().and_then(|to| server()?.send_to(b"own", to[0]).map(|_| String::new())),
+        "answer" => server().and_then(answer),
+        "say-to-all" => parse().and_then(|to| sys::send_to_all(server()?, &to).map(|sent| sent.to_string())),
+        "say-in-segments" => {
+            parse().and_then(|to| sys::in_segments(server()?, to[0]).map(|()| String::new()))
+        }
+        "say-in-parts" => {
+            parse().and_then(|to| sys::in_parts(server()?, to[0], to[1]).map(|()| String::new()))
+        }
+        "say-to-many" => parse().and_then(|to| {
+            server()?.set_broadcast(true)?;
+            server()?.send_to(b"udp", to[0]).map(|_| String::new())
+        }),
+        "connect-with-options" => parse().and_then(|to| {
+            let socket = stream_socket(to[0])?;
+            sys::set_header_options(&socket, to[0])?;
+            sys::set_patience(&socket, PATIENCE)?;
+            rustix::net::connect(&socket, &to[0])?;
+            Ok(String::new())
+        }),
+        "send-with-options" => parse().and_then(|to| {
+            let socket = datagrams(unspecified(to[0]))?;
+            sys::set_header_options(&socket, to[0])?;
+            socket.send_to(b"udp", to[0]).map(|_| String::new())
+        }),
+        // From a port that it may share with others; nothing is left of it then.
+        "ask-shared" => {
+            parse().and_then(|way| sys::shared(way[0])?.send_to(b"udp", way[1]).map(|_| String::new()))
+        }
         "ask" => parse().and_then(|to| ask(&datagrams(unspecified(to[0]))?, &to)),
         "ask-all" => parse().and_then(|to| ask(&datagrams("[::]:0".parse().unwrap())?, &to)),
         "ask-from" => parse().and_then(|way| ask(&datagrams(way[0])?, &way[1..])),
@@ -171,6 +201,22 @@ fn own_datagram(listen: SocketAddr, to: IpAddr) -> io::Result<String> {
     server.send_to(b"own", from)?;
     let length = client.recv(&mut text)?;
     Ok(String::from_utf8_lossy(&text[..length]).into_owned())
+}
+
+fn server() -> io::Result<&'static UdpSocket> {
+    SERVER.get().ok_or_else(|| io::Error::other("there is no server"))
+}
+
+/// Tells who asked.
+fn answer(server: &UdpSocket) -> io::Result<String> {
+    let (begin, mut text) = (std::time::Instant::now(), [0; 64]);
+    loop {
+        match server.recv_from(&mut text) {
+            Ok((_, from)) => return server.send_to(b"own", from).map(|_| from.to_string()),
+            Err(error) if begin.elapsed() > PATIENCE => return Err(error),
+            Err(_) => std::thread::sleep(Duration::from_millis(5)),
+        }
+    }
 }
 
 /// Asks each by one socket, then tells who answered what.

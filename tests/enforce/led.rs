@@ -291,7 +291,7 @@ fn audit_mode_leads_and_refuses_nothing() {
 
 impl Inside<'_> {
     /// The worker's process, as seen from here.
-    fn pid(&self) -> u32 {
+    pub(crate) fn pid(&self) -> u32 {
         let processes = procs::below(self.supervisor());
         processes.into_iter().find(|process| process.name == "worker").unwrap().pid
     }

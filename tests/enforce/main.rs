@@ -13,6 +13,7 @@ mod bed;
 mod attribute;
 mod change;
 mod connect;
+mod datagrams;
 mod differential;
 mod exec;
 mod exec_rules;

@@ -119,8 +119,13 @@ mod tests {
 
     #[test]
     fn tcp_udp_unix_and_routes_are_all_there_is() {
-        assert!(may_create_socket(AF_INET, SOCK_STREAM, 0, false) && may_create_socket(AF_INET6, SOCK_DGRAM, 17, false));
-        assert!(may_create_socket(AF_UNIX, 5, 0, false) && may_create_socket(AF_NETLINK, 3, NETLINK_ROUTE, false));
+        assert!(
+            may_create_socket(AF_INET, SOCK_STREAM, 0, false)
+                && may_create_socket(AF_INET6, SOCK_DGRAM, 17, false)
+        );
+        assert!(
+            may_create_socket(AF_UNIX, 5, 0, false) && may_create_socket(AF_NETLINK, 3, NETLINK_ROUTE, false)
+        );
         let allowed = (0..64).filter(|family| may_create_socket(*family, SOCK_STREAM, 0, true));
         assert!(allowed.eq([AF_UNIX, AF_INET, AF_INET6, AF_NETLINK]));
         // Raw, ICMP, SCTP, UDP-Lite, MPTCP.
@@ -128,7 +133,9 @@ mod tests {
             assert!(!may_create_socket(AF_INET, kind, protocol, false), "{kind} {protocol}");
         }
         // Each family has its own ping, and there is no other way to it.
-        for (family, kind, protocol) in [(AF_INET, 2, 58), (AF_INET6, 2, 1), (AF_INET, 3, 1), (AF_INET6, 3, 58)] {
+        for (family, kind, protocol) in
+            [(AF_INET, 2, 58), (AF_INET6, 2, 1), (AF_INET, 3, 1), (AF_INET6, 3, 58)]
+        {
             assert!(!may_create_socket(family, kind, protocol, true), "{family} {kind} {protocol}");
         }
         assert!(may_create_socket(AF_INET, 2, 1, true) && may_create_socket(AF_INET6, 2, 58, true));

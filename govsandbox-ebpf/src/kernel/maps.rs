@@ -16,6 +16,7 @@ use govsandbox_ebpf::abi::{
 
 use super::{
     cache::Folder,
+    flow::FlowKey,
     ground::{Found, Way},
     hooks::moved::Moved,
     object::{Matched, PathScan},
@@ -158,6 +159,11 @@ pub static ORIGINALS: LruHashMap<u64, Original, 131072> = LruHashMap::new();
 /// Number of a server that was asked by UDP → its address.
 #[btf_map]
 pub static SERVERS: HashMap<AliasKey, Server, 65536, NO_PREALLOC> = HashMap::new();
+
+/// Flow of datagrams → when it was last used, ns since boot. The oldest are forgotten, which costs a refusal where no rule
+/// allows any more what is sent.
+#[btf_map]
+pub static FLOWS: LruHashMap<FlowKey, u64, 65536> = LruHashMap::new();
 
 /// Slot → ring buffer for what was allowed.
 #[btf_map]

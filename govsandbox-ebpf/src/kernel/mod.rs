@@ -2,6 +2,7 @@
 
 mod cache;
 mod emit;
+mod flow;
 mod ground;
 mod hooks;
 mod lead;

@@ -3,7 +3,10 @@
 use aya_ebpf::{
     EbpfContext,
     bindings::{BPF_F_CURRENT_NETNS, bpf_sock, bpf_sock_tuple},
-    helpers::generated::{bpf_ktime_get_boot_ns, bpf_sk_lookup_udp, bpf_sk_release, bpf_skc_lookup_tcp},
+    helpers::generated::{
+        bpf_get_socket_cookie, bpf_ktime_get_boot_ns, bpf_sk_lookup_udp, bpf_sk_release, bpf_skc_lookup_tcp,
+    },
+    programs::SockAddrContext,
 };
 use govsandbox_ebpf::{
     abi::event::{EventRecord, RecordKind},
@@ -36,6 +39,8 @@ pub const ASKS: u32 = 32;
 pub struct SocketTag {
     /// When it was connected, ns since boot; 0: never.
     pub time_boot_ns: u64,
+    /// The socket's number, which no other has had.
+    pub cookie: u64,
     pub start_boot_ns: u64,
     /// Where to, as the caller named it; IPv4 as v4-mapped.
     pub address: Words,
@@ -145,14 +150,16 @@ impl SocketTag {
 /// The tag of a socket that the current task uses; one that was made outside gets one. Null: there was no memory.
 ///
 /// # Safety
-/// `socket` is the context's own.
+/// The context is that of a program at connect or sendmsg.
 #[inline(always)]
-pub unsafe fn used_by(subject: &Subject, socket: *mut bpf_sock) -> *mut SocketTag {
-    // SAFETY: the caller vouches for `socket`; storage lives as long as its socket.
+pub unsafe fn used_by(ctx: &SockAddrContext, subject: &Subject) -> *mut SocketTag {
+    // SAFETY: the socket is the context's; storage lives as long as its socket.
     unsafe {
+        let socket = (*ctx.sock_addr).__bindgen_anon_1.sk;
         let tag = maps::SOCKETS.get_or_create(socket);
         if !tag.is_null() && (*tag).sandbox_id != subject.sandbox_id {
             (*tag).sandbox_id = subject.sandbox_id;
+            (*tag).cookie = bpf_get_socket_cookie(ctx.as_ptr());
             (*tag).flags = ADOPTED;
         }
         tag
@@ -192,6 +199,38 @@ pub unsafe fn receiver<C: EbpfContext>(
     exactly: bool,
     sandbox_id: u32,
 ) -> Receiver {
+    let v4 = is_v4(ends.to);
+    // SAFETY: the caller vouches for the program.
+    unsafe {
+        let answer = with_receiver(ctx, ends, tcp, |found| {
+            let stands = tcp && (*found).state != LISTENING;
+            let bound = same(bound_to(found, v4), ends.to);
+            let tag = maps::SOCKETS.get(found);
+            let own = (bound || !exactly)
+                && !tag.is_null()
+                && (*tag).sandbox_id == sandbox_id
+                && (*tag).flags & ADOPTED == 0;
+            match (stands, own) {
+                (true, _) => Receiver::None,
+                (false, true) => Receiver::Own,
+                (false, false) => Receiver::Foreign,
+            }
+        });
+        answer.unwrap_or(Receiver::None)
+    }
+}
+
+/// Looks at the socket that would get it; `None`: there is none.
+///
+/// # Safety
+/// As [`receiver`].
+#[inline(always)]
+pub unsafe fn with_receiver<C: EbpfContext, T>(
+    ctx: &C,
+    ends: &Ends,
+    tcp: bool,
+    look: impl FnOnce(*mut bpf_sock) -> T,
+) -> Option<T> {
     // SAFETY: the tuple is this program's own and of the size that is named; what is found is given back.
     unsafe {
         let mut tuple: bpf_sock_tuple = core::mem::zeroed();
@@ -218,23 +257,11 @@ pub unsafe fn receiver<C: EbpfContext>(
             bpf_sk_lookup_udp(ctx.as_ptr(), &raw mut tuple, size, here, 0)
         };
         if found.is_null() {
-            return Receiver::None;
+            return None;
         }
-        let stands = tcp && (*found).state != LISTENING;
-        let bound = same(bound_to(found, v4), ends.to);
-        let tag = maps::SOCKETS.get(found);
-        let own = (bound || !exactly)
-            && !tag.is_null()
-            && (*tag).sandbox_id == sandbox_id
-            && (*tag).flags & ADOPTED == 0;
+        let seen = look(found);
         bpf_sk_release(found.cast());
-        if stands {
-            Receiver::None
-        } else if own {
-            Receiver::Own
-        } else {
-            Receiver::Foreign
-        }
+        Some(seen)
     }
 }
 

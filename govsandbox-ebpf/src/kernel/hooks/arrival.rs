@@ -8,16 +8,16 @@ use govsandbox_ebpf::{
         egress::EgressKey,
         event::{EventRecord, RecordAction, RecordKind},
     },
-    decide::egress::decide_egress,
+    decide::{Decision, egress::decide_egress},
 };
 
 use super::{
     conclude,
     connect::judge,
-    packet::{DROP, PASS, TCP, UDP, ends, is_first, read},
+    packet::{DROP, PASS, Packet, TCP, UDP, ends, is_first, is_for_many, read, read_through},
 };
 use crate::kernel::{
-    emit,
+    emit, flow,
     lead::IPPROTO_UDP,
     maps,
     socket::{LISTENING, LOOPBACK, SocketTag, octets},
@@ -45,28 +45,43 @@ pub fn packet_in(ctx: SkBuffContext) -> i32 {
         if tag.is_null() {
             return PASS;
         }
-        let Some(packet) = read(&ctx) else { return PASS };
-        let asks = match packet.protocol {
-            TCP => (*socket).state == LISTENING && is_first(&ctx, &packet),
-            // Who is connected hears from that one alone, and was judged when sending.
-            UDP => (*socket).dst_port == 0,
-            _ => false,
+        let listens = (*socket).state == LISTENING;
+        // Who is connected hears from that one alone, and was judged when connecting or sending.
+        if !listens && (*socket).dst_port != 0 {
+            return PASS;
+        }
+        let Some(first) = read(&ctx) else { return PASS };
+        // Whatever headers stand before it: what can't be looked behind is for no server.
+        let packet = read_through(&ctx, first);
+        let Packet { protocol, .. } = packet.unwrap_or(first);
+        let asks = match listens {
+            true => !packet.is_some_and(|packet| packet.protocol == TCP && !is_first(&ctx, &packet)),
+            false => protocol == UDP || (*tag).protocol == IPPROTO_UDP,
         };
         if !asks {
             return PASS;
         }
-        let Some(ends) = ends(&ctx, &packet) else { return DROP };
+        let Some(ends) = ends(&ctx, &packet.unwrap_or(first)) else { return DROP };
         let subject = Subject::absent((*tag).sandbox_id);
         if subject.config.orphaned != 0 {
             return DROP;
         }
-        if packet.protocol == UDP && judge(&subject, ends.from, ends.from_port, IPPROTO_UDP).0.allow {
-            return PASS;
+        let mut decision = Decision::DENY_DEFAULT;
+        if packet.is_some() {
+            if protocol == UDP
+                && (judge(&subject, ends.from, ends.from_port, IPPROTO_UDP).0.allow
+                    || flow::is_there(tag, ends.from, ends.from_port))
+            {
+                return PASS;
+            }
+            let key = EgressKey { sandbox_id_be: subject.sandbox_id.to_be_bytes(), address: octets(ends.to) };
+            decision = decide_egress(maps::LISTEN.get(&Key::new(KEY_BITS, key)), ends.to_port, protocol);
         }
-        let key = EgressKey { sandbox_id_be: subject.sandbox_id.to_be_bytes(), address: octets(ends.to) };
-        let decision =
-            decide_egress(maps::LISTEN.get(&Key::new(KEY_BITS, key)), ends.to_port, packet.protocol);
         if decision.allow {
+            // What is sent to many comes back to who sent it, from whatever address.
+            if protocol == UDP && !is_for_many(ends.to) {
+                flow::note(tag, ends.from, ends.from_port);
+            }
             return PASS;
         }
         let mut record = MaybeUninit::<EventRecord>::uninit();
@@ -75,8 +90,8 @@ pub fn packet_in(ctx: SkBuffContext) -> i32 {
         (*record).action = RecordAction::Accept as u8;
         (*record).address = octets(ends.from);
         (*record).port = ends.from_port;
-        (*record).family = packet.family;
-        (*record).protocol = u16::from(packet.protocol);
+        (*record).family = first.family;
+        (*record).protocol = u16::from(protocol);
         let refuse = conclude(&subject, decision, false, record);
         (*record).errno = 0; // whoever is refused is not here
         if SocketTag::is_news(tag, ends.from, ends.to_port) {

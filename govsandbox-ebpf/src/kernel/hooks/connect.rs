@@ -64,7 +64,7 @@ fn connect(ctx: &SockAddrContext, family: u16) -> i32 {
     let record = record.as_mut_ptr();
     // SAFETY: the record is this program's own; the verifier checks which fields of the context may be read and written.
     unsafe {
-        let tag = socket::used_by(&subject, (*ctx.sock_addr).__bindgen_anon_1.sk);
+        let tag = socket::used_by(ctx, &subject);
         if tag.is_null() {
             return REFUSE;
         }
@@ -126,7 +126,7 @@ fn send(ctx: &SockAddrContext, family: u16) -> i32 {
     let record = record.as_mut_ptr();
     // SAFETY: as in `connect`.
     unsafe {
-        let tag = socket::used_by(&subject, (*ctx.sock_addr).__bindgen_anon_1.sk);
+        let tag = socket::used_by(ctx, &subject);
         if tag.is_null() {
             return REFUSE;
         }

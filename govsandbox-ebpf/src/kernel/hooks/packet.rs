@@ -16,7 +16,7 @@ use super::{
     connect::{AF_INET6, echo, judge},
 };
 use crate::kernel::{
-    emit,
+    emit, flow,
     lead::{self, AF_INET, IPPROTO_TCP, IPPROTO_UDP},
     maps,
     socket::{self, Ends, LED, LOOPBACK, OWN, Receiver, SocketTag, mapped, octets},
@@ -28,15 +28,22 @@ pub(super) const PASS: i32 = 1;
 pub(super) const DROP: i32 = 0;
 /// IGMP (RFC 3376) has an option in each packet, and the kernel sends it.
 const IPPROTO_IGMP: u8 = 2;
-/// A routing header follows (RFC 8200, 4.4). Whoever has no privilege sets no header before it.
+/// Headers that may stand before that of the protocol (RFC 8200, 4.1). Whoever has no privilege sets a routing header, and
+/// none before it.
+const IPPROTO_HOPOPTS: u8 = 0;
 const IPPROTO_ROUTING: u8 = 43;
+const IPPROTO_FRAGMENT: u8 = 44;
+const IPPROTO_DSTOPTS: u8 = 60;
+/// So many are looked behind; the specification has four, each once or twice.
+const HEADERS_MAX: u32 = 8;
+/// Of a fragment's header: where in the whole it lies, and that others follow (RFC 8200, 4.5).
+const FRAGMENT_OF_MORE: u16 = 0xfff9;
 pub(super) const TCP: u8 = IPPROTO_TCP as u8;
 pub(super) const UDP: u8 = IPPROTO_UDP as u8;
 /// Of IPv4 and IPv6.
 const IPPROTO_ICMP: u8 = 1;
 const IPPROTO_ICMPV6: u8 = 58;
-/// Lengths of the headers of IPv4 and IPv6, without options.
-const HEADER4: usize = 20;
+/// The length of the header of IPv6, without options.
 const HEADER6: usize = 40;
 /// Flags of TCP (RFC 9293, 3.1), and where they stand.
 const TCP_FLAGS: usize = 13;
@@ -44,6 +51,7 @@ const SYN: u8 = 2;
 const ACK: u8 = 16;
 
 /// What is known of a packet.
+#[derive(Clone, Copy)]
 pub(super) struct Packet {
     pub(super) family: u16,
     pub(super) protocol: u8,
@@ -66,13 +74,13 @@ pub fn packet_out(ctx: SkBuffContext) -> i32 {
     // SAFETY: not null; the tag lives as long as its socket, which the packet holds.
     let tag = unsafe { maps::SOCKETS.get(socket) };
     let Some(packet) = read(&ctx) else { return PASS };
+    // SAFETY: as above.
+    let device = unsafe { (*ctx.skb.skb).ifindex };
     if tag.is_null() {
-        return of_stranger(&ctx, &packet);
+        return of_stranger(&ctx, &packet, device);
     }
     // SAFETY: as above.
     let (sandbox_id, flags, protocol) = unsafe { ((*tag).sandbox_id, (*tag).flags, (*tag).protocol) };
-    // SAFETY: as above.
-    let device = unsafe { (*ctx.skb.skb).ifindex };
     // By the socket, not by the packet: where the machine encrypts (xfrm), or joins packets to a jumbogram (RFC 2675),
     // what leaves here is of another protocol.
     if protocol == IPPROTO_TCP && !packet.routed {
@@ -103,11 +111,18 @@ pub fn packet_out(ctx: SkBuffContext) -> i32 {
 
 /// Of a socket without a tag: one that was made outside. A member may have it still, and send by it.
 #[inline(always)]
-fn of_stranger(ctx: &SkBuffContext, packet: &Packet) -> i32 {
+fn of_stranger(ctx: &SkBuffContext, packet: &Packet, device: u32) -> i32 {
     if packet.protocol != UDP && !packet.routed {
         return PASS;
     }
-    let Some(subject) = subject::current_member() else { return PASS };
+    let Some(subject) = subject::current_member() else {
+        if device == LOOPBACK && packet.protocol == UDP && !packet.routed {
+            if let Some(ends) = ends(ctx, packet) {
+                note_asked(ctx, &ends, 0);
+            }
+        }
+        return PASS;
+    };
     if subject.config.orphaned != 0 {
         return DROP;
     }
@@ -132,15 +147,26 @@ fn judge_datagram(
             }
         }
         (decision, _) = judge(subject, ends.to, ends.to_port, IPPROTO_UDP);
-        if !decision.allow && decision.rule == 0 && is_here && !is_for_many(ends.to) {
-            // SAFETY: such a program may look up sockets.
-            let receiver = unsafe { socket::receiver(ctx, &ends, false, false, subject.sandbox_id) };
-            if receiver == Receiver::Own {
+        if decision.allow {
+            if !is_for_many(ends.to) {
+                // SAFETY: a tag lives as long as its socket.
+                unsafe { flow::note(tag, ends.to, ends.to_port) };
+                if is_here {
+                    note_asked(ctx, &ends, subject.sandbox_id);
+                }
+            }
+            return PASS;
+        }
+        if decision.rule == 0 && !is_for_many(ends.to) {
+            // SAFETY: as above; such a program may look up sockets.
+            let goes_on = unsafe {
+                flow::goes_on(tag, ends.to, ends.to_port)
+                    || is_here
+                        && socket::receiver(ctx, &ends, false, false, subject.sandbox_id) == Receiver::Own
+            };
+            if goes_on {
                 return PASS;
             }
-        }
-        if decision.allow {
-            return PASS;
         }
     } else if is_ping(packet, tag) && !packet.routed && !is_forged(&ends) {
         decision = match device == LOOPBACK && is_loopback(ends.to) {
@@ -165,6 +191,18 @@ fn judge_datagram(
     }
 }
 
+/// A datagram over loopback is about to arrive at a server: if that is a sandbox's, and not the sender's own
+/// (`sender_id`; 0: of none), it may answer. Whoever sends is known here, and not where it arrives: what a sandbox sends to
+/// itself, from whatever address, opens no way.
+#[inline(always)]
+fn note_asked(ctx: &SkBuffContext, ends: &Ends, sender_id: u32) {
+    if is_for_many(ends.to) || is_forged(ends) {
+        return;
+    }
+    // SAFETY: such a program may look up sockets.
+    unsafe { flow::note_at_receiver(ctx, ends, sender_id) };
+}
+
 /// Was it sent by a ping socket? Its kind is what the policy lets be made.
 #[inline(always)]
 fn is_ping(packet: &Packet, tag: *const SocketTag) -> bool {
@@ -175,7 +213,7 @@ fn is_ping(packet: &Packet, tag: *const SocketTag) -> bool {
 
 /// May more than one socket get it? Then what a look-up finds says nothing.
 #[inline(always)]
-fn is_for_many(to: Words) -> bool {
+pub(super) fn is_for_many(to: Words) -> bool {
     let first = u32::from_be(to[0]);
     let v4 = u32::from_be(to[3]);
     match is_v4(to) {
@@ -202,11 +240,11 @@ fn is_forged(ends: &Ends) -> bool {
 pub(super) fn read(ctx: &SkBuffContext) -> Option<Packet> {
     let first = ctx.load::<u8>(0).ok()?;
     Some(match first {
-        0x45 => Packet { family: AF_INET, protocol: ctx.load(9).ok()?, begin: HEADER4, routed: false },
-        0x46..=0x4f => {
+        0x45..=0x4f => {
             let protocol = ctx.load(9).ok()?;
-            let routed = protocol != IPPROTO_IGMP;
-            Packet { family: AF_INET, protocol, begin: HEADER4, routed }
+            let routed = first != 0x45 && protocol != IPPROTO_IGMP;
+            // In words of four bytes (RFC 791, 3.1).
+            Packet { family: AF_INET, protocol, begin: usize::from(first & 0xf) * 4, routed }
         }
         0x60..=0x6f => {
             let protocol = ctx.load(6).ok()?;
@@ -214,6 +252,31 @@ pub(super) fn read(ctx: &SkBuffContext) -> Option<Packet> {
         }
         _ => return None,
     })
+}
+
+/// The same, behind all headers that stand before its protocol's; `None`: that can't be found.
+#[inline(always)]
+pub(super) fn read_through(ctx: &SkBuffContext, mut packet: Packet) -> Option<Packet> {
+    if packet.family == AF_INET {
+        return Some(packet);
+    }
+    let mut count = 0;
+    while count < HEADERS_MAX {
+        let length = match packet.protocol {
+            IPPROTO_HOPOPTS | IPPROTO_ROUTING | IPPROTO_DSTOPTS => {
+                (usize::from(ctx.load::<u8>(packet.begin + 1).ok()?) + 1) * 8
+            }
+            IPPROTO_FRAGMENT => match ctx.load::<u16>(packet.begin + 2).ok()? & FRAGMENT_OF_MORE.to_be() {
+                0 => 8,
+                _ => return None,
+            },
+            _ => return Some(packet),
+        };
+        packet.protocol = ctx.load(packet.begin).ok()?;
+        packet.begin += length;
+        count += 1;
+    }
+    None
 }
 
 /// Where it comes from and goes to; ports where it has such.
@@ -224,7 +287,7 @@ pub(super) fn ends(ctx: &SkBuffContext, packet: &Packet) -> Option<Ends> {
     } else {
         (ctx.load(8).ok()?, ctx.load(24).ok()?)
     };
-    let has_ports = !packet.routed && (packet.protocol == TCP || packet.protocol == UDP);
+    let has_ports = packet.protocol == TCP || packet.protocol == UDP;
     let port = |at| match has_ports {
         true => ctx.load::<u16>(packet.begin + at).map_or(0, u16::from_be),
         false => 0,

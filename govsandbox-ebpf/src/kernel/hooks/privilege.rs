@@ -132,7 +132,10 @@ pub fn socket_create(ctx: LsmContext) -> i32 {
     let Some(subject) = subject::current() else { return 0 };
     let (family, kind, protocol, kernel): (i32, i32, i32, i32) =
         (ctx.arg(0), ctx.arg(1), ctx.arg(2), ctx.arg(3));
-    if kernel != 0 || (may_create_socket(family, kind, protocol, subject.config.icmp != 0) && subject.config.orphaned == 0) {
+    if kernel != 0
+        || (may_create_socket(family, kind, protocol, subject.config.icmp != 0)
+            && subject.config.orphaned == 0)
+    {
         return 0;
     }
     refuse(&ctx, &subject, Hook::SocketCreate, [family as u32, kind as u32, protocol as u32, 0])

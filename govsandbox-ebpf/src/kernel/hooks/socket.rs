@@ -2,7 +2,9 @@
 
 use core::mem::MaybeUninit;
 
-use aya_ebpf::{macros::cgroup_sock, programs::SockContext};
+use aya_ebpf::{
+    EbpfContext, helpers::generated::bpf_get_socket_cookie, macros::cgroup_sock, programs::SockContext,
+};
 use govsandbox_ebpf::{
     abi::event::{EventRecord, RecordKind},
     decide::privilege::may_create_socket,
@@ -25,7 +27,9 @@ pub fn sock_create(ctx: SockContext) -> i32 {
     unsafe {
         let (family, kind) = ((*ctx.sock).family as i32, (*ctx.sock).type_ as i32);
         let protocol = (*ctx.sock).protocol;
-        if subject.config.audit_mode == 0 && !may_create_socket(family, kind, protocol as i32, subject.config.icmp != 0) {
+        if subject.config.audit_mode == 0
+            && !may_create_socket(family, kind, protocol as i32, subject.config.icmp != 0)
+        {
             return REFUSE;
         }
         let tag = maps::SOCKETS.get_or_create(ctx.sock);
@@ -36,6 +40,7 @@ pub fn sock_create(ctx: SockContext) -> i32 {
         subject.begin(record.as_mut_ptr(), RecordKind::Listen);
         SocketTag::used(tag, record.as_ptr());
         (*tag).sandbox_id = subject.sandbox_id;
+        (*tag).cookie = bpf_get_socket_cookie(ctx.as_ptr());
         (*tag).protocol = protocol as u16;
     }
     PASS
