@@ -9,6 +9,7 @@ pub(crate) mod net;
 pub(crate) mod procs;
 pub(crate) mod programs;
 pub(crate) mod pty;
+pub(crate) mod sending;
 pub(crate) mod service;
 pub(crate) mod sys;
 pub(crate) mod unix;

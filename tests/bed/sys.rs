@@ -22,7 +22,12 @@ use rustix::{
 /// Connects by sending: TCP Fast Open, which no `connect(2)` announces.
 pub(crate) fn connect_by_sending(to: SocketAddrV4) -> io::Result<()> {
     let socket = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None)?;
-    let address = v4(to.into());
+    let address = libc::sockaddr_in {
+        sin_family: libc::AF_INET as libc::sa_family_t,
+        sin_port: to.port().to_be(),
+        sin_addr: libc::in_addr { s_addr: u32::from(*to.ip()).to_be() },
+        sin_zero: [0; 8],
+    };
     // SAFETY: three bytes to an address of the length that is named.
     let sent = unsafe {
         libc::sendto(
@@ -173,97 +178,7 @@ pub(crate) fn bind_to_device(socket: &impl AsRawFd, device: &str) -> io::Result<
     set_option(socket, libc::SOL_SOCKET, libc::SO_BINDTODEVICE, device.as_bytes())
 }
 
-/// Puts something before the header of the protocol that nobody heeds: four times "no operation" of IPv4 (RFC 791, 3.1), or
-/// destination options of IPv6 that are padding (RFC 8200, 4.2), which takes privilege.
-pub(crate) fn set_header_options(socket: &impl AsRawFd, to: SocketAddr) -> io::Result<()> {
-    match to {
-        SocketAddr::V4(_) => set_option(socket, libc::IPPROTO_IP, libc::IP_OPTIONS, &[1; 4]),
-        SocketAddr::V6(_) => {
-            set_option(socket, libc::IPPROTO_IPV6, libc::IPV6_DSTOPTS, &[0, 0, 1, 4, 0, 0, 0, 0])
-        }
-    }
-}
-
-/// How long connect(2) waits (`SO_SNDTIMEO`: socket(7)).
-pub(crate) fn set_patience(socket: &impl AsFd, patience: std::time::Duration) -> io::Result<()> {
-    use rustix::net::sockopt::{Timeout, set_socket_timeout};
-    Ok(set_socket_timeout(socket, Timeout::Send, Some(patience))?)
-}
-
-/// A datagram socket on a port that others may have too, of whichever user (`SO_REUSEADDR`: socket(7)).
-pub(crate) fn shared(at: SocketAddr) -> io::Result<UdpSocket> {
-    let family = if at.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
-    let socket = rustix::net::socket(family, SocketType::DGRAM, None)?;
-    rustix::net::sockopt::set_socket_reuseaddr(&socket, true)?;
-    rustix::net::bind(&socket, &at)?;
-    Ok(socket.into())
-}
-
-/// One datagram to each, by one call (sendmmsg(2)): how many it took.
-pub(crate) fn send_to_all(socket: &UdpSocket, to: &[SocketAddr]) -> io::Result<i32> {
-    let mut addresses: Vec<_> = to.iter().map(|to| v4(*to)).collect();
-    let mut text = libc::iovec { iov_base: b"udp".as_ptr().cast_mut().cast(), iov_len: 3 };
-    let text = &raw mut text;
-    let mut messages: Vec<libc::mmsghdr> = addresses
-        .iter_mut()
-        .map(|address| {
-            // SAFETY: numbers and pointers; all that they lead to outlives the call.
-            let mut message: libc::mmsghdr = unsafe { std::mem::zeroed() };
-            message.msg_hdr.msg_name = (&raw mut *address).cast();
-            message.msg_hdr.msg_namelen = size_of_val(address) as libc::socklen_t;
-            message.msg_hdr.msg_iov = text;
-            message.msg_hdr.msg_iovlen = 1;
-            message
-        })
-        .collect();
-    // SAFETY: so many messages, each whole.
-    let sent = unsafe { libc::sendmmsg(socket.as_raw_fd(), messages.as_mut_ptr(), messages.len() as u32, 0) };
-    if sent < 0 { Err(io::Error::last_os_error()) } else { Ok(sent) }
-}
-
-/// Two datagrams by one send (`UDP_SEGMENT`: udp(7)).
-pub(crate) fn in_segments(socket: &UdpSocket, to: SocketAddr) -> io::Result<()> {
-    set_option(socket, libc::SOL_UDP, libc::UDP_SEGMENT, &3_i32.to_ne_bytes())?;
-    let sent = socket.send_to(b"udpudp", to);
-    set_option(socket, libc::SOL_UDP, libc::UDP_SEGMENT, &0_i32.to_ne_bytes())?;
-    sent.map(drop)
-}
-
-/// A datagram to the first, whose last part names the second (`MSG_MORE`: send(2)).
-pub(crate) fn in_parts(socket: &UdpSocket, first: SocketAddr, second: SocketAddr) -> io::Result<()> {
-    for (to, flags) in [(first, libc::MSG_MORE), (second, 0)] {
-        let address = v4(to);
-        // SAFETY: three bytes to an address of the length that is named.
-        let sent = unsafe {
-            libc::sendto(
-                socket.as_raw_fd(),
-                b"udp".as_ptr().cast(),
-                3,
-                flags,
-                (&raw const address).cast(),
-                size_of_val(&address) as libc::socklen_t,
-            )
-        };
-        if sent < 0 {
-            return Err(io::Error::last_os_error());
-        }
-    }
-    Ok(())
-}
-
-/// # Panics
-/// When it is one of IPv6.
-fn v4(address: SocketAddr) -> libc::sockaddr_in {
-    let SocketAddr::V4(address) = address else { panic!("{address} is not of IPv4") };
-    libc::sockaddr_in {
-        sin_family: libc::AF_INET as libc::sa_family_t,
-        sin_port: address.port().to_be(),
-        sin_addr: libc::in_addr { s_addr: u32::from(*address.ip()).to_be() },
-        sin_zero: [0; 8],
-    }
-}
-
-fn set_option(socket: &impl AsRawFd, level: i32, option: i32, value: &[u8]) -> io::Result<()> {
+pub(crate) fn set_option(socket: &impl AsRawFd, level: i32, option: i32, value: &[u8]) -> io::Result<()> {
     let length = value.len() as libc::socklen_t;
     // SAFETY: the value is of the length that is named.
     let set = unsafe { libc::setsockopt(socket.as_raw_fd(), level, option, value.as_ptr().cast(), length) };

@@ -8,9 +8,9 @@ use std::{
     time::Duration,
 };
 
-use rustix::net::{AddressFamily, SocketType};
+use rustix::net::{AddressFamily, SendFlags, SocketType};
 
-use super::sys;
+use super::{sending, sys};
 
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -56,13 +56,16 @@ pub(crate) fn step(verb: &str, argument: &Path) -> Option<io::Result<String>> {
         .map(|count| count.to_string()),
         // By that socket, to whom is named, or to whoever asks first.
         "say" => parse().and_then(|to| server()?.send_to(b"own", to[0]).map(|_| String::new())),
+        "tie" => parse().and_then(|to| server()?.connect(to[0]).map(|()| String::new())),
         "answer" => server().and_then(answer),
-        "say-to-all" => parse().and_then(|to| sys::send_to_all(server()?, &to).map(|sent| sent.to_string())),
+        "say-to-all" => {
+            parse().and_then(|to| sending::send_to_all(server()?, &to).map(|sent| sent.to_string()))
+        }
         "say-in-segments" => {
-            parse().and_then(|to| sys::in_segments(server()?, to[0]).map(|()| String::new()))
+            parse().and_then(|to| sending::in_segments(server()?, to[0]).map(|()| String::new()))
         }
         "say-in-parts" => {
-            parse().and_then(|to| sys::in_parts(server()?, to[0], to[1]).map(|()| String::new()))
+            parse().and_then(|to| sending::in_parts(server()?, to[0], to[1]).map(|()| String::new()))
         }
         "say-to-many" => parse().and_then(|to| {
             server()?.set_broadcast(true)?;
@@ -70,19 +73,19 @@ pub(crate) fn step(verb: &str, argument: &Path) -> Option<io::Result<String>> {
         }),
         "connect-with-options" => parse().and_then(|to| {
             let socket = stream_socket(to[0])?;
-            sys::set_header_options(&socket, to[0])?;
-            sys::set_patience(&socket, PATIENCE)?;
+            sending::set_header_options(&socket, to[0])?;
+            sending::set_patience(&socket, PATIENCE)?;
             rustix::net::connect(&socket, &to[0])?;
             Ok(String::new())
         }),
         "send-with-options" => parse().and_then(|to| {
             let socket = datagrams(unspecified(to[0]))?;
-            sys::set_header_options(&socket, to[0])?;
+            sending::set_header_options(&socket, to[0])?;
             socket.send_to(b"udp", to[0]).map(|_| String::new())
         }),
         // From a port that it may share with others; nothing is left of it then.
         "ask-shared" => {
-            parse().and_then(|way| sys::shared(way[0])?.send_to(b"udp", way[1]).map(|_| String::new()))
+            parse().and_then(|way| sending::shared(way[0])?.send_to(b"udp", way[1]).map(|_| String::new()))
         }
         "ask" => parse().and_then(|to| ask(&datagrams(unspecified(to[0]))?, &to)),
         "ask-all" => parse().and_then(|to| ask(&datagrams("[::]:0".parse().unwrap())?, &to)),
@@ -118,6 +121,22 @@ pub(crate) fn step(verb: &str, argument: &Path) -> Option<io::Result<String>> {
             UdpSocket::from(socket).send(b"udp")?;
             Ok(String::new())
         }),
+        // By a connection that is passed: at once, in two parts, and from a file. Then it is there for long enough that the
+        // kernel sends what it has.
+        "stream-passed" | "stream-passed-in-parts" | "stream-passed-from-file" => sys::passed(argument)
+            .and_then(|socket| {
+                match verb {
+                    "stream-passed" => drop(rustix::io::write(&socket, b"tcp")?),
+                    "stream-passed-in-parts" => drop(rustix::net::send(&socket, b"tcp", SendFlags::MORE)?),
+                    _ => {
+                        let file = std::fs::File::open("/proc/self/exe")?;
+                        rustix::fs::sendfile(&socket, &file, None, 3)?;
+                    }
+                }
+                std::thread::sleep(Duration::from_millis(600));
+                Ok(String::new())
+            }),
+        "passed" => sys::passed(argument).map(|_| String::new()),
         "only-connect" => parse().and_then(|to| {
             let socket = datagrams(unspecified(to[0]))?;
             socket.connect(to[0])?;

@@ -11,8 +11,9 @@ use crate::{
     bed::{
         Run, TestBed, args,
         net::{Listener, Neighbour, arrivals, private_network},
+        sending,
         service::Sandbox,
-        sys, worker,
+        worker,
     },
     stale::Inside,
 };
@@ -179,7 +180,7 @@ fn what_a_sandbox_sends_to_itself_opens_no_way_out() {
     let _neighbour = Neighbour::new();
     std::fs::write("/proc/sys/net/ipv6/ip_nonlocal_bind", "1").unwrap();
     let bed = TestBed::new("datagrams-forged");
-    let victim = sys::shared("127.0.0.1:0".parse().unwrap()).unwrap();
+    let victim = sending::shared("127.0.0.1:0".parse().unwrap()).unwrap();
     let shared = victim.local_addr().unwrap();
     victim.set_nonblocking(true).unwrap();
     for listen in ["allow = []", "allow = []\nlisten = [\"*\"]"] {
@@ -208,6 +209,46 @@ fn what_a_sandbox_sends_to_itself_opens_no_way_out() {
     let mut text = [0; 8];
     assert_eq!(victim.recv(&mut text).unwrap(), 3, "the first that came");
     assert!(victim.recv(&mut text).is_err(), "a second one came out of the sandbox");
+}
+
+/// Over the network comes what says that it is from here: whoever has that address here is none who asked.
+#[test]
+fn who_names_an_address_of_this_machine_is_not_answered_there() {
+    private_network(&[]);
+    let neighbour = Neighbour::new();
+    neighbour.does("echo 1 > /proc/sys/net/ipv6/ip_nonlocal_bind");
+    let bed = TestBed::new("datagrams-named");
+    let program = bed.program_of_tests(worker::MARK);
+    let ask = |port: u16| neighbour.worker(&program, "ask-forged", &format!("[fd99::1]:0,[fd99::1]:{port}"));
+    let own = outside("[::]:0");
+    assert_eq!(ask(own.local_addr().unwrap().port()), "ok");
+    let (_, from) = own.recv_from(&mut [0; 8]).unwrap();
+    assert_eq!(from.ip().to_string(), "fd99::1");
+    own.send_to(b"own", from).unwrap();
+    let mut server = Server::start(&bed, &policy(&bed, "listen = [\"*\"]"), "[::]:0");
+    assert_eq!(ask(server.port), "ok");
+    server.is_refused("answer", "[::]:0");
+    let run = server.end();
+    assert_eq!(run.log.all_denied("net.send")[0].object("address"), "fd99::1", "{run}");
+}
+
+#[test]
+fn a_connect_that_sends_nothing_lets_nobody_in() {
+    private_network(&[]);
+    let neighbour = Neighbour::new();
+    let bed = TestBed::new("datagrams-tied");
+    let program = bed.program_of_tests(worker::MARK);
+    let rule = "allow = [{ host = \"10.99.0.2\", protocol = \"udp\" }]";
+    for (rule, count) in [("allow = []", 0), (rule, 1)] {
+        let mut server = Server::start(&bed, &policy(&bed, rule), "10.99.0.1:0");
+        let from = format!("10.99.0.2:{}", server.port);
+        assert_eq!(server.does("tie", &from), "ok");
+        let way = format!("{from},10.99.0.1:{}", server.port);
+        assert_eq!(neighbour.worker(&program, "ask-shared", &way), "ok");
+        assert_eq!(server.does("heard", "[::]:0"), format!("ok {count}"));
+        let run = server.end();
+        assert_eq!(run.log.all_denied("net.listen").len(), 1 - count, "{run}");
+    }
 }
 
 /// As when the answer that named an address has expired.

@@ -206,31 +206,3 @@ fn an_address_that_the_policy_listens_on_is_reached_from_elsewhere() {
         run.log.all_denied("net.listen").iter().map(|event| event.object("address")).collect();
     assert_eq!(refused, ["fd99::2", "fd99::2"], "{run}");
 }
-
-/// It was made and connected outside, and sends without any call that names an address.
-#[test]
-fn a_connected_socket_that_is_passed_sends_no_datagram() {
-    private_network(&["10.77.0.1/32"]);
-    let bed = TestBed::new("loopback-passed");
-    let listener = Listener::udp("10.77.0.1");
-    let path = bed.project().join("passes");
-    let passes = std::os::unix::net::UnixListener::bind(&path).unwrap();
-    bed.give(&path);
-    let to = listener.address;
-    let outside = std::thread::spawn(move || {
-        for _ in 0..2 {
-            let socket = std::net::UdpSocket::bind("10.77.0.1:0").unwrap();
-            socket.connect(to).unwrap();
-            crate::bed::sys::pass(&passes.accept().unwrap().0, &socket).unwrap();
-        }
-    });
-    let steps = || args!["send-passed", &path];
-    assert_eq!(bed.bare_steps(steps()), ["ok"]);
-    assert_eq!(listener.arrived(1), 1);
-    let (run, answers) = bed.run_steps(&policy(&bed, "allow = []\nunix = [\"{project}/passes\"]"), steps());
-    assert!(REFUSED.contains(&answers[0].as_str()), "{answers:?}: {run}");
-    assert_eq!(listener.arrived(1), 1, "{run}");
-    let denied = run.log.all_denied("net.send");
-    assert_eq!((denied.len(), denied[0].object("address")), (1, "10.77.0.1"), "{run}");
-    outside.join().unwrap();
-}

@@ -30,6 +30,7 @@ mod members;
 mod namespaces;
 mod odd;
 mod open;
+mod passed;
 mod place;
 mod privilege;
 mod replaced;

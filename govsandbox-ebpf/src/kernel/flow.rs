@@ -5,7 +5,7 @@ use govsandbox_ebpf::decide::egress::Words;
 
 use super::{
     maps,
-    socket::{Ends, SocketTag, with_receiver},
+    socket::{Ends, LOOPBACK, SocketTag, with_receiver},
 };
 
 /// How long a far end may be silent, and be sent nothing (RFC 4787, REQ-5).
@@ -20,18 +20,31 @@ pub struct FlowKey {
     /// The socket may be handed to another sandbox.
     pub sandbox_id: u32,
     pub port: u16,
-    pub _pad: u16,
+    /// Whether over loopback: what came over the network from an address of this machine's is not sent to whom has it here.
+    pub by: u16,
 }
+
+/// [`FlowKey::by`] of what does not come over loopback.
+pub const NETWORK: u16 = 0;
+
+/// Does it go over loopback? 1 or 0, without a branch: the verifier would follow all that comes behind for each.
+#[inline(always)]
+pub const fn by(device: u32) -> u16 {
+    ((device ^ LOOPBACK).wrapping_sub(1) >> 31) as u16
+}
+
+/// A far end, as a key has it.
+pub type Far = (Words, u16, u16);
 
 /// Of a socket that has no tag nothing is kept.
 #[inline(always)]
-unsafe fn key_of(tag: *const SocketTag, address: Words, port: u16) -> Option<FlowKey> {
+unsafe fn key_of(tag: *const SocketTag, sandbox_id: u32, (address, port, by): Far) -> Option<FlowKey> {
     if tag.is_null() {
         return None;
     }
     // SAFETY: the callers vouch for the tag.
-    let (cookie, sandbox_id) = unsafe { ((*tag).cookie, (*tag).sandbox_id) };
-    Some(FlowKey { cookie, address, sandbox_id, port, _pad: 0 })
+    let cookie = unsafe { (*tag).cookie };
+    Some(FlowKey { cookie, address, sandbox_id, port, by })
 }
 
 /// It is used now: by what a rule allows, or by who may ask.
@@ -39,10 +52,10 @@ unsafe fn key_of(tag: *const SocketTag, address: Words, port: u16) -> Option<Flo
 /// # Safety
 /// `tag` points to one, or is null.
 #[inline(always)]
-pub unsafe fn note(tag: *const SocketTag, address: Words, port: u16) {
+pub unsafe fn note(tag: *const SocketTag, sandbox_id: u32, far: Far) {
     // SAFETY: the caller vouches for the tag; the time is a word of its own.
     unsafe {
-        let Some(key) = key_of(tag, address, port) else { return };
+        let Some(key) = key_of(tag, sandbox_id, far) else { return };
         let now = bpf_ktime_get_boot_ns();
         match maps::FLOWS.get_ptr_mut(&key) {
             Some(time) => time.write_volatile(now),
@@ -51,38 +64,24 @@ pub unsafe fn note(tag: *const SocketTag, address: Words, port: u16) {
     }
 }
 
-/// Was it used not long ago?
+/// Was it used not long ago? Then it is now.
 ///
 /// # Safety
 /// As [`note`].
 #[inline(always)]
-pub unsafe fn is_there(tag: *const SocketTag, address: Words, port: u16) -> bool {
-    // SAFETY: as above.
-    unsafe { key_of(tag, address, port).is_some_and(|key| find(&key, bpf_ktime_get_boot_ns()).is_some()) }
-}
-
-/// The same; what is sent now counts as use.
-///
-/// # Safety
-/// As [`note`].
-#[inline(always)]
-pub unsafe fn goes_on(tag: *const SocketTag, address: Words, port: u16) -> bool {
-    // SAFETY: as above.
+pub unsafe fn goes_on(tag: *const SocketTag, sandbox_id: u32, far: Far) -> bool {
+    // SAFETY: the caller vouches for the tag. An entry that was found stays a word while the program runs; another processor
+    // may write it meanwhile.
     unsafe {
-        let Some(key) = key_of(tag, address, port) else { return false };
+        let Some(key) = key_of(tag, sandbox_id, far) else { return false };
         let now = bpf_ktime_get_boot_ns();
-        let Some(time) = find(&key, now) else { return false };
+        let Some(time) = maps::FLOWS.get_ptr_mut(&key) else { return false };
+        if now.saturating_sub(time.read_volatile()) >= LIFE_NS {
+            return false;
+        }
         time.write_volatile(now);
         true
     }
-}
-
-#[inline(always)]
-unsafe fn find(key: &FlowKey, now: u64) -> Option<*mut u64> {
-    let time = maps::FLOWS.get_ptr_mut(key)?;
-    // SAFETY: an entry that was found stays a word while the program runs. Another processor may have written it since.
-    let age = now.saturating_sub(unsafe { time.read_volatile() });
-    (age < LIFE_NS).then_some(time)
 }
 
 /// Notes who asks at the socket that a datagram is for, if that is another sandbox's than `sender_id`.
@@ -97,7 +96,7 @@ pub unsafe fn note_at_receiver<C: EbpfContext>(ctx: &C, ends: &Ends, sender_id: 
             let tag = maps::SOCKETS.get(found);
             // Who is connected hears from that one alone, and was judged when sending.
             if !tag.is_null() && (*tag).sandbox_id != sender_id && (*found).dst_port == 0 {
-                note(tag, ends.from, ends.from_port);
+                note(tag, (*tag).sandbox_id, (ends.from, ends.from_port, by(LOOPBACK)));
             }
         });
     }

@@ -33,6 +33,9 @@ pub const CLOSED: u32 = 16;
 /// It asks the service, which tells what.
 pub const ASKS: u32 = 32;
 
+/// It was handed in, and leads where no rule does: nothing is sent by it.
+pub const DEAD: u32 = 64;
+
 /// Of a socket of a sandbox: whose it is, and what it was last connected to.
 #[repr(C)]
 #[derive(Clone, Copy)]

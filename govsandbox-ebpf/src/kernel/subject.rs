@@ -69,13 +69,18 @@ pub fn current() -> Option<Subject> {
 /// The same for programs that may not look into task storage: membership by thread group.
 #[inline(always)]
 pub fn current_member() -> Option<Subject> {
+    member().map(Subject::here)
+}
+
+/// The sandbox of the current task, for the same programs.
+#[inline(always)]
+pub fn member() -> Option<u32> {
     // SAFETY: no arguments; the value is copied at once.
-    let (task, sandbox_id) = unsafe {
+    unsafe {
         let task: *mut task_struct = bpf_get_current_task_btf();
         let tgid: u32 = typed(task.cast_const().cast(), &offsets::TASK_TGID);
-        (task, *maps::MEMBERS.get(&tgid)?)
-    };
-    Some(Subject { task, mark: core::ptr::null_mut(), sandbox_id, config: config_of(sandbox_id) })
+        maps::MEMBERS.get(&tgid).copied()
+    }
 }
 
 /// Is the current task in the machine's first pid namespace? Everything in a sandbox has one of the sandbox' own, from

@@ -25,6 +25,9 @@ const UNIX_NOT_HELD: &str = "unix sockets of processes outside, for a thread tha
 /// Without scopes of Landlock, on `fanotify`.
 const ABSTRACT_NOT_HELD: &str =
     "abstract unix sockets of processes outside: needs Landlock ABI 6, a kernel from 6.12 on";
+/// Without a tracepoint where data is handed to TCP (Linux 6.16), on `fanotify`.
+const PASSED_NOT_HELD: &str = "connections of TCP that a process outside made and hands in over a unix socket: needs a kernel \
+    from 6.16 on";
 
 /// What this kernel has beside the backend.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,6 +36,8 @@ pub struct Kernel {
     pub landlock_abi: i32,
     /// Programs at the cgroup see unix sockets.
     pub unix_at_cgroup: bool,
+    /// A tracepoint tells who sends by a connection of TCP.
+    pub sees_streams: bool,
 }
 
 /// One promise.
@@ -89,7 +94,13 @@ pub(super) fn table(backend: Option<Kind>, kernel: Kernel) -> Vec<Guarantee> {
             (landlock_abi < TRUNCATE_ABI)
                 .then_some("but truncate(2), which needs Landlock ABI 3: a kernel from 6.2 on"),
         ),
-        row("connections go only where the policy allows", &["cgroup programs", "seccomp"], None),
+        row(
+            "connections go only where the policy allows",
+            &["cgroup programs", "seccomp"],
+            (!by_hooks && !kernel.sees_streams).then_some(
+                "but for those that a process outside made and hands in: a kernel from 6.16 on holds them",
+            ),
+        ),
         row(
             "processes outside can't be traced or signalled",
             match (by_hooks, is_scoped) {
@@ -166,6 +177,7 @@ pub fn not_held(backend: Option<Kind>, kernel: Kernel) -> Vec<&'static str> {
     if backend == Kind::Fanotify {
         not_held.extend(fanotify::NOT_HELD);
         not_held.extend((!kernel.unix_at_cgroup).then_some(UNIX_NOT_HELD));
+        not_held.extend((!kernel.sees_streams).then_some(PASSED_NOT_HELD));
         not_held.extend((kernel.landlock_abi < SCOPE_ABI).then_some(ABSTRACT_NOT_HELD));
     }
     not_held.extend(NOT_HELD);
@@ -180,7 +192,7 @@ fn row(name: &'static str, held_by: &[&'static str], note: Option<&'static str>)
 mod tests {
     use super::*;
 
-    const TODAY: Kernel = Kernel { landlock_abi: SCOPE_ABI, unix_at_cgroup: true };
+    const TODAY: Kernel = Kernel { landlock_abi: SCOPE_ABI, unix_at_cgroup: true, sees_streams: true };
 
     #[test]
     fn every_guarantee_is_held_on_both_backends_with_todays_landlock() {
@@ -202,6 +214,9 @@ mod tests {
             assert!(not_held(Some(Kind::Fanotify), kernel).contains(&said));
             assert!(table(Some(Kind::Lsm), kernel).iter().all(|row| !row.held_by.is_empty()));
         }
+        let blind = Kernel { sees_streams: false, ..TODAY };
+        assert!(not_held(Some(Kind::Fanotify), blind).contains(&PASSED_NOT_HELD));
+        assert!(!not_held(Some(Kind::Lsm), blind).contains(&PASSED_NOT_HELD));
         assert_eq!(not_held(Some(Kind::Fanotify), TODAY).len(), fanotify::NOT_HELD.len() + NOT_HELD.len());
     }
 

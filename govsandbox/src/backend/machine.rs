@@ -116,6 +116,7 @@ pub fn examine(caller: &Caller) -> Machine {
     let kernel = guarantee::Kernel {
         landlock_abi: strength.abi,
         unix_at_cgroup: loaded.is_some_and(Loaded::holds_unix_sockets),
+        sees_streams: loaded.is_some_and(Loaded::sees_streams),
     };
     let checks = vec![
         checks::capabilities(),

@@ -10,6 +10,8 @@ pub(super) enum Hook {
     /// hook of theirs sees the same.
     LsmSince,
     Tracepoint,
+    /// Of a kernel newer than the oldest: what is not held without it stands in `session.start`.
+    LaterTracepoint,
     Cgroup,
     /// At the cgroup, of a kernel newer than the oldest: put together by `unix`, no program of the object.
     UnixCgroup,
@@ -35,9 +37,11 @@ pub(super) const PROGRAMS: &[(&str, Hook, &str)] = &[
     ("connect_unix", Hook::UnixCgroup, ""),
     ("sendmsg_unix", Hook::UnixCgroup, ""),
     ("connection_state", Hook::Tracepoint, "inet_sock_set_state"),
+    ("stream_send", Hook::LaterTracepoint, "tcp_sendmsg_locked"),
     ("task_alloc", Hook::Lsm, "task_alloc"),
     ("file_open", Hook::Lsm, "file_open"),
     ("file_receive", Hook::Lsm, "file_receive"),
+    ("socket_receive", Hook::Lsm, "file_receive"),
     ("path_notify", Hook::Lsm, "path_notify"),
     ("bprm_check_security", Hook::Lsm, "bprm_check_security"),
     ("bprm_place", Hook::Lsm, "bprm_check_security"),

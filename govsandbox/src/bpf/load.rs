@@ -214,7 +214,9 @@ impl Loaded {
         let is_there = |(name, hook, target): &(&str, Hook, &str)| match hook {
             Hook::Lsm => self.has(name),
             Hook::LsmSince => self.has_any_of(target) || self.remembers(&absent(target)),
-            Hook::LaterLsm | Hook::Tracepoint | Hook::Cgroup | Hook::UnixCgroup => true,
+            Hook::LaterLsm | Hook::LaterTracepoint | Hook::Tracepoint | Hook::Cgroup | Hook::UnixCgroup => {
+                true
+            }
         };
         PROGRAMS.iter().find(|program| !is_there(program)).map(|(name, ..)| *name)
     }
@@ -228,6 +230,12 @@ impl Loaded {
     #[must_use]
     pub fn holds_unix_sockets(&self) -> bool {
         [unix::Way::Connect, unix::Way::Send].into_iter().all(|way| self.has(way.program()))
+    }
+
+    /// Does the kernel tell who sends by a connection, before anything is sent (Linux 6.16)?
+    #[must_use]
+    pub fn sees_streams(&self) -> bool {
+        self.has("stream_send")
     }
 
     /// A pinned map.
@@ -310,7 +318,12 @@ impl Loaded {
         for &(name, hook, target) in PROGRAMS.iter().filter(|(_, hook, _)| *hook != Hook::UnixCgroup) {
             match attach(&mut object, name, target, &btf, &cgroup, &self.link_path(name)) {
                 Ok(()) => {}
-                Err(reason) if matches!(hook, Hook::Lsm | Hook::LsmSince | Hook::LaterLsm) => {
+                Err(reason)
+                    if matches!(
+                        hook,
+                        Hook::Lsm | Hook::LsmSince | Hook::LaterLsm | Hook::LaterTracepoint
+                    ) =>
+                {
                     self.left_out.insert(name, reason);
                 }
                 Err(reason) => return Err(LoadError::Program { program: name, reason }),

@@ -62,6 +62,7 @@ const MEMBERS: &[Row] = &[
     ("SOCK_SKC_V6_DADDR", "sock_common", "skc_v6_daddr"),
     ("SOCK_SKC_V6_RCV_SADDR", "sock_common", "skc_v6_rcv_saddr"),
     ("SOCK_SK_FLAGS", "sock_common", "skc_flags"),
+    ("SOCK_SK_PROTOCOL", "sock", "sk_protocol"),
     ("SOCK_SK_SHUTDOWN", "sock", "sk_shutdown"),
     ("SOCK_SK_TYPE", "sock", "sk_type"),
     ("TASK_EXIT_CODE", "task_struct", "exit_code"),

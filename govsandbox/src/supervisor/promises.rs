@@ -17,6 +17,7 @@ pub(super) fn not_held(
     let kernel = guarantee::Kernel {
         landlock_abi: landlock::strength().abi,
         unix_at_cgroup: loaded.holds_unix_sockets(),
+        sees_streams: loaded.sees_streams(),
     };
     let mut not_held: Vec<String> =
         guarantee::not_held(Some(kind), kernel).into_iter().map(str::to_owned).collect();

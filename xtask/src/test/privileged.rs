@@ -71,9 +71,10 @@ const LONG: &[&str] = &[
     "connect::",
     "led::",
     "loopback::",
+    "datagrams::",
 ];
 /// Needs long and does not depend on the kernel's version: left to the first guest.
-const ON_THE_FIRST: &[&str] = &["stale::", "links::", "unix::", "place::", "attribute::"];
+const ON_THE_FIRST: &[&str] = &["stale::", "links::", "unix::", "place::", "attribute::", "passed::"];
 /// Likewise: left to the second.
 const ON_THE_SECOND: &[&str] = &["privilege::", "exec::", "lists::", "replaced::", "change::", "members::"];
 /// Comes to the same as on the machine's own kernel, which has the same backend.

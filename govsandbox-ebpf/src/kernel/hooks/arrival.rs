@@ -18,7 +18,7 @@ use super::{
 };
 use crate::kernel::{
     emit, flow,
-    lead::IPPROTO_UDP,
+    lead::{IPPROTO_TCP, IPPROTO_UDP},
     maps,
     socket::{LISTENING, LOOPBACK, SocketTag, octets},
     subject::Subject,
@@ -46,8 +46,8 @@ pub fn packet_in(ctx: SkBuffContext) -> i32 {
             return PASS;
         }
         let listens = (*socket).state == LISTENING;
-        // Who is connected hears from that one alone, and was judged when connecting or sending.
-        if !listens && (*socket).dst_port != 0 {
+        // A connection was judged. A connect of datagrams was not, though who is connected hears from that one alone.
+        if !listens && (*tag).protocol == IPPROTO_TCP {
             return PASS;
         }
         let Some(first) = read(&ctx) else { return PASS };
@@ -67,10 +67,11 @@ pub fn packet_in(ctx: SkBuffContext) -> i32 {
             return DROP;
         }
         let mut decision = Decision::DENY_DEFAULT;
+        let far = (ends.from, ends.from_port, flow::NETWORK);
         if packet.is_some() {
             if protocol == UDP
                 && (judge(&subject, ends.from, ends.from_port, IPPROTO_UDP).0.allow
-                    || flow::is_there(tag, ends.from, ends.from_port))
+                    || flow::goes_on(tag, subject.sandbox_id, far))
             {
                 return PASS;
             }
@@ -80,7 +81,7 @@ pub fn packet_in(ctx: SkBuffContext) -> i32 {
         if decision.allow {
             // What is sent to many comes back to who sent it, from whatever address.
             if protocol == UDP && !is_for_many(ends.to) {
-                flow::note(tag, ends.from, ends.from_port);
+                flow::note(tag, subject.sandbox_id, far);
             }
             return PASS;
         }

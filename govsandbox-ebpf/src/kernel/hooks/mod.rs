@@ -11,6 +11,7 @@ mod map;
 pub(super) mod moved;
 mod open;
 mod packet;
+mod passed;
 mod privilege;
 mod program;
 mod socket;

@@ -165,7 +165,7 @@ pub fn terminal_ioctl(ctx: LsmContext) -> i32 {
 
 /// Refuses, whatever the policy's mode, and tells.
 #[inline(always)]
-fn refuse<C: EbpfContext>(ctx: &C, subject: &Subject, hook: Hook, arguments: [u32; 4]) -> i32 {
+pub(super) fn refuse<C: EbpfContext>(ctx: &C, subject: &Subject, hook: Hook, arguments: [u32; 4]) -> i32 {
     tell(ctx, subject, hook as u32, arguments, EPERM as u32, FLAG_HOOK);
     answer(EPERM)
 }
