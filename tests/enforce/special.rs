@@ -270,3 +270,56 @@ fn traces_and_crashes_are_not_seen() {
     }
     assert!(!run.out().contains("local"), "{run}");
 }
+
+/// Segments and semaphores of POSIX are files in `/dev/shm`.
+#[test]
+fn shared_memory_of_others_is_not_there_and_the_own_goes_with_the_run() {
+    let bed = TestBed::new("special-shm");
+    let name = format!("govsandbox-special.{}", std::process::id());
+    let (theirs, own) = (format!("/dev/shm/{name}"), format!("/dev/shm/{name}.own"));
+    fs::write(&theirs, "CANARY").unwrap();
+    bed.give(Path::new(&theirs));
+    let script = format!(
+        "cat {theirs}; echo own >{own} && cat {own}; python3 -c '\
+from multiprocessing import Lock, Semaphore, Process, shared_memory
+with Lock(), Semaphore(2): print(\"lock\")
+m = shared_memory.SharedMemory(create=True, size=4096)
+def child(name): s = shared_memory.SharedMemory(name); s.buf[0] = 7
+p = Process(target=child, args=(m.name,)); p.start(); p.join(); print(m.buf[0]); m.unlink()'"
+    );
+    let shared = |folder: &str| format!("[filesystem]\nwrite = [\"{{project}}\", \"{folder}\"]\n");
+    let bare = bed.bare(sh(&script));
+    assert!(String::from_utf8_lossy(&bare.stdout).starts_with("CANARYown\nlock\n7\n"), "{bare:?}");
+    fs::remove_file(&own).unwrap();
+    for audit in ["", "mode = \"audit\"\n"] {
+        let policy = bed.policy("test", &format!("{audit}{}", shared("/dev/shm")));
+        let run = bed.run(&policy, sh(&script));
+        assert_eq!(run.out(), "own\nlock\n7\n", "{run}");
+        assert!(!Path::new(&own).exists(), "{run}");
+    }
+    // Who writes elsewhere alone does not read theirs either.
+    let run = bed.run(&bed.deny(&[]), sh(&format!("cat {theirs}; echo x >{own} && echo made; true")));
+    assert_eq!(run.out(), "", "{run}");
+    // What a policy names there is what it is.
+    let run = bed.run(&bed.policy("test", &shared(&theirs)), sh(&format!("cat {theirs}")));
+    assert_eq!(run.out(), "CANARY", "{run}");
+    fs::remove_file(&theirs).unwrap();
+}
+
+/// `devtmpfs` holds files where somebody makes some; without a mount at `/dev/shm` that is there.
+#[test]
+fn names_are_held_among_devices_too() {
+    let bed = TestBed::new("special-devtmpfs");
+    let name = format!("govsandbox-special.{}", std::process::id());
+    let mount = format!(
+        "mkdir -p dev && mount -t devtmpfs none dev && mkdir -p dev/{name} && chmod 777 dev/{name} && rm -f dev/{name}/.env"
+    );
+    let script =
+        format!("echo S >dev/{name}/.env; cat dev/{name}/.env; echo S >dev/{name}/env; cat dev/{name}/env");
+    let run = bed.start(&[&bed.deny(&["**/.env"])], sh(&script)).after_in_own_mounts(&mount).finish();
+    assert_eq!(run.out(), "S\n", "{run}");
+    assert!(!run.log.all_denied("file.open").is_empty(), "{run}");
+    let bare = format!("unshare -m --propagation private sh -c '{mount}; {script}; rm -r dev/{name}'");
+    let bare = bed.root_command(sh(&bare)).output().unwrap();
+    assert_eq!(bare.stdout, b"S\nS\n", "{bare:?}");
+}

@@ -93,6 +93,23 @@ impl Drop for Queue {
     }
 }
 
+/// A segment as shm_open(3) makes it.
+struct Segment(PathBuf);
+
+impl Drop for Segment {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+fn segment(stage: &mut Stage) {
+    let path = PathBuf::from(format!("/dev/shm/govsandbox-test.{}.{}", std::process::id(), stage.uid));
+    std::fs::write(&path, "of others").unwrap();
+    stage.give(&path);
+    stage.say("segment", path.display());
+    stage.keep(Segment(path));
+}
+
 /// A file system of the machine's, mounted once more.
 struct Mounted(PathBuf);
 
@@ -166,6 +183,9 @@ pub(crate) fn attempts() -> Vec<Attempt> {
         system_v("shm", "shared memory", "shmget(2)", (libc::SYS_shmget, libc::SYS_shmctl), 4096),
         system_v("sem", "a semaphore", "semget(2)", (libc::SYS_semget, libc::SYS_semctl), 1),
         system_v("msg", "a message queue", "msgget(2)", (libc::SYS_msgget, libc::SYS_msgctl), 0),
+        new("shm-file", "shared memory by its file", "shm_open(3)", segment, |at| {
+            crate::sys::open(at.said("segment")?, libc::O_RDWR).map(|_| String::new())
+        }),
         new("mq", "a message into a named queue", "mq_open(3)", queue, |at| {
             let name = c(at.said("queue")?);
             send(call!(libc::SYS_mq_open, name.as_ptr(), libc::O_WRONLY, 0, 0))

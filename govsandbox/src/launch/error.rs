@@ -40,7 +40,7 @@ pub enum Stage {
     Limits = 15,
     /// Start the performer.
     Performer = 16,
-    /// Mount the message queues of the IPC namespace.
+    /// Mount the message queues of the IPC namespace, and shared memory.
     Queues = 17,
     /// Close devices.
     Devices = 18,
@@ -95,7 +95,7 @@ impl Stage {
             Self::Exec => "execute",
             Self::Limits => "enter the cgroup that bounds the sandbox",
             Self::Performer => "start the process that performs calls",
-            Self::Queues => "mount message queues of the sandbox's own",
+            Self::Queues => "mount message queues or shared memory of the sandbox's own",
             Self::Devices => "close the devices of the machine inside",
             Self::Network => "enter the network of the sandbox's own",
             Self::Cover => "cover what nobody inside may open",

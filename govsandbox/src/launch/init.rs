@@ -103,7 +103,7 @@ fn set_up(world: &World<'_>) -> Result<(Pid, mount::Places), Failure> {
         move_into_link_name_space(network.as_fd(), Some(LinkNameSpaceType::Network))
             .map_err(|errno| fail(Stage::Network)(errno.into()))?;
     }
-    let places = mount::enter(&plan.mounts, &plan.identity, &plan.landlock.layers, world.redirected)?;
+    let places = mount::enter(plan, world.redirected)?;
     step(Step::Mounts)?;
     enter_folder(&plan.cwd, world.cwd)?;
     step(Step::Folder)?;

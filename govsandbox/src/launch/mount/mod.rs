@@ -25,9 +25,7 @@ use self::table::MountTable;
 use super::{
     error::{Failure, Stage},
     fd::RedirectedFile,
-    landlock::LandlockLayer,
-    plan::FanotifyPlan,
-    privilege::Identity,
+    plan::{FanotifyPlan, LaunchPlan},
 };
 use crate::sys::{
     fanotify::{Asked, Group},
@@ -37,6 +35,7 @@ use crate::sys::{
 
 mod cover;
 mod devices;
+mod shared;
 pub mod table;
 mod writable;
 
@@ -167,12 +166,9 @@ impl MountPlan {
 
 /// Makes the namespace that this process has just got its own, and fills it. What it answers is kept as long as the
 /// namespace is in use.
-pub(super) fn enter(
-    plan: &MountPlan,
-    identity: &Identity,
-    layers: &[LandlockLayer],
-    redirected: &[RedirectedFile],
-) -> Result<Places, Failure> {
+pub(super) fn enter(of: &LaunchPlan, redirected: &[RedirectedFile]) -> Result<Places, Failure> {
+    let LaunchPlan { mounts: plan, identity, .. } = of;
+    let layers = of.landlock.layers.as_slice();
     let fail = |stage, object: &Path| {
         let object = object.display().to_string();
         move |source: io::Error| Failure::new(stage, object, &source)
@@ -190,7 +186,7 @@ pub(super) fn enter(
     let is_covered = |mount: &&Mount| {
         is_top(mount) && (is_other(mount) || TELLING_KINDS.contains(&mount.fs_type.as_str()))
     };
-    let covered: Vec<&Path> =
+    let mut covered: Vec<&Path> =
         table.mounts().iter().filter(is_covered).map(|mount| mount.point.as_path()).collect();
     for point in &covered {
         cover::over(point).map_err(fail(Stage::Cover, point))?;
@@ -208,6 +204,10 @@ pub(super) fn enter(
             Err(error) if is_hidden(&error) => {}
             answer => answer.map_err(fail(Stage::Queues, &queues.point))?,
         }
+    }
+    let shared = Path::new(shared::FOLDER);
+    if shared::enter(of, redirected, &table).map_err(fail(Stage::Queues, shared))? {
+        covered.push(shared);
     }
     if identity.uid == 0 {
         for path in PROC_READ_ONLY.map(Path::new).into_iter().filter(|path| path.exists()) {
