@@ -477,7 +477,7 @@ impl Start<'_> {
             identity: self.identity.clone(),
             cgroup: CgroupPlan {
                 name: session.fields.session.0.clone(),
-                bounds: limits::bounds(compiled, self.kind),
+                bounds: limits::bounds(compiled, self.kind, &self.identity),
             },
             network: None,
             mounts,

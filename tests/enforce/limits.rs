@@ -78,7 +78,34 @@ fn without_a_bound_in_the_policy_there_is_one() {
     let run = bed.run(&bed.deny(&[]), sh(PIDS_MAX));
     // Those of ours that live beside the command count too: the init, and on `fanotify` the performer.
     let own = if backend() == "lsm" { 1 } else { 2 };
-    assert_eq!(run.out(), format!("{}\n", 8192 + own), "{run}");
+    let half = |name: &str| {
+        let text = std::fs::read_to_string(format!("/proc/sys/kernel/{name}")).unwrap();
+        text.trim().parse::<u64>().unwrap() / 2
+    };
+    let user =
+        rustix::process::getrlimit(rustix::process::Resource::Nproc).current.map_or(u64::MAX, |max| max / 2);
+    let expected = [8192, half("threads-max"), half("pid_max"), user].into_iter().min().unwrap();
+    assert_eq!(run.out(), format!("{}\n", expected + own), "{run}");
+    // Of what the user may have, the half; who is root may have all.
+    let run = bed.start(&[&bed.deny(&[])], sh(PIDS_MAX)).after("prlimit --pid $$ --nproc=600").finish();
+    assert_eq!(run.out(), format!("{}\n", 300 + own), "{run}");
+    let run =
+        bed.start(&[&bed.deny(&[])], sh(PIDS_MAX)).after("prlimit --pid $$ --nproc=600").by_root().finish();
+    assert_ne!(run.out(), format!("{}\n", 300 + own), "{run}");
+}
+
+/// What would not fit goes to no swap either.
+#[test]
+fn the_bound_on_memory_is_one_on_swap_too() {
+    let bed = TestBed::new("limits-swap");
+    let script = "own=$(sed -n 's/^[0-9]*:memory://p' /proc/self/cgroup); \
+        if [ -n \"$own\" ]; then cat /sys/fs/cgroup/memory$own/memory.memsw.limit_in_bytes; else \
+        cat /sys/fs/cgroup$(sed -n 's/^0:://p' /proc/self/cgroup)/memory.swap.max; fi 2>/dev/null; true";
+    let run = bed.run(&limits(&bed, &format!("memory_max_bytes = {}", 100 << 20)), sh(script));
+    let kept = [String::new(), "0\n".to_owned(), format!("{}\n", 100 << 20)];
+    assert!(kept.contains(&run.out()), "{run}");
+    let is_counted = std::path::Path::new("/proc/swaps").exists();
+    assert!(!is_counted || !run.out().is_empty(), "{run}");
 }
 
 #[test]

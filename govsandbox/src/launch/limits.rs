@@ -15,7 +15,7 @@ use std::{
 use super::{error::LaunchError, mount::table::MountTable};
 use crate::sys::mountinfo::Mount;
 
-/// Processes and threads of a sandbox whose policy sets no bound. The kernel's map of members has room for 32 such
+/// Processes and threads of a sandbox whose policy sets no bound, at most. The kernel's map of members has room for 32 such
 /// sandboxes: a fork bomb in one never makes a fork in another fail.
 pub const PIDS_MAX_DEFAULT: u64 = 8192;
 /// Before the name of a group in a hierarchy of v1.
@@ -95,6 +95,16 @@ impl Resource {
         }
     }
 
+    /// What is in swap is bounded too, where the kernel counts it: the file, and what is written there.
+    fn swap(self, version: Version, max: u64) -> Option<(&'static str, u64)> {
+        match (self, version) {
+            (Self::Pids, _) => None,
+            // Memory and swap together.
+            (Self::Memory, Version::V1) => Some(("memory.memsw.limit_in_bytes", max)),
+            (Self::Memory, Version::V2) => Some(("memory.swap.max", 0)),
+        }
+    }
+
     /// The file that counts, and the word before the count.
     fn events(self, version: Version) -> (&'static str, &'static str) {
         match (self, version) {
@@ -145,8 +155,12 @@ impl Limits {
         let Bound { resource, max, own, .. } = held.bound;
         let file = held.folder.join(resource.max_file(held.version));
         let max = max.saturating_add(own);
+        let swap = resource.swap(held.version, max).map(|(name, max)| (held.folder.join(name), max));
         self.held.push(held); // before it may fail: what was made is removed with it
-        let written = fs::write(&file, max.to_string());
+        let written = fs::write(&file, max.to_string()).and_then(|()| match swap {
+            Some((file, max)) if file.exists() => fs::write(file, max.to_string()),
+            _ => Ok(()),
+        });
         if written.is_err()
             && let Some(held) = self.held.pop()
             && held.version == Version::V1

@@ -1,5 +1,7 @@
 //! Bounds on processes and memory: which are wanted, and what is told when they are met.
 
+use rustix::process::{Resource as Limited, getrlimit};
+
 use crate::{
     backend::Kind as Backend,
     event::model::{Action, Event, Kind, Object, Outcome, Rule},
@@ -7,14 +9,26 @@ use crate::{
     launch::{
         Prepared,
         limits::{Bound, Hits, LimitWatch, PIDS_MAX_DEFAULT, Resource},
+        privilege::Identity,
     },
     policy::compile::{Compiled, Layer, RuleInfo},
 };
 
+/// Half of what the machine has, or the user: others need some too.
+fn default_pids(identity: &Identity) -> u64 {
+    let half = |setting| Some(std::fs::read_to_string(setting).ok()?.trim().parse::<u64>().ok()? / 2);
+    let machine = ["/proc/sys/kernel/threads-max", "/proc/sys/kernel/pid_max"].map(half);
+    let user = getrlimit(Limited::Nproc).current.map(|max| max / 2);
+    // Root's processes have no such limit.
+    let user = user.filter(|_| identity.uid != 0);
+    machine.into_iter().chain([user]).flatten().fold(PIDS_MAX_DEFAULT, u64::min).max(1)
+}
+
 /// The policy's bounds, and one on processes for a policy without. Processes of ours that live beside the command in its
 /// cgroup are not counted against it.
-pub(super) fn bounds(compiled: &Compiled, backend: Backend) -> Vec<Bound> {
-    let pids = compiled.pids_max.as_ref().map_or((PIDS_MAX_DEFAULT, false), |limit| (limit.max, true));
+pub(super) fn bounds(compiled: &Compiled, backend: Backend, identity: &Identity) -> Vec<Bound> {
+    let pids =
+        compiled.pids_max.as_ref().map_or_else(|| (default_pids(identity), false), |limit| (limit.max, true));
     // The init, and on `fanotify` the performer.
     let own = match backend {
         Backend::Lsm => 1,
