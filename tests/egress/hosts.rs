@@ -104,7 +104,7 @@ fn who_is_asked_about_an_address_sees_its_name_and_one_answer_is_for_both() {
     );
     // The C library reads the file first; asked for DNS alone it does not.
     let script = format!(
-        "(getent -s dns ahosts filed.test | head -n 1 | cut -d ' ' -f 1) &\n{CURL} https://filed.test/; echo\nwait\n"
+        "(getent -s dns ahosts filed.test | head -n 1 | cut -d ' ' -f 1) &\necho \"$({CURL} https://filed.test/)\"\nwait\n"
     );
     let mut start = world.bed.start(&[&policy], sh(script));
     let child = start.spawn();

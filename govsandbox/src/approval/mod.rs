@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 /// Where the sockets are, each named by its sandbox.
 pub const FOLDER: &str = "/run/govsandbox/ask";
 /// Longest message: all questions that a run has at a time.
-const PACKET_BYTES_MAX: usize = 128 * 1024;
+pub(crate) const PACKET_BYTES_MAX: usize = 128 * 1024;
 
 /// Names a question for good, on this machine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -82,7 +82,7 @@ enum Request {
 /// Server → client.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-enum Reply {
+pub(crate) enum Reply {
     Waiting(Vec<Waiting>),
     Decided(Option<Waiting>),
     /// Whoever asks may not.

@@ -354,3 +354,49 @@ impl Broker for Egress {
         self.tell(Told::Ended(why.to_owned()));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::approval::{PACKET_BYTES_MAX, Reply};
+
+    #[test]
+    fn what_waits_fits_in_a_packet_whatever_the_sandbox_makes_of_it() {
+        let mut questions = Questions::new(Duration::from_secs(60));
+        let now = Instant::now();
+        let origin = Origin {
+            cookie: u64::MAX,
+            start_boot_ns: u64::MAX,
+            tgid: u32::MAX,
+            tid: u32::MAX,
+            address: IpAddr::V6([0xffff; 8].into()),
+            port: u16::MAX,
+            rule: u16::MAX,
+            compared: true,
+            strict: true,
+        };
+        let about = || About {
+            origin,
+            rule: u16::MAX,
+            program: "\u{10348}".repeat(questions::PROGRAM_CHARACTERS_MAX),
+            names: vec!["a".repeat(253); NAMES_SHOWN_MAX],
+        };
+        for port in 0..2 * questions::OPEN_MAX as u16 {
+            let asked = Asked::Address(origin.address, 10_000 + port);
+            drop(questions.ask(now, asked, about, Box::new(drop)));
+        }
+        let asking = Asking {
+            questions: Mutex::new(Questions::new(Duration::ZERO)),
+            sandbox: u32::MAX,
+            session: "S".repeat(26),
+            // Of 255 bytes that are no text.
+            agent: "\u{fffd}".repeat(255),
+        };
+        let open = questions.open(now);
+        let waiting: Vec<Waiting> =
+            open.map(|(_, question, left)| asking.waiting(u64::MAX, question, now, left)).collect();
+        assert_eq!(waiting.len(), questions::OPEN_MAX);
+        let bytes = serde_json::to_vec(&Reply::Waiting(waiting)).unwrap().len();
+        assert!(bytes <= PACKET_BYTES_MAX, "{bytes}");
+    }
+}

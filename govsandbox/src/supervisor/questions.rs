@@ -14,8 +14,8 @@ use crate::{
     event::text::Text,
 };
 
-/// Questions at a time: a person reads them.
-const OPEN_MAX: usize = 64;
+/// Questions at a time: a person reads them, all in one packet.
+pub(super) const OPEN_MAX: usize = 48;
 /// Lookups or connections that wait for the same answer; the oldest goes for a new one. A resolver that gives up after
 /// five seconds asks again, for A and AAAA each.
 const WAITERS_MAX: usize = 8;
@@ -25,7 +25,7 @@ const CONNECTIONS_MAX: usize = 256;
 pub(super) const ONCE: Duration = Duration::from_secs(60);
 
 /// Of a program's path the end is told.
-const PROGRAM_CHARACTERS_MAX: usize = 160;
+pub(super) const PROGRAM_CHARACTERS_MAX: usize = 160;
 /// Place after the name in /proc/PID/stat.
 const STARTTIME: usize = 19;
 /// `USER_HZ` is 100 (include/asm-generic/param.h).
