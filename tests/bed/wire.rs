@@ -136,6 +136,10 @@ pub(crate) fn step(verb: &str, argument: &Path) -> Option<io::Result<String>> {
                 std::thread::sleep(Duration::from_millis(600));
                 Ok(String::new())
             }),
+        "accept-passed" => sys::passed(argument).and_then(|socket| {
+            let (mut stream, _) = TcpListener::from(socket).accept()?;
+            stream.write_all(b"tcp").map(|()| String::new())
+        }),
         "passed" => sys::passed(argument).map(|_| String::new()),
         "only-connect" => parse().and_then(|to| {
             let socket = datagrams(unspecified(to[0]))?;
