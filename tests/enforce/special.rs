@@ -298,10 +298,10 @@ p = Process(target=child, args=(m.name,)); p.start(); p.join(); print(m.buf[0]);
         assert!(!Path::new(&own).exists(), "{run}");
     }
     // Who writes elsewhere alone does not read theirs either.
-    let run = bed.run(&bed.deny(&[]), sh(&format!("cat {theirs}; echo x >{own} && echo made; true")));
+    let run = bed.run(&bed.deny(&[]), sh(format!("cat {theirs}; echo x >{own} && echo made; true")));
     assert_eq!(run.out(), "", "{run}");
     // What a policy names there is what it is.
-    let run = bed.run(&bed.policy("test", &shared(&theirs)), sh(&format!("cat {theirs}")));
+    let run = bed.run(&bed.policy("test", &shared(&theirs)), sh(format!("cat {theirs}")));
     assert_eq!(run.out(), "CANARY", "{run}");
     fs::remove_file(&theirs).unwrap();
 }
