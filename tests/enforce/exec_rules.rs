@@ -336,16 +336,21 @@ fn a_multi_call_binary_is_what_it_is_called() {
     let bed = TestBed::new("rule-busybox");
     let script = || {
         sh(
-            "busybox echo one; ln -s /usr/bin/busybox echo; ./echo two; echo $?; busybox cat /dev/null; echo $?",
+            "busybox echo one; ln -s /usr/bin/busybox echo; ./echo two; echo $?; busybox cat /dev/null; echo $?; \
+             bash -c 'exec -a -echo busybox three'; bash -c 'exec -a -busybox busybox echo four'; \
+             $(ls /lib64/ld-linux-x86-64.so.2 /lib/ld-linux-aarch64.so.1 2>/dev/null | head -1) /usr/bin/busybox echo five",
         )
     };
     let bare = bed.bare(script());
-    assert_eq!(bare.stdout, b"one\ntwo\n0\n0\n", "{bare:?}");
+    assert_eq!(bare.stdout, b"one\ntwo\n0\n0\nthree\nfour\nfive\n", "{bare:?}");
     fs::remove_file(bed.project().join("echo")).unwrap();
     let run = bed.run(&policy(&bed, "deny = ['echo']"), script());
     assert_eq!(run.out(), "137\n0\n", "{run}");
     let refused = run.log.denied("process.exec", Path::new("/usr/bin/busybox"));
-    assert_eq!(refused.len(), 2, "{run}");
+    assert_eq!(refused.len(), 5, "{run}");
+    // Where no name is denied a loader may load it.
+    let run = bed.run(&policy(&bed, "deny = ['/usr/bin/env']"), script());
+    assert!(run.out().ends_with("five\n"), "{run}");
 }
 
 #[test]

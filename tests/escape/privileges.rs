@@ -168,11 +168,12 @@ fn pty() -> io::Result<OwnedFd> {
 }
 
 fn terminal() -> Vec<Attempt> {
-    const COMMANDS: [(&str, &str, u64, &str); 9] = [
+    const COMMANDS: [(&str, &str, u64, &str); 10] = [
         ("type", "typing into the terminal", 0x5412, "TIOCSTI, CVE-2017-5226"),
         ("type-high", "the same with other bits above", 0xdead_0000_5412, "TIOCSTI, CVE-2019-10063"),
         ("paste", "pasting into a virtual console", 0x541c, "TIOCLINUX, CVE-2023-28100"),
         ("paste-high", "the same with other bits above", 0x1_0000_541c, "TIOCLINUX"),
+        ("exclusive", "the terminal for oneself, after the run too", 0x540c, "TIOCEXCL"),
         ("discipline", "a line discipline", 0x5423, "TIOCSETD, CVE-2017-2636"),
         ("keys", "another meaning of a key", 0x4b47, "KDSKBENT"),
         ("key-text", "text behind a function key", 0x4b49, "KDSKBSENT"),

@@ -99,6 +99,8 @@ pub struct ExecTable {
     pub required: u16,
     /// Rule that refuses what can't be asked for its content (a file in memory alone); 0: none.
     pub unseen: u16,
-    pub _pad: u32,
+    /// A rule that denies programs by their names, as multi-call binaries have many; 0: none.
+    pub applets: u16,
+    pub _pad: u16,
 }
 const _: () = assert!(size_of::<ExecTable>().is_multiple_of(8));

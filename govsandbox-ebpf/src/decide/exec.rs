@@ -102,6 +102,8 @@ impl Calling {
             self.state = fresh;
             let has_script = !wanted.script || self.words > 2;
             self.done = u32::from((self.found != 0 && has_script) || self.words >= WORDS_MAX);
+        } else if wanted.multi_call && byte == b'-' && at == 0 {
+            // Before the name of a login shell (busybox takes it from any).
         } else if byte == b'/' || byte == b'=' {
             // Of `/bin/wget` and of `--coreutils-prog=wget` the last part is the name.
             self.state = fresh;
@@ -171,6 +173,17 @@ pub fn decide_mapping(table: &ExecTable, program: ExecHits) -> Decision {
     let by_args = first_rule(table, program.args & table.deny_args);
     let deny = ExecHits { deny: by_args, ..ExecHits::NONE }.or(program).deny;
     if deny == 0 { Decision::ALLOW } else { Decision::deny(deny) }
+}
+
+/// The same, where a loader's own arguments say which of many programs it becomes: none of them where a name is denied.
+#[inline(always)]
+#[must_use]
+pub fn decide_loading(table: &ExecTable, program: ExecHits) -> Decision {
+    let decision = decide_mapping(table, program);
+    if decision.allow && program.traits & TRAIT_MULTI_CALL != 0 && table.applets != 0 {
+        return Decision::deny(table.applets);
+    }
+    decision
 }
 
 /// Decides on a call whose arguments can't be read whole: what a rule with arguments names is refused.

@@ -92,8 +92,8 @@ pub const fn may_mount(flags: u64, kind: [u8; 8]) -> bool {
 }
 
 /// `TIOCSTI` types into the terminal, `TIOCLINUX` pastes into it, `TIOCCONS` takes the console's output, `TIOCSETD` loads
-/// line disciplines (include/uapi/asm-generic/ioctls.h).
-pub const TERMINAL_COMMANDS: [u32; 4] = [0x5412, 0x541c, 0x541d, 0x5423];
+/// line disciplines, `TIOCEXCL` keeps others from opening it for good (include/uapi/asm-generic/ioctls.h).
+pub const TERMINAL_COMMANDS: [u32; 5] = [0x5412, 0x541c, 0x541d, 0x5423, 0x540c];
 /// Commands of the virtual console, by their second byte: `K` maps keys to text, `V` switches and locks consoles
 /// (include/uapi/linux/kd.h, vt.h).
 pub const CONSOLE_COMMANDS: [u32; 2] = [0x4b00, 0x5600];
@@ -111,6 +111,7 @@ pub const fn may_command_terminal(command: u32) -> bool {
         && command != TERMINAL_COMMANDS[1]
         && command != TERMINAL_COMMANDS[2]
         && command != TERMINAL_COMMANDS[3]
+        && command != TERMINAL_COMMANDS[4]
 }
 
 #[cfg(test)]
@@ -176,7 +177,7 @@ mod tests {
             assert!(may_command_terminal(command), "{command:x}");
         }
         // KDSKBENT, KDSKBSENT, VT_ACTIVATE, VT_LOCKSWITCH
-        for command in [0x4b47, 0x4b49, 0x5606, 0x560b, 0x5412] {
+        for command in [0x4b47, 0x4b49, 0x5606, 0x560b, 0x5412, 0x540c] {
             assert!(!may_command_terminal(command), "{command:x}");
         }
     }

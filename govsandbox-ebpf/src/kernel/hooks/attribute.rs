@@ -21,6 +21,10 @@ const FS_IOC32_SETFLAGS: u32 = 0x4004_6602;
 const FS_IOC_FSSETXATTR: u32 = 0x401c_5820;
 const FS_IOC_SETVERSION: u32 = 0x4008_7602;
 const FS_IOC32_SETVERSION: u32 = 0x4004_7602;
+/// The same of ext4 (fs/ext4/ext4.h), and attributes of FAT (include/uapi/linux/msdos_fs.h).
+const EXT4_IOC_SETVERSION: u32 = 0x4008_6604;
+const EXT4_IOC32_SETVERSION: u32 = 0x4004_6604;
+const FAT_IOCTL_SET_ATTRIBUTES: u32 = 0x4004_7211;
 const FS_IOC_ENABLE_VERITY: u32 = 0x4080_6685;
 const FS_IOC_SET_ENCRYPTION_POLICY: u32 = 0x800c_6613;
 
@@ -80,6 +84,9 @@ unsafe fn set_flags<C: EbpfContext>(ctx: &C, file: *const u8, command: u32) -> i
         | FS_IOC_FSSETXATTR
         | FS_IOC_SETVERSION
         | FS_IOC32_SETVERSION
+        | EXT4_IOC_SETVERSION
+        | EXT4_IOC32_SETVERSION
+        | FAT_IOCTL_SET_ATTRIBUTES
         | FS_IOC_ENABLE_VERITY
         | FS_IOC_SET_ENCRYPTION_POLICY => {}
         _ => return 0,

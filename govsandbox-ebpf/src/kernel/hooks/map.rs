@@ -4,7 +4,7 @@
 use aya_ebpf::{EbpfContext, helpers::generated::bpf_send_signal};
 use govsandbox_ebpf::{
     abi::event::{FLAG_PATH_CUT, RecordAction, RecordKind},
-    decide::exec::decide_mapping,
+    decide::exec::decide_loading,
 };
 
 use super::{SIGKILL, conclude, program::own_program, settle};
@@ -58,7 +58,7 @@ pub fn judge<C: EbpfContext>(ctx: &C, subject: &Subject, mapping: Mapping) {
         let path = Location::of_path(mapping.file + u64::from(offsets::FILE_F_PATH.load()));
         let written = walk::write_path(scratch, subject.fs(), 0, path);
         let named = program::by_path(table, scratch, 0, written.length);
-        let (decision, _) = settle(scratch, decide_mapping(table, named), false);
+        let (decision, _) = settle(scratch, decide_loading(table, named), false);
         if decision.allow {
             return;
         }

@@ -17,7 +17,7 @@ use govsandbox_ebpf::{
     },
     decide::{
         Decision,
-        exec::{decide_mapping, decide_program},
+        exec::{decide_loading, decide_program},
     },
 };
 
@@ -149,7 +149,7 @@ unsafe fn map<C: EbpfContext>(ctx: &C, file: *const u8) -> i32 {
         let found = find(&subject, scratch, file);
         let decision = match found.table {
             // A path that can't be read whole is refused at its open.
-            Some(table) => decide_mapping(table, found.hits),
+            Some(table) => decide_loading(table, found.hits),
             None => Decision::DENY_DEFAULT,
         };
         refuse(ctx, &subject, scratch, inode, &found, decision, false)

@@ -40,7 +40,7 @@ pub struct SeccompPlan {
     pub userfaultfd: bool,
     /// `network.icmp`: ping sockets.
     pub icmp: bool,
-    /// Signals to the process group that is shared with the supervisor and the shell's job.
+    /// Signals to the process group that is shared with the supervisor and the shell's job, by kill(2) and by terminals.
     pub group_signals: GroupSignals,
     /// Giving the terminal to another process group.
     pub foreground: Foreground,
@@ -187,6 +187,10 @@ const FILE_SETATTR: i64 = 469;
 /// Commands of `fcntl(2)` by which a file that can only be read holds up or watches who opens it elsewhere: `F_SETLEASE`,
 /// `F_NOTIFY`, and `F_SETDELEG` of Linux 6.19 (include/uapi/linux/fcntl.h).
 const LEASES: [u32; 3] = [1024, 1026, 1040];
+/// `F_SETSIG` (include/uapi/asm-generic/fcntl.h), and `FIOASYNC`, which is `O_ASYNC` by `ioctl(2)`: a terminal sends its
+/// foreground group such signals, and the supervisor, with others of the shell's job, is in it.
+const SET_SIGNAL: u32 = 10;
+const ASYNC: u32 = 0x5452;
 /// `IOPRIO_WHO_PGRP` (include/uapi/linux/ioprio.h).
 const IOPRIO_WHO_PGRP: u32 = 2;
 
@@ -267,6 +271,12 @@ fn by_arguments(program: &mut Program, plan: &SeccompPlan, number: i64) {
         libc::SYS_ioprio_set => program.arguments(number, |block| block.refuse_value(0, IOPRIO_WHO_PGRP)),
         libc::SYS_fcntl => program.arguments(number, |block| {
             LEASES.into_iter().for_each(|command| block.refuse_value(1, command));
+            if plan.group_signals == GroupSignals::Deny {
+                block.refuse_value(1, SET_SIGNAL);
+                let mut flags = Program::default();
+                flags.refuse_bits(2, libc::O_ASYNC.cast_unsigned());
+                block.block(JUMP_EQUAL, libc::F_SETFL.cast_unsigned(), Sense::If, &flags.0);
+            }
         }),
         libc::SYS_kill if plan.group_signals == GroupSignals::Deny => {
             program.arguments(number, |block| block.refuse_value(0, 0));
@@ -285,6 +295,9 @@ fn commands(block: &mut Program, plan: &SeccompPlan) {
     block.load(argument(1));
     for command in TERMINAL_COMMANDS.into_iter().chain(VOLUME_COMMANDS) {
         block.block(JUMP_EQUAL, command, Sense::If, &[refuse(libc::EPERM)]);
+    }
+    if plan.group_signals == GroupSignals::Deny {
+        block.block(JUMP_EQUAL, ASYNC, Sense::If, &[refuse(libc::EPERM)]);
     }
     if plan.foreground == Foreground::Deny {
         block.block(JUMP_EQUAL, SET_FOREGROUND, Sense::If, &[refuse(libc::EPERM)]);

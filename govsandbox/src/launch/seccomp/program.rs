@@ -33,7 +33,7 @@ impl Program {
 
     /// `body` runs if (or unless) the test holds, else it is jumped over.
     pub(super) fn block(&mut self, test: u16, operand: u32, sense: Sense, body: &[sock_filter]) {
-        // Blocks are short: the longest is that of `socket`, 50 instructions (a test holds the bound).
+        // Blocks are short: a test holds the bound for that of `socket`, the longest.
         let over = u8::try_from(body.len()).unwrap_or(u8::MAX);
         let (jt, jf) = if sense == Sense::If { (0, over) } else { (over, 0) };
         self.0.push(sock_filter { code: test, jt, jf, k: operand });

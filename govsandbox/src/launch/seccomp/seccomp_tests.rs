@@ -179,6 +179,16 @@ fn a_process_group_that_is_shared_with_the_outside_is_left_alone() {
     let kill = |plan: &SeccompPlan, pid: i64| native(plan, libc::SYS_kill, [pid as u64, 15, 0, 0, 0, 0]);
     let strict = SeccompPlan { group_signals: GroupSignals::Deny, ..SeccompPlan::FANOTIFY };
     assert_eq!(kill(&strict, 0), errno(libc::EPERM));
+    let by_terminal = |plan: &SeccompPlan| {
+        let fcntl = |command: i32, flags: i32| {
+            native(plan, libc::SYS_fcntl, [0, command as u64, flags as u64, 0, 0, 0])
+        };
+        assert_eq!(fcntl(libc::F_SETFL, libc::O_NONBLOCK), ALLOW);
+        let ioctl = native(plan, libc::SYS_ioctl, [0, 0x5452, 0, 0, 0, 0]);
+        [fcntl(10, 9), fcntl(libc::F_SETFL, libc::O_NONBLOCK | libc::O_ASYNC), ioctl]
+    };
+    assert_eq!(by_terminal(&strict), [errno(libc::EPERM); 3]);
+    assert_eq!(by_terminal(&SeccompPlan::HOOKS), [ALLOW; 3]);
     assert_eq!((kill(&strict, -1), kill(&strict, 7), kill(&SeccompPlan::FANOTIFY, 0)), (ALLOW, ALLOW, ALLOW));
 }
 

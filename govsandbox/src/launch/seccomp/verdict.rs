@@ -70,7 +70,7 @@ pub fn refusal(program: &BpfProgram, attempt: &Attempt) -> Option<Refusal> {
         libc::SYS_ioctl => format!("command {second:#x}"),
         libc::SYS_clone | libc::SYS_unshare | libc::SYS_personality => format!("flags {first:#x}"),
         libc::SYS_setpriority | libc::SYS_ioprio_set => "a process group".to_owned(),
-        libc::SYS_fcntl => format!("a lease or watch, command {second}"),
+        libc::SYS_fcntl => format!("a lease, watch or signal, command {second}"),
         libc::SYS_kill => "the own process group".to_owned(),
         _ => format!("system call {number}"),
     };

@@ -87,6 +87,10 @@ pub fn build(plan: &ExecPlan, found: &Found) -> Result<Box<ExecTable>, ExecTable
     let mut table = ExecTable::new_box_zeroed().map_err(|_| AutomatonError::Memory)?;
     table.required = u16::try_from((1_u32 << plan.allow_lists) - 1).unwrap_or(u16::MAX);
     table.unseen = found.unseen;
+    let denies_a_name = |rule: &&ExecRule| {
+        rule.effect == ExecEffect::Deny && matches!(rule.program, ExecProgram::Name(Segment::Name(_)))
+    };
+    table.applets = plan.rules.iter().find(denies_a_name).map_or(0, |rule| rule.rule.0);
     let (mut names, mut args) = (Positions::new(b'/'), Positions::new(0));
     for (place, (rule, hits)) in plan.rules.iter().zip(&meanings(plan)).enumerate() {
         if let Some(arguments) = &rule.arguments {
