@@ -76,7 +76,8 @@ const LONG: &[&str] = &[
 /// Needs long and does not depend on the kernel's version: left to the first guest.
 const ON_THE_FIRST: &[&str] = &["stale::", "links::", "unix::", "place::", "attribute::", "passed::"];
 /// Likewise: left to the second.
-const ON_THE_SECOND: &[&str] = &["privilege::", "exec::", "lists::", "replaced::", "change::", "members::"];
+const ON_THE_SECOND: &[&str] =
+    &["privilege::", "exec::", "lists::", "replaced::", "change::", "members::", "special::"];
 /// Comes to the same as on the machine's own kernel, which has the same backend.
 const AS_NATIVELY: &[&str] = &[
     "open::",
@@ -88,6 +89,7 @@ const AS_NATIVELY: &[&str] = &[
     "privilege::",
     "lists::",
     "replaced::",
+    "special::",
 ];
 
 pub(super) const GUESTS: [Guest; 3] = [

@@ -36,8 +36,8 @@ pub const NOT_HELD: &[&str] = &[
     "another hard link of a program that an exec rule denies, when a loader maps it",
     "files that a process outside renames into a rule's name after they were opened inside, as long as the kernel \
      remembers them",
-    "named pipes and devices that a process outside makes during the run where a rule denies or protects; those that are \
-     protected can't be read either",
+    "named pipes and devices that a process outside makes during the run where a rule denies or protects, and other hard \
+     links of named pipes outside of the write list; those that are protected can't be read either",
     "files in /proc that a pattern for names at any depth matches (`environ`, `**/maps`)",
     "the arguments of a script that an exec rule names by its path, or whose first line has an option",
 ];
