@@ -166,11 +166,25 @@ pub(crate) fn ping(from: SocketAddr, to: SocketAddr) -> io::Result<()> {
     };
     let socket = UdpSocket::from(rustix::net::socket(family, SocketType::DGRAM, Some(protocol))?);
     rustix::net::bind(&socket, &from)?;
+    socket.connect(to)?;
+    ping_by(&socket, kinds)
+}
+
+/// The same by a socket that is connected: the types of request and reply.
+pub(crate) fn ping_by(socket: &UdpSocket, [request, reply]: [u8; 2]) -> io::Result<()> {
     socket.set_read_timeout(Some(std::time::Duration::from_secs(5)))?;
-    socket.send_to(&[kinds[0], 0, 0, 0, 0, 0, 0, 1, b'x'], to)?;
-    let mut reply = [0; 16];
-    let bytes = socket.recv(&mut reply)?;
-    if bytes == 9 && reply[0] == kinds[1] { Ok(()) } else { Err(io::Error::other(format!("{reply:?}"))) }
+    socket.send(&[request, 0, 0, 0, 0, 0, 0, 1, b'x'])?;
+    let mut text = [0; 16];
+    let bytes = socket.recv(&mut text)?;
+    if bytes == 9 && text[0] == reply { Ok(()) } else { Err(io::Error::other(format!("{text:?}"))) }
+}
+
+/// A ping socket that is connected, as whoever is outside may have.
+pub(crate) fn ping_socket(to: SocketAddr) -> io::Result<UdpSocket> {
+    let protocol = Some(rustix::net::ipproto::ICMP);
+    let socket = UdpSocket::from(rustix::net::socket(AddressFamily::INET, SocketType::DGRAM, protocol)?);
+    socket.connect(to)?;
+    Ok(socket)
 }
 
 /// `SO_BINDTODEVICE` (socket(7)): whoever has no privilege may bind what is not bound yet.

@@ -117,6 +117,8 @@ pub(crate) fn step(verb: &str, argument: &Path) -> Option<io::Result<String>> {
             (0..50).try_for_each(|_| socket.send(b"udp").map(drop))?;
             Ok(String::new())
         }),
+        "ping-passed" => sys::passed(argument)
+            .and_then(|socket| sys::ping_by(&UdpSocket::from(socket), [8, 0]).map(|()| String::new())),
         "send-passed" => sys::passed(argument).and_then(|socket| {
             UdpSocket::from(socket).send(b"udp")?;
             Ok(String::new())

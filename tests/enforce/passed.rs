@@ -201,3 +201,25 @@ fn a_connected_socket_that_is_passed_sends_no_datagram() {
     assert_eq!((denied.len(), denied[0].object("address")), (1, "10.77.0.1"), "{run}");
     outside.join().unwrap();
 }
+
+#[test]
+fn a_ping_socket_that_is_passed_sends_nothing() {
+    private_network(&["10.77.0.1/32"]);
+    std::fs::write("/proc/sys/net/ipv4/ping_group_range", "0 2147483647").unwrap();
+    let bed = TestBed::new("passed-ping");
+    let sockets =
+        |count: usize| (0..count).map(|_| sys::ping_socket("10.77.0.1:0".parse().unwrap()).unwrap());
+    let (path, outside) = passes(&bed, sockets(3).collect::<Vec<_>>());
+    let steps = || args!["ping-passed", &path];
+    assert_eq!(bed.bare_steps(steps()), ["ok"]);
+    for icmp in ["deny", "allow"] {
+        let network =
+            format!("allow = [\"10.77.0.1:443\"]\nunix = [\"{{project}}/passes\"]\nicmp = \"{icmp}\"");
+        let (run, answers) = bed.run_steps(&policy(&bed, &network), steps());
+        assert!(
+            REFUSED.contains(&answers[0].as_str()) || answers[0] == NOTHING,
+            "{icmp}: {answers:?}: {run}"
+        );
+    }
+    outside.join().unwrap();
+}

@@ -13,10 +13,8 @@ const SCOPE_ABI: i32 = 6;
 const NOT_HELD: &[&str] = &[
     "a record of what Landlock alone refuses and no path names: signals and traces of processes outside; they fail, and the \
      log does not tell",
-    "names of hosts: a name is held by the addresses that it had when it was last resolved",
-    "names that are asked for: where the policy names a host, the machine's name servers may be asked for any name, and a \
-     name can carry data out",
-    "listening: the sandbox may listen on every address of this machine, and whoever reaches it may connect",
+    "what allowed hosts are told: nothing is decrypted, and of a datagram the address alone counts",
+    "names below an allowed wildcard: what their servers are asked for can carry data out; events mark such names",
 ];
 
 /// Without programs at the cgroup that see unix sockets (Linux 6.7), on `fanotify`.

@@ -2,7 +2,9 @@
 
 use core::mem::MaybeUninit;
 
-use aya_ebpf::{macros::cgroup_skb, programs::SkBuffContext};
+use aya_ebpf::{
+    bindings::bpf_sock, helpers::generated::bpf_sk_fullsock, macros::cgroup_skb, programs::SkBuffContext,
+};
 use govsandbox_ebpf::{
     abi::event::{EventRecord, RecordKind},
     decide::{
@@ -43,6 +45,8 @@ pub(super) const UDP: u8 = IPPROTO_UDP as u8;
 /// Of IPv4 and IPv6.
 const IPPROTO_ICMP: u8 = 1;
 const IPPROTO_ICMPV6: u8 = 58;
+/// include/linux/net.h
+const SOCK_DGRAM: u32 = 2;
 /// The length of the header of IPv6, without options.
 const HEADER6: usize = 40;
 /// Flags of TCP (RFC 9293, 3.1), and where they stand.
@@ -78,7 +82,7 @@ pub fn packet_out(ctx: SkBuffContext) -> i32 {
     // SAFETY: as above.
     let device = unsafe { (*ctx.skb.skb).ifindex };
     if tag.is_null() {
-        return of_stranger(&ctx, &packet, device);
+        return of_stranger(&ctx, &packet, socket, device);
     }
     // SAFETY: as above.
     let (sandbox_id, flags, protocol) = unsafe { ((*tag).sandbox_id, (*tag).flags, (*tag).protocol) };
@@ -116,8 +120,9 @@ pub fn packet_out(ctx: SkBuffContext) -> i32 {
 
 /// Of a socket without a tag: one that was made outside. A member may have it still, and send by it.
 #[inline(always)]
-fn of_stranger(ctx: &SkBuffContext, packet: &Packet, device: u32) -> i32 {
-    if packet.protocol != UDP && !packet.routed {
+fn of_stranger(ctx: &SkBuffContext, packet: &Packet, socket: *mut bpf_sock, device: u32) -> i32 {
+    let is_datagram = packet.protocol == UDP || (is_echo(packet) && is_of_datagrams(socket));
+    if !is_datagram && !packet.routed {
         return PASS;
     }
     let Some(subject) = subject::current_member() else {
@@ -227,7 +232,22 @@ fn blurred(ctx: &SkBuffContext, decision: Decision) -> Decision {
 fn is_ping(packet: &Packet, tag: *const SocketTag) -> bool {
     // SAFETY: a tag lives as long as its socket, which the packet holds.
     let is_sockets = || unsafe { (*tag).protocol == u16::from(packet.protocol) };
-    (packet.protocol == IPPROTO_ICMP || packet.protocol == IPPROTO_ICMPV6) && !tag.is_null() && is_sockets()
+    is_echo(packet) && !tag.is_null() && is_sockets()
+}
+
+/// Pings are sent at once, as datagrams are. What the kernel answers itself comes from raw sockets.
+#[inline(always)]
+fn is_of_datagrams(socket: *mut bpf_sock) -> bool {
+    // SAFETY: the context's socket, which is not null; what the helper gives is null or whole.
+    unsafe {
+        let socket = bpf_sk_fullsock(socket);
+        !socket.is_null() && (*socket).type_ == SOCK_DGRAM
+    }
+}
+
+#[inline(always)]
+fn is_echo(packet: &Packet) -> bool {
+    packet.protocol == IPPROTO_ICMP || packet.protocol == IPPROTO_ICMPV6
 }
 
 /// May more than one socket get it? Then what a look-up finds says nothing.
