@@ -61,7 +61,7 @@ use crate::{
     },
     policy::{
         self, Context, Sources, User,
-        compile::{Compiled, Icmp, Mode, PathTable, RootPolicy},
+        compile::{Compiled, Mode, PathTable, RootPolicy},
     },
 };
 use govsandbox_ebpf::abi::{egress::ALLOW, rule::SandboxConfig};
@@ -255,7 +255,7 @@ impl Start<'_> {
             audit_mode: u8::from(!enforce),
             trace_args: u8::from(compiled.trace_args),
             path_hooks: u8::from(self.kind == Kind::Lsm),
-            icmp: u8::from(compiled.icmp == Icmp::Allow),
+            icmp: service::icmp(compiled),
             ..SandboxConfig::default()
         };
         let (config, proc) = namespaces::told(layers.open.as_ref(), config);

@@ -304,6 +304,11 @@ p = Process(target=child, args=(m.name,)); p.start(); p.join(); print(m.buf[0]);
     // Who writes elsewhere alone does not read theirs either.
     let run = bed.run(&bed.deny(&[]), sh(format!("cat {theirs}; echo x >{own} && echo made; true")));
     assert_eq!(run.out(), "", "{run}");
+    // What rules deny or protect there is not there.
+    let rules = format!("write = [\"{{project}}\"]\ndeny = [\"{theirs}\"]\nprotect = [\"{theirs}\"]\n");
+    let run = bed
+        .run(&bed.policy("test", &format!("[filesystem]\n{rules}")), sh(format!("cat {theirs}; echo end")));
+    assert_eq!(run.out(), "end\n", "{run}");
     // What a policy names there is what it is.
     let run = bed.run(&bed.policy("test", &shared(&theirs)), sh(format!("cat {theirs}")));
     assert_eq!(run.out(), "CANARY", "{run}");

@@ -140,7 +140,8 @@ pub struct SandboxConfig {
     pub epoch: u64,
     /// With `namespaces`: the lists that there are, an access needs all of its kind.
     pub lists: Lists,
-    /// 1: `network.icmp = "allow"`: ping sockets may be made, and reach the addresses of allowed hosts.
+    /// 1: `network.icmp = "allow"`: ping sockets may be made, and reach the addresses of allowed hosts. 2: likewise, but none
+    /// that connections go to through the relay, where somebody may be asked.
     pub icmp: u8,
     pub _pad_end: [u8; 3],
 }

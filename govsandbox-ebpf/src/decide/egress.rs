@@ -56,10 +56,11 @@ pub fn route_egress(table: Option<&PortTable>, port: u16, protocol: u8) -> (Deci
     (decision, way)
 }
 
-/// Decides of an echo request: it goes where anything may. A deny of some ports or of one protocol is not about it.
+/// Decides of an echo request: it goes where anything may; without `by_relay`, where anything may go straight. A deny of some
+/// ports is not about it, and one of all ports for datagrams is.
 #[inline(always)]
 #[must_use]
-pub fn decide_echo(table: Option<&PortTable>) -> Decision {
+pub fn decide_echo(table: Option<&PortTable>, by_relay: bool) -> Decision {
     let Some(table) = table else { return Decision::DENY_DEFAULT };
     let mut decision = Decision::DENY_DEFAULT;
     let mut index = 0;
@@ -69,10 +70,10 @@ pub fn decide_echo(table: Option<&PortTable>) -> Decision {
         }
         let rule = table.entries[index];
         if rule.allow == DENY {
-            if rule.first == 0 && rule.last == u16::MAX && rule.protocol == 0 {
+            if rule.first == 0 && rule.last == u16::MAX && rule.protocol != TCP {
                 return Decision::deny(rule.rule);
             }
-        } else if !decision.allow {
+        } else if !decision.allow && (by_relay || rule.allow != ALLOW_RELAY) {
             decision = Decision { allow: true, rule: rule.rule };
         }
         index += 1;
@@ -183,16 +184,22 @@ mod tests {
     fn an_echo_request_goes_where_anything_may() {
         let by_name = PortRule { allow: ALLOW_RELAY, rule: 3, ..HTTPS };
         let some_ports = PortRule { first: 1, ..NOTHING };
-        let one_protocol = PortRule { protocol: 17, ..NOTHING };
-        assert_eq!(decide_echo(None), Decision::DENY_DEFAULT);
-        assert_eq!(decide_echo(Some(&table(&[some_ports]))), Decision::DENY_DEFAULT);
-        for rules in [[HTTPS, some_ports], [one_protocol, HTTPS]] {
-            assert_eq!(decide_echo(Some(&table(&rules))), Decision { allow: true, rule: 1 });
+        let connections = PortRule { protocol: 6, ..NOTHING };
+        // Of a name that shares an allowed address.
+        let datagrams = PortRule { protocol: 17, ..NOTHING };
+        let echo = |rules: &[PortRule]| decide_echo(Some(&table(rules)), true);
+        assert_eq!(decide_echo(None, true), Decision::DENY_DEFAULT);
+        assert_eq!(echo(&[some_ports]), Decision::DENY_DEFAULT);
+        for rules in [[HTTPS, some_ports], [connections, HTTPS]] {
+            assert_eq!(echo(&rules), Decision { allow: true, rule: 1 });
         }
-        assert_eq!(decide_echo(Some(&table(&[by_name]))), Decision { allow: true, rule: 3 });
-        for rules in [[HTTPS, NOTHING], [NOTHING, by_name]] {
-            assert_eq!(decide_echo(Some(&table(&rules))), Decision::deny(2));
+        assert_eq!(echo(&[by_name]), Decision { allow: true, rule: 3 });
+        for rules in [[HTTPS, NOTHING], [NOTHING, by_name], [HTTPS, datagrams]] {
+            assert_eq!(echo(&rules), Decision::deny(2));
         }
+        // Somebody would have to be asked.
+        assert_eq!(decide_echo(Some(&table(&[by_name])), false), Decision::DENY_DEFAULT);
+        assert_eq!(decide_echo(Some(&table(&[by_name, HTTPS])), false), Decision { allow: true, rule: 1 });
     }
 
     #[test]

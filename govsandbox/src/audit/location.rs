@@ -12,6 +12,8 @@ use super::lock::lock_path;
 const WRITE_BY_OTHERS: u32 = 0o002;
 const WRITE_BY_GROUP: u32 = 0o020;
 const WRITE_BY_OWNER: u32 = 0o200;
+/// Symlinks that lead to a file, as the kernel follows them (path_resolution(7)).
+const LINKS_MAX: usize = 40;
 const STICKY: u32 = 0o1000;
 
 /// Who must not be able to touch the log: what the command will run as, and where it may write.
@@ -101,6 +103,35 @@ pub fn check_location(log: &Path, subject: &Subject<'_>) -> Result<(), LocationE
         return Ok(());
     }
     check_owners(&resolved, subject)
+}
+
+/// May the command neither change this file nor put another in its place? As [`check_location`] says of a log, and each
+/// symlink on the way to the file, which is written by nobody whatever its mode, lies where it can't be replaced.
+#[must_use]
+pub fn is_kept(file: &Path, subject: &Subject<'_>) -> bool {
+    let mut place = file.to_owned();
+    for _ in 0..LINKS_MAX {
+        let Ok(resolved) = resolve(&place) else { return false };
+        let covered = subject.writable.iter().any(|writable| covers(&resolve_any(writable), &resolved));
+        let by_owner = subject.uid != 0 && subject.uid != rustix::process::geteuid().as_raw();
+        match fs::read_link(&resolved) {
+            _ if covered => return false,
+            Ok(target) => {
+                // A name beside it that is not there: only the folders count.
+                let beside = beside(&resolved, ".kept");
+                if by_owner && (check_owners(&beside, subject).is_err() || owns(&resolved, subject)) {
+                    return false;
+                }
+                place = resolved.parent().unwrap_or(Path::new("/")).join(target);
+            }
+            Err(_) => return !by_owner || check_owners(&resolved, subject).is_ok(),
+        }
+    }
+    false
+}
+
+fn owns(place: &Path, subject: &Subject<'_>) -> bool {
+    fs::symlink_metadata(place).map_or(true, |found| found.uid() == subject.uid)
 }
 
 /// A `write` entry covers all below it and, if it names a file, its siblings `NAME.*` (DESIGN 4.1).
@@ -193,6 +224,45 @@ mod tests {
     use super::*;
 
     const NOBODY: u32 = 65534;
+
+    #[test]
+    fn a_file_is_kept_by_whatever_links_that_others_do_not_write() {
+        let root = tempfile::tempdir().unwrap();
+        fs::set_permissions(root.path(), fs::Permissions::from_mode(0o755)).unwrap();
+        let path = |name: &str| root.path().join(name);
+        let folder = |name: &str, mode: u32| {
+            fs::create_dir(path(name)).unwrap();
+            fs::set_permissions(path(name), fs::Permissions::from_mode(mode)).unwrap();
+        };
+        folder("etc", 0o755);
+        folder("open", 0o777);
+        fs::write(path("etc/hosts"), "").unwrap();
+        fs::write(path("open/hosts"), "").unwrap();
+        for (link, target) in [
+            ("etc/link", "hosts"),
+            ("etc/twice", "../etc/link"),
+            ("open/link", "../etc/hosts"),
+            ("etc/out", "../open/hosts"),
+            ("etc/by-open", "../open/link"),
+            ("etc/round", "round"),
+        ] {
+            symlink(target, path(link)).unwrap();
+        }
+        let is_kept = |name: &str, writable: &[&str]| {
+            let writable: Vec<PathBuf> = writable.iter().map(|name| path(name)).collect();
+            super::is_kept(&path(name), &Subject { uid: NOBODY, gids: &[NOBODY], writable: &writable })
+        };
+        for name in ["etc/hosts", "etc/link", "etc/twice"] {
+            assert!(is_kept(name, &[]) && is_kept(name, &["open"]), "{name}");
+            assert!(!is_kept(name, &["etc"]) && !is_kept(name, &["etc/hosts"]), "{name}");
+        }
+        assert!(!is_kept("etc/twice", &["etc/link"]));
+        for name in ["open/hosts", "open/link", "etc/out", "etc/by-open", "etc/round"] {
+            assert!(!is_kept(name, &[]), "{name}");
+        }
+        std::os::unix::fs::lchown(path("etc/link"), Some(NOBODY), None).unwrap();
+        assert!(!is_kept("etc/link", &[]) && !is_kept("etc/twice", &[]) && is_kept("etc/hosts", &[]));
+    }
 
     fn check(log: &Path, uid: u32, writable: &[PathBuf]) -> Result<(), LocationError> {
         check_location(log, &Subject { uid, gids: &[NOBODY], writable })

@@ -18,5 +18,5 @@ mod tail;
 pub mod verify;
 
 pub(crate) use line::write_terminal_safe;
-pub use location::{LocationError, Subject, check_location};
+pub use location::{LocationError, Subject, check_location, is_kept};
 pub use queue::Limits;

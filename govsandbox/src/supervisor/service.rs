@@ -33,7 +33,9 @@ use crate::{
     },
     event::model::SessionFields,
     id::{RuleIndex, SandboxId},
-    policy::compile::{Compiled, DnsRefusal, EgressEffect, LiteralRule, Mode, NetworkNamespace, PathEffect},
+    policy::compile::{
+        Compiled, DnsRefusal, EgressEffect, Icmp, LiteralRule, Mode, NetworkNamespace, PathEffect,
+    },
     sys::{
         namespace::own_network,
         sock_diag::{Protocol, SockDiag},
@@ -113,6 +115,15 @@ pub(super) fn ports(sockets: &Sockets) -> Result<EgressService, RunError> {
     })
 }
 
+/// `network.icmp`, as the hooks have it (`SandboxConfig::icmp`).
+pub(super) fn icmp(compiled: &Compiled) -> u8 {
+    match (compiled.icmp, asks(compiled)) {
+        (Icmp::Deny, _) => 0,
+        (Icmp::Allow, false) => 1,
+        (Icmp::Allow, true) => 2,
+    }
+}
+
 /// Can there be something that somebody is asked about? A mode that refuses nothing asks nobody.
 pub(super) fn asks(compiled: &Compiled) -> bool {
     let mut rules = compiled.egress.iter().flat_map(|list| &list.rules);
@@ -164,15 +175,18 @@ pub(super) fn start(
 ) -> miette::Result<Service> {
     let proxy = proxy::chosen(compiled.proxy.as_ref(), |name| std::env::var_os(name))?;
     let settings = settings(compiled, sandbox, proxy);
-    Ok(Service::start(sockets, settings, host(subject), Arc::clone(egress) as _)?)
+    Ok(Service::start(sockets, settings, host(compiled, subject), Arc::clone(egress) as _)?)
 }
 
 /// What the sandbox could write is not asked again for who has which address: an allowed name would lead wherever the
 /// command wants.
-fn host(subject: &Subject<'_>) -> Host {
+fn host(compiled: &Compiled, subject: &Subject<'_>) -> Host {
     let host = Host::default();
-    let is_held = |file: &Path| audit::check_location(file, subject).is_ok();
-    let follow = is_held(&host.hosts) && is_held(&host.resolv_conf);
+    let writes_all = compiled.paths.allow.iter().all(|layer| layer.any_write.is_some());
+    // Uid 0 owns them, and nothing is refused in audit mode.
+    let is_limited = subject.uid != 0 || (compiled.mode == Mode::Enforce && !writes_all);
+    let is_kept = |file: &Path| is_limited && audit::is_kept(file, subject);
+    let follow = is_kept(&host.hosts) && is_kept(&host.resolv_conf);
     if !follow {
         tracing::info!(
             "the sandbox could write the hosts file or resolv.conf, so they stand as at the start"

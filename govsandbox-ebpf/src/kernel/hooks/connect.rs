@@ -189,7 +189,7 @@ pub(super) fn judge(subject: &Subject, address: Words, port: u16, protocol: u16)
 #[inline(always)]
 pub(super) fn echo(subject: &Subject, address: Words) -> Decision {
     let key = EgressKey { sandbox_id_be: subject.sandbox_id.to_be_bytes(), address: octets(address) };
-    decide_echo(maps::EGRESS.get(&Key::new(KEY_BITS, key)))
+    decide_echo(maps::EGRESS.get(&Key::new(KEY_BITS, key)), subject.config.icmp == 1)
 }
 
 /// Both ends of the connection that is asked for. What is not bound yet is taken for loopback, as the kernel does where the

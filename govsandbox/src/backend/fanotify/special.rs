@@ -15,7 +15,7 @@ use govsandbox_ebpf::{abi::rule::Automaton, decide::automaton::Scan};
 
 use crate::sys::file_system;
 
-/// Names looked at, at most: some 50 ms.
+/// Names looked at below each root, at most: some 50 ms.
 const NAMES_MAX: usize = 50_000;
 /// Of those, covered each by a mount of its own, at most.
 const FOUND_MAX: usize = 4096;
@@ -79,6 +79,7 @@ impl<'a> Search<'a> {
     }
 
     fn root(&mut self, root: &Path, all: bool) {
+        self.names = 0;
         let Ok(kind) = root.symlink_metadata().map(|found| found.file_type()) else { return };
         if kind.is_dir() {
             if !file_system::is_of_the_kernel(root) {

@@ -41,10 +41,10 @@ pub fn read(bytes: &[u8]) -> Option<Hello> {
     }
 }
 
-/// Is it the beginning of something whose rest is on its way, whoever waits for what? Of TLS a client says all at once; what
-/// may become a request of HTTP may be something else, and a server does nothing with half of one.
+/// Is it the beginning of something whose rest is on its way, whoever waits for what? Of TLS, and of a request of HTTP/1 from
+/// its first line on, a client says all at once, and there are servers that take the end of the bytes for that of the head.
 pub(super) fn is_half(bytes: &[u8]) -> bool {
-    bytes.first() == Some(&tls::HANDSHAKE)
+    bytes.first() == Some(&tls::HANDSHAKE) || http::is_request(bytes)
 }
 
 /// A host as it is compared, from what a client wrote: folded, without the dot at its end. `None`: no name.

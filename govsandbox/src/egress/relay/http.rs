@@ -34,13 +34,10 @@ pub(super) fn read(bytes: &[u8]) -> Option<Hello> {
     if PREFACE.starts_with(head.get(..PREFACE.len()).unwrap_or(head)) {
         return if head.len() < PREFACE.len() { None } else { http2::read(head) };
     }
-    let line = head.iter().position(|byte| *byte == b'\n').and_then(|end| head.get(..end));
-    let Some(line) = line else {
+    let Some(line) = first_line(head) else {
         return if bytes.len() >= HEAD_BYTES_MAX { Some(Hello::Malformed) } else { None };
     };
-    let line = line.strip_suffix(b"\r").unwrap_or(line);
-    let is_version = |part: &[u8]| matches!(part, [space, rest @ ..] if is_space(*space) && rest.eq_ignore_ascii_case(b"HTTP/"));
-    if !line.windows(b" HTTP/".len()).any(is_version) {
+    if !has_version(line) {
         return Some(Hello::Other);
     }
     let ends = head.windows(3).any(|part| part == b"\n\r\n") || head.windows(2).any(|part| part == b"\n\n");
@@ -49,6 +46,24 @@ pub(super) fn read(bytes: &[u8]) -> Option<Hello> {
         false if bytes.len() >= HEAD_BYTES_MAX => Some(Hello::Malformed),
         false => None,
     }
+}
+
+/// Is its first line that of a request of HTTP/1?
+pub(super) fn is_request(bytes: &[u8]) -> bool {
+    let start = bytes.iter().position(|byte| !matches!(byte, b'\r' | b'\n')).unwrap_or(bytes.len());
+    let head = bytes.get(start..).unwrap_or_default();
+    !head.starts_with(PREFACE) && first_line(head).is_some_and(has_version)
+}
+
+/// Without its end; `None`: it has none yet.
+fn first_line(head: &[u8]) -> Option<&[u8]> {
+    let line = head.get(..head.iter().position(|byte| *byte == b'\n')?)?;
+    Some(line.strip_suffix(b"\r").unwrap_or(line))
+}
+
+fn has_version(line: &[u8]) -> bool {
+    let is_version = |part: &[u8]| matches!(part, [space, rest @ ..] if is_space(*space) && rest.eq_ignore_ascii_case(b"HTTP/"));
+    line.windows(b" HTTP/".len()).any(is_version)
 }
 
 /// `tchar` of RFC 9110, 5.6.2.

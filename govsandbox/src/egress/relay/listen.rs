@@ -1,4 +1,4 @@
-//! Waiting for the first words, which stay in the socket: the kernel has the memory for them, and passes them on later.
+//! Waiting for the first words, which stay in the socket meanwhile: the kernel has the memory for them, and passes them on.
 
 use std::{cell::RefCell, io, os::fd::AsFd as _, time::Duration};
 
@@ -65,7 +65,12 @@ pub(super) async fn words_or_pause(client: &TcpStream, passed: &[u8]) -> io::Res
     let mut seen = 0;
     let mut found = look(client, passed, &mut seen).await?;
     let words = async {
+        let mut looks = 0;
         loop {
+            looks += 1;
+            if looks > LOOKS_AT_ONCE {
+                tokio::time::sleep(PAUSE).await;
+            }
             match found {
                 Look::Told(hello) => return Ok(Words::Told(hello)),
                 Look::Ended => return undecided(client, passed, seen).map(|it| it.unwrap_or(HALF)),

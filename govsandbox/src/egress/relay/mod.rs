@@ -1,6 +1,6 @@
 //! The relay: connections to addresses that are allowed by name. It looks at the first bytes, without taking them from
 //! the socket, for whom the client wants to talk to; asks whether it may; then connects and has the kernel pass bytes on,
-//! both ways, unread.
+//! both ways, unread. Only what tells nothing yet, where the client waits for an answer to it, is passed on by hand.
 
 use std::{
     io,
@@ -56,6 +56,8 @@ const OTHER_FILES: usize = 1536;
 const PIPES_MIN: usize = 1280;
 /// For the connection to the server; the kernel would try for two minutes.
 const CONNECT_PATIENCE: Duration = Duration::from_secs(60);
+/// Addresses that are tried at a time.
+const ATTEMPTS_MAX: usize = 3;
 /// An address that has not answered for so long is not waited for alone (RFC 8305, 5).
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
 /// A server that has gone without a word is found out after two minutes: the client's own probes end at the relay.
@@ -252,7 +254,11 @@ async fn judge_as_it_speaks(
         match listen::words_or_pause(client, &passed).await {
             Ok(Words::Undecided(mut said)) => {
                 if meant(origin, shared, Speech::Other).await.is_none() {
-                    break listen::first_words(client, Port::Other).await;
+                    // What went before would count with what is said now.
+                    break match passed.is_empty() {
+                        true => listen::first_words(client, Port::Other).await,
+                        false => Ok(Hello::Malformed),
+                    };
                 }
                 pass_on(client, server, &mut said).await.map_err(|_| Broken::Connection)?;
                 passed.extend(said);
@@ -395,7 +401,7 @@ async fn reach(origin: Origin, shared: &Shared, others: Option<Vec<IpAddr>>) -> 
             let meant = meant(origin, shared, Speech::Other).await;
             others = Some(meant.and_then(|meant| meant.others).unwrap_or_default().into_iter());
         }
-        next = others.as_mut().and_then(Iterator::next);
+        next = others.as_mut().filter(|_| attempts.len() < ATTEMPTS_MAX).and_then(Iterator::next);
     }
 }
 

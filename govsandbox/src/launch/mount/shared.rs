@@ -3,10 +3,13 @@
 
 use std::{ffi::CString, io, path::Path};
 
-use rustix::mount::{MountFlags, mount};
+use rustix::{
+    fs::{StatVfsMountFlags, statvfs},
+    mount::{MountFlags, mount},
+};
 
-use super::{MountPlan, table::MountTable};
-use crate::launch::{fd::RedirectedFile, plan::LaunchPlan};
+use super::table::MountTable;
+use crate::launch::{fd::RedirectedFile, landlock::LandlockLayer, plan::LaunchPlan};
 
 pub(super) const FOLDER: &str = "/dev/shm";
 
@@ -25,18 +28,21 @@ pub(super) fn enter(
     let size = table.holding(folder).filter(|mount| mount.fs_type == "tmpfs" && mount.point == folder);
     let size = size.and_then(|mount| mount.options.split(',').find(|option| option.starts_with("size=")));
     let options: Vec<&str> = std::iter::once("mode=1777").chain(size).collect();
-    let flags = MountFlags::NOSUID | MountFlags::NODEV;
+    let mut flags = MountFlags::NOSUID | MountFlags::NODEV;
+    if statvfs(folder)?.f_flag.contains(StatVfsMountFlags::NOEXEC) {
+        flags |= MountFlags::NOEXEC;
+    }
     mount("tmpfs", folder, "tmpfs", flags, Some(CString::new(options.join(","))?.as_c_str()))?;
     Ok(true)
 }
 
-/// Is something there that the run is about?
+/// Is something there that the run is about? What a project's own layer names alone is not: it opens nothing.
 fn names_below(plan: &LaunchPlan, redirected: &[RedirectedFile]) -> bool {
-    let MountPlan { deny, protect, .. } = &plan.mounts;
-    let lists = plan.landlock.layers.iter().flat_map(|layer| layer.read.iter().chain(&layer.write));
+    let is_below = |path: &Path| path != Path::new(FOLDER) && path.starts_with(FOLDER);
+    let names = |layer: &LandlockLayer| layer.read.iter().chain(&layer.write).any(|path| is_below(path));
+    let layers = &plan.landlock.layers;
     let files = redirected.iter().map(|file| file.path.as_path());
     let own = [plan.cwd.as_path(), plan.identity.home.as_path()];
     let own = own.into_iter().chain(plan.argv.first().map(Path::new));
-    let named = deny.iter().chain(protect).chain(lists).map(|path| path.as_path());
-    named.chain(files).chain(own).any(|path| path != Path::new(FOLDER) && path.starts_with(FOLDER))
+    (!layers.is_empty() && layers.iter().all(names)) || files.chain(own).any(is_below)
 }

@@ -75,8 +75,9 @@ impl Addresses {
             .or_else(|| here().find(|name| allows(name)))
             .filter(|_| allow && Network::host(address).is_public());
         let only = || here().next().filter(|_| here().nth(1).is_none());
+        // Whoever names a machine by its address means that one, where the policy does too.
         let others = match said.or_else(only) {
-            Some(name) if allow && allows(name) => self.others(name, address, port),
+            Some(name) if allow && allows(name) && !by_network() => self.others(name, address, port),
             _ => Vec::new(),
         };
         Verdict { allow, rule, names: told(), meant: meant.map(str::to_owned), others }
