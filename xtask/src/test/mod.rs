@@ -16,7 +16,7 @@ use crate::{deny, ebpf, fuzz, process, tidy, workspace};
 use tally::{Counts, Tally};
 
 /// Each fuzz target's time: the committed corpus is played again, and what it leads to at once is found.
-const FUZZ_SECONDS: u64 = 4;
+const FUZZ_SECONDS: u64 = 3;
 
 /// Run every check and every test, natively and in the virtual machine
 #[derive(Debug, clap::Args)]
