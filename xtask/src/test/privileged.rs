@@ -77,9 +77,10 @@ const LONG: &[&str] = &[
     "members::",
     "passed::",
     "lists::",
+    "stale::",
 ];
 /// Needs long and does not depend on the kernel's version: left to the first guest.
-const ON_THE_FIRST: &[&str] = &["stale::", "links::", "unix::", "place::", "attribute::"];
+const ON_THE_FIRST: &[&str] = &["links::", "unix::", "place::", "attribute::"];
 /// Likewise: left to the second.
 const ON_THE_SECOND: &[&str] = &["privilege::", "exec::", "replaced::", "change::"];
 /// Comes to the same as on the machine's own kernel, which has the same backend.
