@@ -96,6 +96,13 @@ fn read_all(mut stream: TcpStream) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
+/// What came, however it ended.
+fn read_until_reset(stream: TcpStream) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    stream.take(1 << 20).read_to_end(&mut bytes).ok();
+    bytes
+}
+
 fn is_reset<T>(result: &io::Result<T>) -> bool {
     matches!(result, Err(error) if matches!(error.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe))
 }
@@ -257,11 +264,7 @@ fn a_client_that_says_little_has_its_answer() {
     let http2 = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0\0\0\x0f\x01\x04\0\0\0\x01\x82\x86\x84\x41\x0aevil.testx";
     for (request, name) in [(&request[..], "evil.example"), (&http2[..], "evil.testx")] {
         for at in [1, 3, 4, 9, 15, request.len() - 1] {
-            let (address, served) = server(0, |stream| {
-                let mut bytes = Vec::new();
-                stream.take(1 << 20).read_to_end(&mut bytes).ok();
-                bytes
-            });
+            let (address, served) = server(0, read_until_reset);
             let mut client = TcpStream::connect(stage.lead(WEB_SERVER, address.port())).unwrap();
             client.set_nodelay(true).unwrap();
             client.write_all(&request[..at]).unwrap();
@@ -280,11 +283,7 @@ fn a_client_that_says_little_has_its_answer() {
     assert!(is_reset(&client.read(&mut [0; 1])));
     assert!(served.join().unwrap().map_or(true, |got| got.is_empty()));
     // What was passed on counts with what follows, also where the address is a reason no longer.
-    let (address, served) = server(0, |stream| {
-        let mut bytes = Vec::new();
-        stream.take(1 << 20).read_to_end(&mut bytes).ok();
-        bytes
-    });
+    let (address, served) = server(0, read_until_reset);
     let mut client = TcpStream::connect(stage.lead(WEB_SERVER, address.port())).unwrap();
     client.set_nodelay(true).unwrap();
     stage.name(WEB_SERVER, "www.test");

@@ -99,21 +99,23 @@ pub fn check_location(log: &Path, subject: &Subject<'_>) -> Result<(), LocationE
             return Err(LocationError::WritableByPolicy { log: resolved, writable });
         }
     }
-    if subject.uid == 0 || subject.uid == rustix::process::geteuid().as_raw() {
-        return Ok(());
-    }
-    check_owners(&resolved, subject)
+    if goes_by_owner(subject) { check_owners(&resolved, subject) } else { Ok(()) }
+}
+
+/// Do owner and mode keep anything from it?
+fn goes_by_owner(subject: &Subject<'_>) -> bool {
+    subject.uid != 0 && subject.uid != rustix::process::geteuid().as_raw()
 }
 
 /// May the command neither change this file nor put another in its place? As [`check_location`] says of a log, and each
 /// symlink on the way to the file, which is written by nobody whatever its mode, lies where it can't be replaced.
 #[must_use]
 pub fn is_kept(file: &Path, subject: &Subject<'_>) -> bool {
+    let by_owner = goes_by_owner(subject);
     let mut place = file.to_owned();
     for _ in 0..LINKS_MAX {
         let Ok(resolved) = resolve(&place) else { return false };
         let covered = subject.writable.iter().any(|writable| covers(&resolve_any(writable), &resolved));
-        let by_owner = subject.uid != 0 && subject.uid != rustix::process::geteuid().as_raw();
         match fs::read_link(&resolved) {
             _ if covered => return false,
             Ok(target) => {

@@ -253,9 +253,8 @@ impl Broker for Egress {
                 Transport::Udp => self.networks.asked(who.local).unwrap_or(wanted),
                 Transport::Tcp => wanted,
             };
-            let strict = self.addresses().is_strict(asked.ip(), asked.port());
+            let addresses = self.addresses();
             Origin {
-                strict,
                 cookie,
                 start_boot_ns: original.start_boot_ns,
                 tgid: original.tgid,
@@ -263,7 +262,8 @@ impl Broker for Egress {
                 address: asked.ip(),
                 port: asked.port(),
                 rule: original.rule,
-                compared: !self.addresses().is_straight(asked.ip(), asked.port()),
+                compared: !addresses.is_straight(asked.ip(), asked.port()),
+                strict: addresses.is_strict(asked.ip(), asked.port()),
             }
         });
         respond.send(found);

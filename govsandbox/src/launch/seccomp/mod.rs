@@ -351,30 +351,32 @@ fn sockets(block: &mut Program, plan: &SeccompPlan) {
     let mut inet = Program::default();
     inet.load(argument(2));
     for protocol in [0, libc::IPPROTO_TCP, libc::IPPROTO_UDP] {
-        let mut kind = Program::default();
-        kind.load(argument(1));
-        kind.0.push(instruction(AND, SOCKET_KIND));
-        for wanted in [libc::SOCK_STREAM, libc::SOCK_DGRAM] {
-            kind.block(JUMP_EQUAL, wanted.cast_unsigned(), Sense::If, &allow);
-        }
-        kind.0.push(refuse(libc::EPERM));
-        inet.block(JUMP_EQUAL, protocol.cast_unsigned(), Sense::If, &kind.0);
+        let kinds = of_kinds(&[libc::SOCK_STREAM, libc::SOCK_DGRAM]);
+        inet.block(JUMP_EQUAL, protocol.cast_unsigned(), Sense::If, &kinds.0);
     }
     inet.block(JUMP_EQUAL, MPTCP, Sense::If, &[refuse(libc::EPROTONOSUPPORT)]);
     for (family, ping) in [(libc::AF_INET, libc::IPPROTO_ICMP), (libc::AF_INET6, libc::IPPROTO_ICMPV6)] {
         let mut of_family = Program(inet.0.clone());
         if plan.icmp {
-            let mut kind = Program::default();
-            kind.load(argument(1));
-            kind.0.push(instruction(AND, SOCKET_KIND));
-            kind.block(JUMP_EQUAL, libc::SOCK_DGRAM.cast_unsigned(), Sense::If, &allow);
-            kind.0.push(refuse(libc::EPERM));
-            of_family.block(JUMP_EQUAL, ping.cast_unsigned(), Sense::If, &kind.0);
+            let kinds = of_kinds(&[libc::SOCK_DGRAM]);
+            of_family.block(JUMP_EQUAL, ping.cast_unsigned(), Sense::If, &kinds.0);
         }
         of_family.0.push(refuse(libc::EPERM));
         block.block(JUMP_EQUAL, family.cast_unsigned(), Sense::If, &of_family.0);
     }
     block.0.push(refuse(libc::EAFNOSUPPORT));
+}
+
+/// Sockets of these kinds alone.
+fn of_kinds(kinds: &[i32]) -> Program {
+    let mut block = Program::default();
+    block.load(argument(1));
+    block.0.push(instruction(AND, SOCKET_KIND));
+    for kind in kinds {
+        block.block(JUMP_EQUAL, kind.cast_unsigned(), Sense::If, &[instruction(RETURN, ALLOW)]);
+    }
+    block.0.push(refuse(libc::EPERM));
+    block
 }
 
 #[cfg(test)]
